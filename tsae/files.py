@@ -1,0 +1,84 @@
+"""Artefacts on disk: written under a temporary name and renamed, so that a half-written file never has its final name."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on failure removed.
+
+    Raises:
+        OSError: the disk is full or read-only; the message names `path`, which then is as it was before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(f"{path}: could not be written ({error}); {free / 1e6:.0f} MB are free there") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file, or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a whole JSON file, or nothing."""
+    write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a whole safetensors file, or nothing; metadata values are stored as JSON."""
+    with replacing(path) as temporary:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            temporary,
+            {key: json.dumps(value) for key, value in (metadata or {}).items()},
+        )
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read every tensor of a safetensors file; large ones are memory-mapped.
+
+    Raises:
+        ValueError: the file is missing, truncated or not safetensors.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error}); delete it and run again") from error
+
+
+def load_metadata(path: Path) -> dict[str, Any]:
+    """Read the metadata that `save_tensors` stored."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error}); delete it and run again") from error
+
+
+def sha256(path: Path) -> str:
+    """sha256 of a file, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
