@@ -1,0 +1,155 @@
+"""Tokens: the split by document, and packing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from tsae import files
+from tsae.config import Tokens
+from tsae.tokens import TokenSplit, load_tokens, write_tokens
+
+SETTINGS = Tokens(n_ctx=32, train=40_000, heldout=4_000, seed=0)
+
+
+def write_documents(path: Path, texts: list[str]) -> Path:
+    path.write_text("".join(json.dumps({"title": str(i), "text": text}) + "\n" for i, text in enumerate(texts)))
+    return path
+
+
+@pytest.fixture
+def documents(tiny_corpus: Path, tmp_path: Path) -> Path:
+    """The tiny corpus; every tenth document comes a second time, at the end."""
+    texts = tiny_corpus.read_text().splitlines()
+    return write_documents(tmp_path / "documents.jsonl", texts + texts[::10])
+
+
+def splits(documents: Path, model: Path, settings: Tokens = SETTINGS) -> tuple[TokenSplit, TokenSplit]:
+    train, heldout = documents.with_name("train.safetensors"), documents.with_name("heldout.safetensors")
+    write_tokens(documents, model, settings, train, heldout)
+    return load_tokens(train), load_tokens(heldout)
+
+
+def write_word_tokenizer(folder: Path, **special: str) -> Path:
+    """A tokenizer that knows the words "0" to "30", each with its own number as id."""
+    tokenizer = Tokenizer(models.WordLevel({str(number): number for number in range(31)}, unk_token="30"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    return folder
+
+
+def test_packing_by_hand(tmp_path: Path) -> None:
+    model = write_word_tokenizer(tmp_path / "model", bos_token="0")
+    # Documents of more than 2 tokens, a tenth of 20, are not held out: 1 and 5. Seed 0 visits 4 6 2 7 3 5 9 0 8 1.
+    texts = ["1 2", "3 4 5 6", "7 8", "9 10", "11 12", "13 14 15 16", "17 18", "19 20", "21 22", "23 24"]
+    documents = write_documents(tmp_path / "documents.jsonl", texts)
+    train, heldout = splits(documents, model, Tokens(n_ctx=4, train=8, heldout=20, seed=0))
+    assert train.ids.tolist() == [[0, 13, 14, 15], [0, 16, 3, 4]]
+    assert train.documents.tolist() == [[-1, 5, 5, 5], [-1, 5, 1, 1]]
+    assert heldout.ids.tolist() == [[0, 11, 12, 17], [0, 18, 7, 8], [0, 19, 20, 9], [0, 10, 23, 24], [0, 1, 2, 21]]
+    assert heldout.documents.tolist() == [[-1, 4, 4, 6], [-1, 6, 2, 2], [-1, 7, 7, 3], [-1, 3, 9, 9], [-1, 0, 0, 8]]
+    assert train.ids.dtype == train.documents.dtype == torch.int32
+
+
+def test_shapes_and_metadata(documents: Path, tiny_llama: Path) -> None:
+    train, heldout = splits(documents, tiny_llama)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    for split, n_sequences in ((train, 1250), (heldout, 125)):
+        assert split.ids.shape == split.documents.shape == (n_sequences, 32)
+        assert split.bos == tokenizer.bos_token_id
+        assert (split.ids[:, 0] == split.bos).all()
+        assert (split.ids[:, 1:] != split.bos).all()
+        assert ((split.documents == -1) == (split.ids == split.bos)).all()
+        assert (split.n_ctx, split.n_vocabulary, split.n_documents, split.seed) == (32, 512, 220, 0)
+        assert split.documents_sha256 == files.sha256(documents)
+
+
+def test_sizes_are_rounded_up_to_whole_sequences(documents: Path, tiny_gpt2: Path) -> None:
+    train, heldout = splits(documents, tiny_gpt2, Tokens(n_ctx=32, train=32 * 100 + 1, heldout=4_001, seed=0))
+    assert (len(train.ids), len(heldout.ids)) == (101, 126)
+
+
+def test_documents_follow_each_other_whole(documents: Path, tiny_gpt2: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
+    texts = [json.loads(line)["text"] for line in documents.read_text().splitlines()]
+    for split in splits(documents, tiny_gpt2):
+        ids, lines = split.ids[:, 1:].flatten(), split.documents[:, 1:].flatten()
+        visited = lines.unique_consecutive().tolist()
+        assert len(visited) == len(set(visited)) > 10
+        assert visited != sorted(visited)
+        for line in visited:
+            expected = tokenizer(texts[line], add_special_tokens=False)["input_ids"]
+            found = ids[lines == line].tolist()
+            assert found == (expected[: len(found)] if line == visited[-1] else expected)
+
+
+def test_heldout_documents_never_occur_in_training(documents: Path, tiny_gpt2: Path) -> None:
+    texts = [json.loads(line)["text"] for line in documents.read_text().splitlines()]
+    for seed in range(5):
+        train, heldout = splits(documents, tiny_gpt2, SETTINGS.model_copy(update={"seed": seed}))
+        trained, held = (set(split.documents.unique().tolist()) - {-1} for split in (train, heldout))
+        assert trained and held and not trained & held
+        assert not {texts[line] for line in trained} & {texts[line] for line in held}
+
+
+def test_no_document_is_more_than_a_tenth_of_the_heldout_split(documents: Path, tiny_gpt2: Path) -> None:
+    train, heldout = splits(documents, tiny_gpt2)
+    assert heldout.documents[:, 1:].unique(return_counts=True)[1].max() <= 400
+    assert train.documents[:, 1:].unique(return_counts=True)[1].max() > 400
+
+
+def test_the_seed_decides_every_token(documents: Path, tiny_gpt2: Path) -> None:
+    # Not the bytes of the files: safetensors writes metadata keys in an order that changes from call to call.
+    (train, heldout), again, other = (
+        splits(documents, tiny_gpt2, SETTINGS.model_copy(update={"seed": seed})) for seed in (0, 0, 1)
+    )
+    for split, repeated in zip((train, heldout), again, strict=True):
+        assert split.ids.equal(repeated.ids) and split.documents.equal(repeated.documents)
+        assert split[2:] == repeated[2:]
+    assert not train.ids.equal(other[0].ids) and not heldout.ids.equal(other[1].ids)
+
+
+def test_text_that_spells_bos_is_no_bos(tiny_gpt2: Path, tmp_path: Path) -> None:
+    texts = [f"{number} <|endoftext|> bin" for number in range(400)]
+    train, heldout = splits(
+        write_documents(tmp_path / "documents.jsonl", texts), tiny_gpt2, Tokens(n_ctx=8, train=800, heldout=400, seed=0)
+    )
+    assert (train.ids[:, 1:] != train.bos).all()
+    assert (heldout.ids[:, 1:] != heldout.bos).all()
+
+
+def test_eos_stands_in_for_a_missing_bos(tmp_path: Path) -> None:
+    documents = write_documents(tmp_path / "documents.jsonl", [f"{i} {i + 1}" for i in range(20)])
+    settings = Tokens(n_ctx=4, train=8, heldout=20, seed=0)
+    assert splits(documents, write_word_tokenizer(tmp_path / "eos", eos_token="30"), settings)[0].bos == 30
+    with pytest.raises(ValueError, match="neither BOS nor EOS"):
+        splits(documents, write_word_tokenizer(tmp_path / "none"), settings)
+
+
+def test_too_small_a_corpus(documents: Path, tiny_gpt2: Path) -> None:
+    message = r"hold \d+ tokens.*tokens\.train = 90000 needs 87203 .* and got \d+; tokens\.heldout = 4000 needs 3875"
+    with pytest.raises(ValueError, match=message):
+        splits(documents, tiny_gpt2, Tokens(n_ctx=32, train=90_000, heldout=4_000, seed=0))
+    with pytest.raises(ValueError, match=r"from documents of at most 50 .* and got 0\. .* cut long documents"):
+        splits(documents, tiny_gpt2, Tokens(n_ctx=32, train=4_000, heldout=500, seed=0))
+    assert not documents.with_name("train.safetensors").exists()
+
+
+def test_missing_inputs_are_named(documents: Path, tiny_gpt2: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty: no tokenizer there"):
+        splits(documents, tmp_path / "empty")
+    with pytest.raises(ValueError, match="absent: no such folder"):
+        splits(documents, tmp_path / "absent")
+    with pytest.raises(ValueError, match=r"absent\.jsonl: no such file"):
+        splits(tmp_path / "absent.jsonl", tiny_gpt2)
+
+
+def test_load_refuses_other_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    files.save_tensors(path, {"rows": torch.zeros(2)})
+    with pytest.raises(ValueError, match=r"other\.safetensors: not a token split"):
+        load_tokens(path)
