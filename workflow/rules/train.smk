@@ -1,0 +1,27 @@
+rule train:
+    input:
+        residuals=rules.cache_residuals.output,
+        unigrams="<results>/unigrams/layer{layer}.safetensors",
+        code=code("train", "sae", "kernels"),
+    output:
+        "<results>/saes/layer{layer}/{point}-s{seed}/sae.safetensors",
+        "<results>/saes/layer{layer}/{point}-s{seed}/history.csv",
+        config="<results>/saes/layer{layer}/{point}-s{seed}/config.json",
+    params:
+        job=lambda wildcards: to_json(job_of(wildcards)),
+        settings=to_json(CONFIG.training),
+    threads: 1
+    log:
+        "<logs>/train/layer{layer}/{point}-s{seed}.log",
+    benchmark:
+        "<benchmarks>/train/layer{layer}/{point}-s{seed}.tsv"
+    message:
+        "Training {wildcards.point} at layer {wildcards.layer}, seed {wildcards.seed}"
+    shell:
+        "python -m tsae --log {log} train --job {params.job:q} --settings {params.settings:q}"
+        " --residuals {input.residuals} --unigrams {input.unigrams} --folder $(dirname {output.config})"
+
+
+rule saes:
+    input:
+        expand("<results>/saes/{job}/config.json", job=JOBS),
