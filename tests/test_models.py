@@ -139,14 +139,14 @@ def test_blocks_below_run_again_after_an_error(model: LanguageModel, bare: torch
 
 
 def count_block_work(model: LanguageModel) -> list[int]:
-    """Number of times that each block's first layer norm has run from now on."""
+    """Number of times that each block's MLP has run from now on."""
     calls = [0] * model.n_layers
-    for layer, block in enumerate(model._bridge.blocks):
+    for layer, block in enumerate(model._blocks):
 
         def count(_module: torch.nn.Module, _inputs: tuple, layer: int = layer) -> None:
             calls[layer] += 1
 
-        block.original_component.get_submodule(block.ln1.name).register_forward_pre_hook(count)
+        block.mlp.register_forward_pre_hook(count)
     return calls
 
 

@@ -310,7 +310,7 @@ def test_a_disk_that_is_too_small_is_noticed_before_the_work(
 ) -> None:
     (copied.parent / "train" / "layer1" / "shard-00001.safetensors").unlink()
     before = contents(copied)
-    usage = shutil._ntuple_diskusage(10**9, 10**9, 0)  # type: ignore[attr-defined]
+    usage = shutil._ntuple_diskusage(10**9, 10**9, 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     monkeypatch.setattr(LanguageModel, "residuals", None)
     with pytest.raises(ValueError, match=r"the missing shards need 0\.0 GB and 0\.0 GB are free"):

@@ -336,6 +336,7 @@ def load_model(folder: Path, compatibility_mode: bool = False) -> LanguageModel:
         raise ValueError(f"{folder}: no *.safetensors; prepare the model again")
     from safetensors import SafetensorError
     from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
     from transformers import AutoModelForCausalLM
 
     _quiet_transformers()
@@ -349,7 +350,7 @@ def load_model(folder: Path, compatibility_mode: bool = False) -> LanguageModel:
             raise ValueError(f"the weights {', '.join(sorted(info['missing_keys']))} are missing")
         attention = model.config._attn_implementation
         # The bridge takes a relative path that equals a model's short name for that model.
-        bridge = TransformerBridge.boot_transformers(str(folder.resolve()), hf_model=model, device="cpu")
+        bridge: Any = TransformerBridge.boot_transformers(str(folder.resolve()), hf_model=model, device="cpu")
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"{folder}: could not be loaded ({error}); prepare the model again or choose another"
@@ -357,15 +358,20 @@ def load_model(folder: Path, compatibility_mode: bool = False) -> LanguageModel:
     if compatibility_mode:
         bridge.enable_compatibility_mode(disable_warnings=True)
     else:
-        _use_own_attention(bridge, attention)
+        for block in bridge.blocks:
+            _unwrap(block.original_component, GeneralizedComponent)
+        bridge.original_model.set_attn_implementation(attention)
     bridge.eval()
     return LanguageModel(bridge, shape, getattr(config, "max_position_embeddings", None))
 
 
-def _use_own_attention(bridge: Any, implementation: str) -> None:
-    # The bridge spells attention out so that scores can be hooked; nothing here does, and the model's own is 6% faster.
-    for block in bridge.blocks:
-        attention = getattr(block, "attn", None)
-        if attention is not None:
-            block.original_component.set_submodule(attention.name, attention.original_component)
-    bridge.original_model.set_attn_implementation(implementation)
+def _unwrap(module: Any, component: type[Any]) -> None:
+    """Put the model's own modules back inside its blocks, so that only the blocks' inputs can be hooked.
+
+    The bridge runs attention step by step, so that scores can be hooked; nothing here does, and the model's own is faster.
+    """
+    for name, child in module.named_children():
+        while isinstance(child, component):
+            child = child.original_component
+            module.register_module(name, child)
+        _unwrap(child, component)
