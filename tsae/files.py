@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 METADATA_KEY = "tsae"
+UMASK = os.umask(0)
+os.umask(UMASK)
 
 
 @contextmanager
@@ -27,6 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        temporary.chmod(0o666 & ~UMASK)  # safetensors lets only the owner read
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from tsae import files
-from tsae.config import FolderModel, GgufModel, HubModel, Model, ModelSource
+from tsae.config import Model
+from tsae.sources import FolderModel, GgufModel, HubModel, ModelSource
 
 # Weights as safetensors only: loading any other format can run code.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from tsae import kernels
-from tsae.config import Point
 from tsae.files import load_tensors, save_tensors, write_json
+from tsae.sweep import Point
 
 PARAMETERS = ("W_enc", "W_dec", "b_enc", "b_dec")
 

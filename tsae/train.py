@@ -14,12 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 import tsae
-from tsae.config import Job, Training
+from tsae.config import Training
 from tsae.files import sha256, write_text
 from tsae.lookup import load_unigrams
 from tsae.metrics import reconstruction_errors
 from tsae.residuals import ResidualCache, open_residuals
 from tsae.sae import SAE, save
+from tsae.sweep import Job
 
 
 class Batch(NamedTuple):

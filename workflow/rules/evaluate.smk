@@ -5,14 +5,14 @@ rule ablate:
         code=code("baselines", "models"),
     output:
         "<results>/ablations/layer{layer}.safetensors",
-    params:
-        settings=to_json(CONFIG.evaluation),
-        compatibility=COMPATIBILITY,
-    threads: 1
     log:
         "<logs>/ablate/layer{layer}.log",
     benchmark:
         "<benchmarks>/ablate/layer{layer}.tsv"
+    threads: 1
+    params:
+        settings=to_json(CONFIG.evaluation),
+        compatibility=COMPATIBILITY,
     message:
         "Measuring the loss with layer {wildcards.layer} intact and ablated"
     shell:
@@ -27,13 +27,13 @@ rule measure_tables:
         code=code("baselines", "metrics"),
     output:
         "<results>/metrics/layer{layer}/tables.json",
-    params:
-        settings=to_json(CONFIG.evaluation),
-    threads: 1
     log:
         "<logs>/measure_tables/layer{layer}.log",
     benchmark:
         "<benchmarks>/measure_tables/layer{layer}.tsv"
+    threads: 1
+    params:
+        settings=to_json(CONFIG.evaluation),
     message:
         "Measuring what tables alone say at layer {wildcards.layer}"
     shell:
@@ -53,15 +53,15 @@ rule evaluate:
         code=code("evaluate", "baselines", "metrics", "sae", "kernels", "models"),
     output:
         "<results>/metrics/layer{layer}/{point}-s{seed}.json",
-    params:
-        job=lambda wildcards: to_json(job_of(wildcards)),
-        settings=to_json(CONFIG.evaluation),
-        compatibility=COMPATIBILITY,
-    threads: 1
     log:
         "<logs>/evaluate/layer{layer}/{point}-s{seed}.log",
     benchmark:
         "<benchmarks>/evaluate/layer{layer}/{point}-s{seed}.tsv"
+    threads: 1
+    params:
+        job=lambda wildcards: to_json(job_of(wildcards)),
+        settings=to_json(CONFIG.evaluation),
+        compatibility=COMPATIBILITY,
     message:
         "Evaluating {wildcards.point} at layer {wildcards.layer}, seed {wildcards.seed}"
     shell:
@@ -98,10 +98,10 @@ rule manifest:
         code=code("manifest"),
     output:
         "<results>/manifest.json",
-    params:
-        settings=to_json(CONFIG),
     log:
         "<logs>/manifest.log",
+    params:
+        settings=to_json(CONFIG),
     message:
         "Writing the manifest"
     shell:

@@ -4,10 +4,10 @@ rule reconstruction_by_layer:
         code=code("plots", "table"),
     output:
         multiext("<figures>/reconstruction_by_layer", svg=".svg", pdf=".pdf", png=".png"),
-    params:
-        **HEADLINE,
     log:
         "<logs>/figures/reconstruction_by_layer.log",
+    params:
+        **HEADLINE,
     message:
         "Drawing reconstruction_by_layer"
     script:
@@ -20,10 +20,10 @@ rule last_token_detection:
         code=code("plots", "table"),
     output:
         multiext("<figures>/last_token_detection", svg=".svg", pdf=".pdf", png=".png"),
-    params:
-        **HEADLINE,
     log:
         "<logs>/figures/last_token_detection.log",
+    params:
+        **HEADLINE,
     message:
         "Drawing last_token_detection"
     script:
@@ -36,10 +36,10 @@ rule token_bias_similarity:
         code=code("plots", "table"),
     output:
         multiext("<figures>/token_bias_similarity", svg=".svg", pdf=".pdf", png=".png"),
-    params:
-        **HEADLINE,
     log:
         "<logs>/figures/token_bias_similarity.log",
+    params:
+        **HEADLINE,
     message:
         "Drawing token_bias_similarity"
     script:
@@ -52,10 +52,10 @@ rule lookup_geometry:
         code=code("plots", "table"),
     output:
         multiext("<figures>/lookup_geometry", svg=".svg", pdf=".pdf", png=".png"),
-    params:
-        **HEADLINE,
     log:
         "<logs>/figures/lookup_geometry.log",
+    params:
+        **HEADLINE,
     message:
         "Drawing lookup_geometry"
     script:

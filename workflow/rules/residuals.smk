@@ -6,14 +6,14 @@ rule cache_residuals:
         code=code("residuals", "models"),
     output:
         "<results>/residuals/index.json",
-    params:
-        settings=to_json(CONFIG.residuals),
-        compatibility=COMPATIBILITY,
-    threads: workflow.cores
     log:
         "<logs>/cache_residuals.log",
     benchmark:
         "<benchmarks>/cache_residuals.tsv"
+    threads: 16
+    params:
+        settings=to_json(CONFIG.residuals),
+        compatibility=COMPATIBILITY,
     message:
         "Caching the residual stream of layers " + ", ".join(map(str, CONFIG.residuals.layers))
     shell:
@@ -28,16 +28,16 @@ rule unigrams:
         code=code("lookup", "models"),
     output:
         expand("<results>/unigrams/layer{layer}.safetensors", layer=LAYERS),
+    log:
+        "<logs>/unigrams.log",
+    benchmark:
+        "<benchmarks>/unigrams.tsv"
+    threads: 16
     params:
         settings=to_json(CONFIG.unigrams),
         layers=[f"--layer {layer}" for layer in LAYERS],
         folder=lambda wildcards, output: os.path.dirname(output[0]),
         compatibility=COMPATIBILITY,
-    threads: workflow.cores
-    log:
-        "<logs>/unigrams.log",
-    benchmark:
-        "<benchmarks>/unigrams.tsv"
     message:
         "Computing unigram residuals"
     shell:

