@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tsae.config import Corpus, FileCorpus, HubCorpus, WheelCorpus
-from tsae.corpus import Document, documents_of, fetch_wheel_file, read_documents, strip_wikitext, write_documents
+from tsae.config import Corpus
+from tsae.corpus import Document, documents_of, fetch_wheel_file, read_documents, write_documents
+from tsae.sources import FileCorpus, HubCorpus, WheelCorpus
+from tsae.wikitext import strip_wikitext
 
 REVISION = "0" * 40
 CONTENT = b"first line\n\nsecond line\n"

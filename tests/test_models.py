@@ -9,8 +9,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GPTNeoConfig, GPTNeoForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from tsae import files
-from tsae.config import FolderModel, GgufModel, HubModel, Model
-from tsae.models import LanguageModel, ModelShape, check_shape, load_model, model_shape, prepare_model
+from tsae.config import Model
+from tsae.model_folder import ModelShape, check_shape, model_shape, prepare_model
+from tsae.models import LanguageModel, load_model
+from tsae.sources import FolderModel, GgufModel, HubModel
 
 LAYERS = (3, 0, 1)
 REVISION = "0123456789" * 4

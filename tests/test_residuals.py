@@ -1,3 +1,4 @@
+import functools
 import json
 import math
 import os
@@ -13,10 +14,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from tsae import files, residuals
-from tsae.config import FolderModel, Residuals
-from tsae.models import LanguageModel, load_model, prepare_model
-from tsae.residuals import cache_residuals, open_residuals
+from tsae import cache, files
+from tsae.cache import cache_residuals
+from tsae.config import Residuals
+from tsae.model_folder import prepare_model
+from tsae.models import LanguageModel, load_model
+from tsae.residuals import open_residuals
+from tsae.sources import FolderModel
 
 N_CTX = 16
 BOS = 0
@@ -157,7 +161,7 @@ def run_norms(
             files.save_tensors(
                 tmp_path / f"{split}.safetensors", {**tensors, "ids": torch.tensor(rows).int()}, metadata
             )
-        monkeypatch.setattr(residuals, "load_model", lambda *_: NormsModel(norms))
+        monkeypatch.setattr(cache, "load_model", lambda *_: NormsModel(norms))
         run(tmp_path, tmp_path / "cache" / "index.json", settings)
         return tmp_path / "cache" / "index.json"
 
@@ -203,11 +207,15 @@ def test_statistics_with_bos_by_hand(run_norms: Callable[..., Path]) -> None:
     assert open_residuals(index, "train", 0).shard(0).kept.all()
 
 
+def _parts(values: torch.Tensor) -> Iterator[torch.Tensor]:
+    return iter(values.split(100))
+
+
 def test_median_of_many_parts_is_the_whole_ones() -> None:
     generator = torch.Generator().manual_seed(0)
     for n in (1, 2, 7, 1000, 1001):
         values = torch.rand(n, generator=generator) * 10.0 ** torch.randint(-3, 5, (n,), generator=generator)
-        assert residuals._median(lambda values=values: iter(values.split(100))) == values.median().item()  # type: ignore[misc]
+        assert cache._median(functools.partial(_parts, values)) == values.median().item()
 
 
 def test_no_training_token_below_the_largest_norm(run_norms: Callable[..., Path]) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def snakemake(folder: Path, *arguments: str, configfile: Path = ROOT / "config/s
     return done.returncode, done.stdout
 
 
-def changed_config(folder: Path, **sections: dict[str, object]) -> Path:
+def changed_config(folder: Path, **sections: Mapping[str, object]) -> Path:
     data = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
     for name, values in sections.items():
         data[name] |= values

@@ -51,7 +51,7 @@ def fetch(settings: Settings, output: File) -> None:
 @app.command()
 def prepare_model(settings: Settings, sources: File, folder: File) -> None:
     """Make the model's folder: config.json, safetensors, tokenizer."""
-    from tsae.models import check_shape, prepare_model
+    from tsae.model_folder import check_shape, prepare_model
 
     model = _parse(config.Model, settings)
     prepare_model(model.source, sources, folder)
@@ -79,7 +79,7 @@ def cache_residuals(
     settings: Settings, model: File, train: File, heldout: File, output: File, compatibility_mode: Compatibility = False
 ) -> None:
     """Cache the residual stream of every layer in one forward pass; continues at the first missing shard."""
-    from tsae.residuals import cache_residuals
+    from tsae.cache import cache_residuals
 
     cache_residuals(model, train, heldout, _parse(config.Residuals, settings), compatibility_mode, output)
 

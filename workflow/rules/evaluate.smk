@@ -2,7 +2,7 @@ rule ablate:
     input:
         model=rules.prepare_model.output,
         residuals=rules.cache_residuals.output,
-        code=code("baselines", "models"),
+        code=code("baselines", "models", "residuals"),
     output:
         "<results>/ablations/layer{layer}.safetensors",
     log:
@@ -24,7 +24,7 @@ rule measure_tables:
     input:
         residuals=rules.cache_residuals.output,
         unigrams="<results>/unigrams/layer{layer}.safetensors",
-        code=code("baselines", "metrics"),
+        code=code("baselines", "metrics", "residuals"),
     output:
         "<results>/metrics/layer{layer}/tables.json",
     log:
@@ -50,7 +50,7 @@ rule evaluate:
         train=rules.tokenize.output.train,
         unigrams="<results>/unigrams/layer{layer}.safetensors",
         ablations=rules.ablate.output,
-        code=code("evaluate", "baselines", "metrics", "sae", "kernels", "models"),
+        code=code("evaluate", "baselines", "metrics", "sae", "kernels", "models", "residuals"),
     output:
         "<results>/metrics/layer{layer}/{point}-s{seed}.json",
     log:

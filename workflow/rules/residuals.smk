@@ -3,7 +3,7 @@ rule cache_residuals:
         model=rules.prepare_model.output,
         train=rules.tokenize.output.train,
         heldout=rules.tokenize.output.heldout,
-        code=code("residuals", "models"),
+        code=code("cache", "residuals", "models"),
     output:
         "<results>/residuals/index.json",
     log:

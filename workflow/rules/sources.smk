@@ -15,7 +15,7 @@ rule fetch:
 rule prepare_model:
     input:
         fetched_or_local(CONFIG.model.source),
-        code=code("models"),
+        code=code("model_folder"),
     output:
         "<results>/model/source.json",
     log:
@@ -36,7 +36,7 @@ rule prepare_model:
 rule prepare_documents:
     input:
         fetched_or_local(*CONFIG.corpus.sources),
-        code=code("corpus"),
+        code=code("corpus", "wikitext"),
     output:
         "<results>/documents.jsonl",
     log:

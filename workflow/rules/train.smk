@@ -2,7 +2,7 @@ rule train:
     input:
         residuals=rules.cache_residuals.output,
         unigrams="<results>/unigrams/layer{layer}.safetensors",
-        code=code("train", "sae", "kernels"),
+        code=code("train", "sae", "kernels", "metrics", "residuals"),
     output:
         "<results>/saes/layer{layer}/{point}-s{seed}/sae.safetensors",
         "<results>/saes/layer{layer}/{point}-s{seed}/history.csv",
