@@ -44,6 +44,7 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
         ("training.lr", "fast", "training.lr: Input should be a valid number"),
         ("training.lr", -1.0, "training.lr: Input should be greater than 0"),
         ("training.batch_size", 10**9, "training.batch_size (1000000000) is larger than tokens.train"),
+        ("training.tokens", 100, "training.tokens (100) is smaller than training.batch_size (512)"),
         ("model.source.kind", "ftp", "model.source: Input tag 'ftp'"),
         ("model.source.sha256", "beef", "model.source.wheel-gguf.sha256: String should match pattern"),
         ("model.source.sha", "beef", "model.source.wheel-gguf.sha: unknown key; did you mean 'sha256'?"),
@@ -101,7 +102,7 @@ def test_a_missing_local_file_is_named_with_its_key(tmp_path: Path, monkeypatch:
 
 def test_ids_are_readable_and_tell_points_apart() -> None:
     grid = Grid(
-        k=(8, 32), expansion=(0.5, 4), table=("none", "fixed", "learned"), lookup_scale=(0.5, 1), topk_relu=False
+        k=(8, 32), expansion=(0.5, 4), table=("none", "fixed", "learned"), lookup_scale=(0.5, 1), topk_relu=(False,)
     )
     points = set(grid.points())
     assert len({point.id for point in points}) == len(points) == 2 * 2 * (1 + 2 + 2)

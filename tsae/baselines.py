@@ -14,7 +14,6 @@ from tsae.lookup import load_unigrams
 from tsae.metrics import Bootstrap, Measurement, max_cosine_similarity, reconstruction_errors
 from tsae.models import LanguageModel, load_model
 from tsae.residuals import ResidualCache, open_residuals
-from tsae.tokens import load_tokens
 
 
 class Sequences(NamedTuple):
@@ -67,13 +66,8 @@ def measure_ablations(
     """
     model = load_model(model_folder, compatibility_mode)
     cache = open_residuals(residuals, "train", layer)
-    mean = torch.zeros(cache.d_model, dtype=torch.float64)
-    for index in range(len(cache.shards)):
-        shard = cache.shard(index)
-        mean += shard.residuals[shard.kept].double().sum(0)
-    mean /= cache.n_kept
     sequences = load_sequences(open_residuals(residuals, "heldout", layer), settings.ce_sequences)
-    replacements = {"zero": torch.zeros(cache.d_model), "mean": mean.float()}
+    replacements = {"zero": torch.zeros(cache.d_model), "mean": cache.mean()}
     sums: dict[str, list[Tensor]] = {"count": [], "clean": [], "zero": [], "mean": []}
     progress = tqdm(
         total=sequences.tokens.numel(), desc=f"ablations of layer {layer}", unit="tok", unit_scale=True, disable=None
@@ -121,15 +115,13 @@ def last_token_detection(sequences: Sequences, table: Tensor, settings: Evaluati
     return rows
 
 
-def conditional_means(cache: ResidualCache, vocab_size: int) -> tuple[Tensor, Tensor]:
-    """Mean training residual of every token: (V, d), NaN where the token does not occur, and its counts (V,)."""
-    sums, counts = torch.zeros(vocab_size, cache.d_model), torch.zeros(vocab_size, dtype=torch.int64)
+def conditional_means(cache: ResidualCache, counts: Tensor) -> Tensor:
+    """Mean training residual of every token: (V, d), NaN where the token's count in `counts` (V,) is zero."""
+    sums = torch.zeros(len(counts), cache.d_model)
     for index in range(len(cache.shards)):
         shard = cache.shard(index)
-        tokens = shard.tokens[shard.kept].long()
-        sums.index_add_(0, tokens, shard.residuals[shard.kept].float())
-        counts += torch.bincount(tokens, minlength=vocab_size)
-    return sums / counts.where(counts > 0, torch.tensor(torch.nan))[:, None], counts
+        sums.index_add_(0, shard.tokens[shard.kept], shard.residuals[shard.kept].float())
+    return sums / counts.where(counts > 0, torch.nan)[:, None]
 
 
 def measure_tables(residuals: Path, unigrams: Path, layer: int, settings: Evaluation) -> dict[str, list[Measurement]]:
@@ -140,8 +132,8 @@ def measure_tables(residuals: Path, unigrams: Path, layer: int, settings: Evalua
     cache, heldout = open_residuals(residuals, "train", layer), open_residuals(residuals, "heldout", layer)
     sequences = load_sequences(heldout)
     unigram_table = load_unigrams(unigrams)
-    mean_table, counts = conditional_means(cache, len(unigram_table))
-    mean = (mean_table.nan_to_num() * counts[:, None]).sum(0) / counts.sum()
+    counts = cache.token_counts(len(unigram_table))
+    mean_table, mean = conditional_means(cache, counts), cache.mean()
     bootstrap = Bootstrap(heldout.n_sequences, settings.bootstrap, settings.seed)
     x, tokens = sequences.residuals[sequences.kept].float(), sequences.tokens[sequences.kept]
     sequence = sequences.kept.nonzero()[:, 0]
@@ -171,8 +163,3 @@ def measure_tables(residuals: Path, unigrams: Path, layer: int, settings: Evalua
 def load_ablations(path: Path) -> dict[str, Tensor]:
     """What `measure_ablations` wrote."""
     return load_tensors(path)
-
-
-def token_counts(train_tokens: Path, vocab_size: int) -> Tensor:
-    """(V,) int64: how often each token occurs in the training split, BOS left out."""
-    return torch.bincount(load_tokens(train_tokens).ids[:, 1:].flatten().long(), minlength=vocab_size)

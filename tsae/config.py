@@ -160,6 +160,10 @@ class Config(Section):
             raise ValueError(
                 f"training.batch_size ({self.training.batch_size}) is larger than tokens.train ({self.tokens.train})"
             )
+        if self.training.tokens < self.training.batch_size:
+            raise ValueError(
+                f"training.tokens ({self.training.tokens}) is smaller than training.batch_size ({self.training.batch_size})"
+            )
         tokenized = sorted({job.point.id for job in self.jobs() if job.point.table != "none"})
         if self.evaluation.token_biases not in tokenized:
             raise ValueError(

@@ -12,7 +12,6 @@ from tsae.baselines import (
     load_ablations,
     load_sequences,
     next_token_losses,
-    token_counts,
 )
 from tsae.config import Evaluation
 from tsae.lookup import load_unigrams
@@ -93,7 +92,7 @@ def measure_loss(
     parts = []
     progress = tqdm(total=sequences.tokens.numel(), desc="loss", unit="tok", unit_scale=True, disable=None)
     for x, tokens, kept in zip(*(part.split(settings.batch_sequences) for part in sequences), strict=True):
-        patched = x.float()
+        patched = x.to(torch.float32, copy=True)
         patched[kept] = sae(patched[kept], tokens[kept])
         losses = next_token_losses(model, patched, tokens, layer)
         parts.append((losses * kept[:, :-1]).double().sum(1))
@@ -171,7 +170,6 @@ def evaluate(
     token_bias_folder: Path,
     model_folder: Path,
     residuals: Path,
-    train_tokens: Path,
     unigrams: Path,
     ablations: Path,
     settings: Evaluation,
@@ -184,7 +182,6 @@ def evaluate(
         token_bias_folder: checkpoint of the tokenized SAE whose table the features are compared with.
         model_folder: the language model.
         residuals: index of the residual cache.
-        train_tokens: training tokens, for their counts.
         unigrams: unigram residuals of the layer.
         ablations: losses of the layer without an SAE.
         settings: how to evaluate.
@@ -206,7 +203,8 @@ def evaluate(
         *measure_feature_similarity(sae, fired > 0, reference.W_lookup, unigram_table, settings),
     ]
     if sae.W_lookup is not None:
-        rows += measure_table(sae.W_lookup, unigram_table, token_counts(train_tokens, len(unigram_table)), settings)
+        counts = open_residuals(residuals, "train", layer).token_counts(len(unigram_table))
+        rows += measure_table(sae.W_lookup, unigram_table, counts, settings)
         rows += last_token_detection(sequences, sae.W_lookup, settings)
     model = load_model(model_folder, compatibility_mode)
     with torch.inference_mode():

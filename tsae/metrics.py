@@ -79,8 +79,8 @@ def median(metric: str, values: Tensor, min_count: int | None = None) -> Measure
     """Median of values (n,); the interval is that of its order statistics, which needs no resampling."""
     ordered = values.sort().values
     n = len(ordered)
-    reach = 0.98 * n**0.5
-    low, high = ordered[max(0, math.floor(n / 2 - reach))], ordered[min(n - 1, math.ceil(n / 2 + reach))]
+    first = max(0, math.floor((n - 1) / 2 - 0.98 * n**0.5))
+    low, high = ordered[first], ordered[n - 1 - first]
     return Measurement(metric, ordered.quantile(0.5).item(), low.item(), high.item(), n, min_count=min_count)
 
 

@@ -102,6 +102,22 @@ class ResidualCache:
         kept = is_kept(columns["norms"], columns["positions"], self.median_norm, self.max_norm, self.include_bos)
         return Shard(**columns, kept=kept)
 
+    def mean(self) -> Tensor:
+        """Mean of the kept tokens (d_model,) float32, summed in float64."""
+        total = torch.zeros(self.d_model, dtype=torch.float64)
+        for index in range(len(self.shards)):
+            shard = self.shard(index)
+            total += shard.residuals[shard.kept].sum(0, dtype=torch.float64)
+        return (total / self.n_kept).float()
+
+    def token_counts(self, vocab_size: int) -> Tensor:
+        """How often each token occurs among the kept ones (vocab_size,) int64."""
+        counts = torch.zeros(vocab_size, dtype=torch.int64)
+        for index in range(len(self.shards)):
+            shard = self.shard(index)
+            counts += torch.bincount(shard.tokens[shard.kept], minlength=vocab_size)
+        return counts
+
     def kept_rows(self) -> KeptRows:
         """The whole split's kept tokens in memory, 4 * d_model bytes each: for small splits."""
         parts = []

@@ -18,8 +18,6 @@ from tsae import kernels
 from tsae.files import load_tensors, save_tensors, write_json
 from tsae.sweep import Point
 
-PARAMETERS = ("W_enc", "W_dec", "b_enc", "b_dec")
-
 
 class Active(NamedTuple):
     """The active features of N tokens."""
@@ -56,24 +54,31 @@ class SAE(nn.Module):
         self.metadata: dict[str, Any] = {}
 
     @classmethod
-    def initialise(cls, point: Point, d_model: int, unigrams: Tensor, seed: int) -> "SAE":
-        """Start as the authors do: W_dec of random unit rows, W_enc its multiple, biases zero, W_lookup from unigram residuals.
+    def initialise(cls, point: Point, unigrams: Tensor, mean: Tensor, mean_unigram: Tensor, seed: int) -> "SAE":
+        """Start from random features, and from unigram residuals if the SAE is tokenized.
+
+        W_dec has random unit rows, W_enc is its multiple, b_enc is zero, W_lookup a multiple of the unigram residuals.
+        b_dec is the mean of what the table leaves to be explained, or zero as in the authors' code: the mean can be most
+        of a residual's norm, and then an SAE without table spends its training on it.
 
         Args:
             point: the point of the sweep.
-            d_model: width of the residual stream.
-            unigrams: (V, d) unigram residuals in the units that the SAE will be trained in.
+            unigrams: (V, d) unigram residuals, in the units that the SAE will be trained in.
+            mean: (d,) mean training residual, in the same units.
+            mean_unigram: (d,) mean unigram residual of the training tokens.
             seed: seed of W_dec; the same for every point, so that baseline and tokenized SAEs start from the same features.
         """
         generator = torch.Generator().manual_seed(seed)
+        d_model = unigrams.shape[1]
         W_dec = torch.randn(point.n_features(d_model), d_model, generator=generator)
         W_dec /= W_dec.norm(dim=1, keepdim=True)
+        lookup_scale = 0.0 if point.table == "none" else point.lookup_scale
         return cls(
             W_enc=point.initial_encoder_scale * W_dec,
             W_dec=W_dec,
             b_enc=torch.zeros(len(W_dec)),
-            b_dec=torch.zeros(d_model),
-            W_lookup=None if point.table == "none" else point.lookup_scale * unigrams,
+            b_dec=mean - lookup_scale * mean_unigram if point.b_dec == "mean" else torch.zeros(d_model),
+            W_lookup=None if point.table == "none" else lookup_scale * unigrams,
             k=point.k,
             relu=point.topk_relu,
         )
@@ -126,10 +131,7 @@ def save(folder: Path, sae: SAE, metadata: dict[str, Any], last_fired: Tensor) -
         metadata: everything that made it; must hold `scale` and `point`.
         last_fired: (F,) int64, training tokens seen when each feature last fired; -1 if it never did.
     """
-    tensors = {name: getattr(sae, name).detach() for name in PARAMETERS} | {"last_fired": last_fired}
-    if sae.W_lookup is not None:
-        tensors["W_lookup"] = sae.W_lookup.detach()
-    save_tensors(folder / "sae.safetensors", tensors)
+    save_tensors(folder / "sae.safetensors", dict(sae.state_dict()) | {"last_fired": last_fired})
     write_json(folder / "config.json", metadata)
 
 
@@ -139,33 +141,51 @@ def load(folder: str | Path) -> SAE:
     Residuals scale by s, and so do activations, biases and token-biases; W_enc and W_dec stay.
 
     Raises:
-        ValueError: a file is missing or damaged, or the tensors do not fit together.
+        ValueError: a file is missing or damaged, or the tensors do not fit together; the message names the file.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder}: no SAE here: config.json is missing")
-    metadata = json.loads((folder / "config.json").read_text())
-    tensors = load_tensors(folder / "sae.safetensors")
-    missing = [name for name in PARAMETERS if name not in tensors]
-    if missing or tensors["W_enc"].shape != tensors["W_dec"].shape:
-        raise ValueError(
-            f"{folder / 'sae.safetensors'}: not the parameters of an SAE (missing: {missing or 'nothing'})"
-        )
-    scale = metadata["scale"]
+    path = Path(folder) / "config.json"
+    try:
+        metadata = json.loads(path.read_text())
+        scale, k, relu = metadata["scale"], metadata["point"]["k"], metadata["point"]["topk_relu"]
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file, so {folder} holds no SAE") from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not the description of an SAE ({error!r})") from None
+    tensors = _load_parameters(Path(folder) / "sae.safetensors")
     sae = SAE(
         W_enc=tensors["W_enc"],
         W_dec=tensors["W_dec"],
         b_enc=tensors["b_enc"] * scale,
         b_dec=tensors["b_dec"] * scale,
         W_lookup=tensors["W_lookup"] * scale if "W_lookup" in tensors else None,
-        k=metadata["point"]["k"],
-        relu=metadata["point"]["topk_relu"],
+        k=k,
+        relu=relu,
     )
     sae.metadata = metadata
     sae.requires_grad_(False)
     return sae
 
 
+def _load_parameters(path: Path) -> dict[str, Tensor]:
+    tensors = load_tensors(path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if len(shapes.get("W_enc", ())) != 2:
+        raise ValueError(f"{path}: not the parameters of an SAE; it holds {shapes}")
+    n_features, d_model = shapes["W_enc"]
+    expected = {
+        "W_enc": (n_features, d_model),
+        "W_dec": (n_features, d_model),
+        "b_enc": (n_features,),
+        "b_dec": (d_model,),
+        "last_fired": (n_features,),
+    }
+    if "W_lookup" in shapes:
+        expected["W_lookup"] = (*shapes["W_lookup"][:1], d_model)
+    if shapes != expected:
+        raise ValueError(f"{path}: not the parameters of an SAE; it holds {shapes} instead of {expected}")
+    return tensors
+
+
 def load_last_fired(folder: Path) -> Tensor:
     """(F,) int64: training tokens seen when each feature last fired; -1 if it never did."""
-    return load_tensors(folder / "sae.safetensors")["last_fired"]
+    return _load_parameters(folder / "sae.safetensors")["last_fired"]

@@ -24,6 +24,10 @@ class Point(Section):
         ge=0,
         description="W_enc starts at this multiple of W_dec's transpose; null: 1 - lookup_scale, and 1 for the baseline",
     )
+    b_dec: Literal["mean", "zero"] = Field(
+        "mean",
+        description="b_dec starts at the mean training residual less its token-bias, or at zero, as the authors' does",
+    )
     topk_relu: bool = Field(
         True, description="Apply a ReLU after TopK; false keeps negative activations, as the authors' code did"
     )
@@ -36,6 +40,8 @@ class Point(Section):
             parts.append(f"lookup{self.lookup_scale:g}")
         if self.encoder_scale is not None:
             parts.append(f"enc{self.encoder_scale:g}")
+        if self.b_dec == "zero":
+            parts.append("bzero")
         if not self.topk_relu:
             parts.append("norelu")
         return "-".join(parts)
@@ -73,30 +79,24 @@ class Grid(Section):
         min_length=1,
         description="Initial W_enc / W_dec's transpose; null: 1 - lookup_scale, and 1 for the baseline",
     )
-    topk_relu: bool = Field(True, description="Apply a ReLU after TopK")
+    b_dec: tuple[Literal["mean", "zero"], ...] = Field(
+        ("mean",), min_length=1, description="Start of b_dec: the mean training residual less its token-bias, or zero"
+    )
+    topk_relu: tuple[bool, ...] = Field((True,), min_length=1, description="Apply a ReLU after TopK")
 
     @model_validator(mode="after")
     def _refuse_repeats(self) -> "Grid":
-        for field in ("layers", "seeds", "architecture", "k", "expansion", "table", "lookup_scale", "encoder_scale"):
-            values = getattr(self, field)
+        for field, values in self:
             if values is not None and len(set(values)) < len(values):
                 raise ValueError(f"{field} names a value twice: {list(values)}")
         return self
 
     def points(self) -> Iterator[Point]:
-        """Every point of the block."""
-        for architecture, k, expansion, table, lookup_scale, encoder_scale in itertools.product(
-            self.architecture, self.k, self.expansion, self.table, self.lookup_scale, self.encoder_scale
-        ):
-            yield Point(
-                architecture=architecture,
-                k=k,
-                expansion=expansion,
-                table=table,
-                lookup_scale=0.5 if table == "none" else lookup_scale,
-                encoder_scale=encoder_scale,
-                topk_relu=self.topk_relu,
-            )
+        """Every point of the block, each once: a baseline has no lookup_scale."""
+        axes = {field: values for field, values in self if field not in ("layers", "seeds")}
+        points = (Point(**dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values()))
+        without = {"lookup_scale": Point.model_fields["lookup_scale"].default}
+        yield from dict.fromkeys(p.model_copy(update=without) if p.table == "none" else p for p in points)
 
 
 class Job(Section):

@@ -13,7 +13,7 @@ from tsae.metrics import Measurement
 
 COLUMNS = [
     "layer", "subject", "seed",
-    "architecture", "k", "expansion", "table", "lookup_scale", "encoder_scale", "topk_relu",
+    "architecture", "k", "expansion", "table", "lookup_scale", "encoder_scale", "b_dec", "topk_relu",
     "metric", "at", "min_count", "value", "low", "high", "n",
 ]  # fmt: skip
 WHOLE_NUMBERS = ["layer", "seed", "k", "min_count", "n"]

@@ -179,7 +179,9 @@ def train(job: Job, settings: Training, residuals: Path, unigrams: Path, folder:
     """
     cache = open_residuals(residuals, "train", job.layer)
     heldout = open_residuals(residuals, "heldout", job.layer)
-    sae = SAE.initialise(job.point, cache.d_model, load_unigrams(unigrams) / cache.scale, job.seed)
+    table = load_unigrams(unigrams) / cache.scale
+    share = cache.token_counts(len(table)) / cache.n_kept
+    sae = SAE.initialise(job.point, table, cache.mean() / cache.scale, share @ table, job.seed)
     history, last_fired = train_sae(
         sae, cache, heldout, settings, learn_table=job.point.table == "learned", seed=job.seed + 1, label=job.id
     )

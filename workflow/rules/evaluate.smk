@@ -47,7 +47,6 @@ rule evaluate:
         token_biases=token_bias_reference,
         model=rules.prepare_model.output,
         residuals=rules.cache_residuals.output,
-        train=rules.tokenize.output.train,
         unigrams="<results>/unigrams/layer{layer}.safetensors",
         ablations=rules.ablate.output,
         code=code("evaluate", "baselines", "metrics", "sae", "kernels", "models", "residuals"),
@@ -67,7 +66,7 @@ rule evaluate:
     shell:
         "python -m tsae --log {log} evaluate --job {params.job:q} --settings {params.settings:q} {params.compatibility}"
         " --sae $(dirname {input.sae}) --token-biases $(dirname {input.token_biases}) --model $(dirname {input.model})"
-        " --residuals {input.residuals} --train {input.train} --unigrams {input.unigrams}"
+        " --residuals {input.residuals} --unigrams {input.unigrams}"
         " --ablations {input.ablations} --output {output}"
 
 
