@@ -115,7 +115,7 @@ def test_ids_are_readable_and_tell_points_apart() -> None:
 
 def test_a_grid_is_the_product_of_its_lists_and_a_shared_point_is_trained_once(data: dict[str, Any]) -> None:
     first = config.parse(data)
-    assert len(first.jobs()) == 2 * 3 * 3
+    assert len(first.jobs()) == 2 * 3 * 3 + 2
     wider = with_value(
         data, "sweep.pareto", {"layers": [12], "k": [8, 32], "expansion": [4], "table": ["none", "learned"]}
     )
