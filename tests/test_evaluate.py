@@ -17,7 +17,6 @@ from tsae.baselines import (
     measure_ablations,
     measure_tables,
     next_token_losses,
-    token_counts,
 )
 from tsae.config import Evaluation
 from tsae.evaluate import (
@@ -434,21 +433,22 @@ def test_conditional_means_by_hand(tmp_path: Path) -> None:
     # Three sequences in two shards; BOS is token 0, and the row of norm 5000 is an outlier.
     tokens = torch.tensor([[0, 1, 2], [0, 1, 4], [0, 2, 1]])
     residuals = torch.tensor([[[9.0, 9], [1, 2], [10, 0]], [[9, 9], [3, 4], [0, 5000]], [[9, 9], [20, 4], [2, 12]]])
-    means, counts = conditional_means(write_cache(tmp_path, residuals, tokens), vocab_size=5)
+    cache = write_cache(tmp_path, residuals, tokens)
+    counts = cache.token_counts(5)
+    means = conditional_means(cache, counts)
     assert counts.tolist() == [0, 3, 2, 0, 0]
     assert means[1].tolist() == [2, 6]
     assert means[2].tolist() == [15, 2]
     assert means[[0, 3, 4]].isnan().all()
+    torch.testing.assert_close(cache.mean(), torch.tensor([36 / 5, 22 / 5]))
 
 
-def test_token_counts_leave_bos_out(prepared: Prepared) -> None:
-    split = load_tokens(prepared.train_tokens)
-    counts = token_counts(prepared.train_tokens, 512)
+def test_token_counts_are_of_kept_tokens(evaluated: Evaluated) -> None:
+    counts = evaluated.train.token_counts(512)
     assert counts.shape == (512,)
-    assert counts[split.bos] == 0
-    assert counts.sum() == split.ids.numel() - len(split.ids)
-    token = int(split.ids[3, 4])
-    assert counts[token] == (split.ids == token).sum()
+    assert counts.sum() == evaluated.train.n_kept < evaluated.train.n_rows
+    tokens = evaluated.train.kept_rows().tokens
+    assert counts[tokens[3]] == (tokens == tokens[3]).sum()
 
 
 def test_tables_of_the_tiny_cache(prepared: Prepared, evaluated: Evaluated) -> None:
@@ -501,7 +501,6 @@ def run(prepared: Prepared, evaluated: Evaluated, sae: Path, token_biases: Path)
         token_biases,
         prepared.model,
         prepared.residuals,
-        prepared.train_tokens,
         prepared.unigrams,
         evaluated.ablations,
         SETTINGS,

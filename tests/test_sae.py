@@ -36,6 +36,7 @@ def make_metadata(tokenized: bool = True, relu: bool = True) -> dict:
     return {"scale": SCALE, "point": point.model_dump(mode="json"), "seed": 7}
 
 
+MEAN, MEAN_UNIGRAM = normal(D, seed=6), normal(D, seed=7)
 X, TOKENS = normal(20, D, seed=5), torch.arange(20) % V
 LAST_FIRED = torch.arange(F) - 1
 
@@ -111,16 +112,18 @@ def test_tokenized_activations_are_the_pre_activations() -> None:
         (Point(k=2, expansion=2.5, table="learned"), 0.5),
         (Point(k=2, expansion=2.5, table="fixed", lookup_scale=0.3), 0.7),
         (Point(k=2, expansion=2.5, table="fixed", lookup_scale=2.0, encoder_scale=0.25, topk_relu=False), 0.25),
+        (Point(k=2, expansion=2.5, table="learned", b_dec="zero"), 0.5),
     ],
 )
 def test_initialisation(point: Point, factor: float) -> None:
     unigrams = normal(V, D, seed=9)
-    sae = SAE.initialise(point, D, unigrams, seed=3)
+    sae = SAE.initialise(point, unigrams, MEAN, MEAN_UNIGRAM, seed=3)
     assert (sae.n_features, sae.k, sae.relu) == (15, 2, point.topk_relu)
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(15))
     torch.testing.assert_close(sae.W_enc, factor * sae.W_dec)
     assert not sae.b_enc.any()
-    assert not sae.b_dec.any()
+    scale = 0.0 if point.table == "none" else point.lookup_scale
+    torch.testing.assert_close(sae.b_dec, MEAN - scale * MEAN_UNIGRAM if point.b_dec == "mean" else torch.zeros(D))
     assert sae.W_dec.data_ptr() != sae.W_enc.data_ptr()
     if point.table == "none":
         assert sae.W_lookup is None
@@ -132,7 +135,7 @@ def test_the_seed_decides_the_features_whatever_the_table() -> None:
     unigrams = normal(V, D, seed=9)
 
     def features(table: str, seed: int) -> Tensor:
-        return SAE.initialise(Point(k=2, expansion=2, table=table), D, unigrams, seed).W_dec
+        return SAE.initialise(Point(k=2, expansion=2, table=table), unigrams, MEAN, MEAN_UNIGRAM, seed).W_dec
 
     assert torch.equal(features("none", 0), features("learned", 0))
     assert torch.equal(features("none", 0), features("fixed", 0))
@@ -141,7 +144,9 @@ def test_the_seed_decides_the_features_whatever_the_table() -> None:
 
 def test_initialisation_leaves_the_unigram_residuals_alone() -> None:
     unigrams = normal(V, D, seed=9)
-    sae = SAE.initialise(Point(k=2, expansion=2, table="learned", lookup_scale=1.0), D, unigrams, seed=0)
+    sae = SAE.initialise(
+        Point(k=2, expansion=2, table="learned", lookup_scale=1.0), unigrams, MEAN, MEAN_UNIGRAM, seed=0
+    )
     assert sae.W_lookup is not None
     sae.W_lookup.zero_()
     assert torch.equal(unigrams, normal(V, D, seed=9))

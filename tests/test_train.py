@@ -239,6 +239,24 @@ def initial_table(prepared: Prepared, cache: ResidualCache) -> Tensor:
     return 0.5 * (load_unigrams(prepared.unigrams) / cache.scale)
 
 
+def initial_sae(table: str, prepared: Prepared, cache: ResidualCache) -> SAE:
+    unigrams = load_unigrams(prepared.unigrams) / cache.scale
+    rows = cache.kept_rows()
+    mean_unigram = unigrams[rows.tokens.long()].mean(0)
+    return SAE.initialise(POINTS[table], unigrams, rows.residuals.mean(0) / cache.scale, mean_unigram, seed=0)
+
+
+def test_b_dec_starts_at_the_mean_of_what_the_table_leaves(
+    prepared: Prepared, cache: ResidualCache, tmp_path: Path
+) -> None:
+    # At a learning rate of nothing a trained SAE is the initial one.
+    settings = SETTINGS.model_copy(update={"tokens": 128, "lr": 1e-30, "lr_end": 0.0, "table_lr": 1e-30})
+    for table in POINTS:
+        train(Job(layer=LAYER, point=POINTS[table], seed=0), settings, prepared.residuals, prepared.unigrams, tmp_path)
+        b_dec = files.load_tensors(tmp_path / "sae.safetensors")["b_dec"]
+        torch.testing.assert_close(b_dec, initial_sae(table, prepared, cache).b_dec, rtol=1e-4, atol=1e-5)
+
+
 def seen_in_training(cache: ResidualCache) -> Tensor:
     return cache.kept_rows().tokens.bincount(minlength=512) > 0
 
@@ -260,7 +278,7 @@ def test_learned_rows_of_seen_tokens_move_and_no_others(
 def test_fixed_tables_stay(prepared: Prepared, cache: ResidualCache, trained: dict[str, Path]) -> None:
     tensors = files.load_tensors(trained["fixed"] / "sae.safetensors")
     assert torch.equal(tensors["W_lookup"], initial_table(prepared, cache))
-    start = SAE.initialise(POINTS["fixed"], cache.d_model, initial_table(prepared, cache), seed=0)
+    start = initial_sae("fixed", prepared, cache)
     for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
         assert not torch.equal(tensors[name], getattr(start, name))
 
@@ -325,7 +343,7 @@ def test_history_falls(prepared: Prepared, trained: dict[str, Path], table: str)
 def test_loss_is_the_mean_squared_error_since_the_last_record(prepared: Prepared, cache: ResidualCache) -> None:
     # At a learning rate of almost nothing every step has the loss of the initial SAE.
     settings = SETTINGS.model_copy(update={"tokens": 1280, "lr": 1e-12, "lr_end": 0.0, "history_points": 2})
-    sae = SAE.initialise(POINTS["none"], cache.d_model, initial_table(prepared, cache), seed=0)
+    sae = initial_sae("none", prepared, cache)
     losses = [(sae(*batch) - batch.residuals).square().mean().item() for batch in training_batches(cache, settings, 3)]
     heldout = open_residuals(prepared.residuals, "heldout", LAYER)
     history, _ = train_sae(sae, cache, heldout, settings, learn_table=False, seed=3, label="test")

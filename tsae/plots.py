@@ -61,15 +61,24 @@ def pick(table: pd.DataFrame, subject: str, metric: str, **where: Any) -> pd.Dat
     return chosen.sort_values(["layer", "at", "seed"])
 
 
-def draw_seeds(ax: Axes, rows: pd.DataFrame, column: str, offset: float, scale: float = 1.0, **style: Any) -> None:
-    """Draw, over the categories of a column, the mean of the seeds with their range, and every seed as a small dot."""
-    categories = sorted(rows[column].unique())
-    grouped = rows.groupby(column)["value"]
-    x = [place + offset for place in range(len(categories))]
-    mean, low, high = (grouped.agg(how).to_numpy() * scale for how in ("mean", "min", "max"))
+def draw_by_layer(ax: Axes, rows: pd.DataFrame, offset: float, scale: float = 1.0, **style: Any) -> None:
+    """Draw, over layers as categories, the mean of the seeds with the hull of their 95% intervals, and every seed as a dot."""
+    layers = sorted(rows["layer"].unique())
+    by_layer = rows.groupby("layer")
+    x = [place + offset for place in range(len(layers))]
+    mean, low, high = (
+        by_layer[column].agg(how).to_numpy() * scale
+        for column, how in (("value", "mean"), ("low", "min"), ("high", "max"))
+    )
     ax.errorbar(x, mean, yerr=[mean - low, high - mean], fmt="o", **style)
-    dots = [categories.index(value) + offset for value in rows[column]]
-    ax.plot(dots, rows["value"] * scale, ".", color=style.get("color"), alpha=0.5, markersize=3, zorder=0)
+    dots = [layers.index(layer) + offset for layer in rows["layer"]]
+    ax.plot(dots, rows["value"] * scale, ".", color="black", alpha=0.6, markersize=2.5)
+
+
+def legend_above(fig: Figure, ax: Axes) -> None:
+    """Put one legend for all panels above them."""
+    handles, labels = ax.get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside upper center", ncols=min(3, len(labels)) if len(labels) != 4 else 4)
 
 
 def label_layers(ax: Axes, layers: Iterable[int]) -> None:

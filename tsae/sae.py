@@ -170,7 +170,7 @@ def _load_parameters(path: Path) -> dict[str, Tensor]:
     tensors = load_tensors(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if len(shapes.get("W_enc", ())) != 2:
-        raise ValueError(f"{path}: not the parameters of an SAE; it holds {shapes}")
+        raise ValueError(f"{path}: not the parameters of an SAE; it holds {shapes}, and no W_enc of two dimensions")
     n_features, d_model = shapes["W_enc"]
     expected = {
         "W_enc": (n_features, d_model),

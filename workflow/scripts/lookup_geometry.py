@@ -2,7 +2,7 @@
 
 import seaborn as sns
 
-from tsae.plots import PUBLISHED, figure, pick, save
+from tsae.plots import PUBLISHED, figure, legend_above, pick, save
 from tsae.table import read_table
 
 table = read_table(snakemake.input.metrics)
@@ -16,7 +16,7 @@ for ax, (metric, (title, published)) in zip(axes, PANELS.items(), strict=True):
     rows = pick(table, snakemake.params.tokenized, f"{metric}_share")
     layers, counts = sorted(rows["layer"].unique()), sorted(rows["min_count"].unique())
     ax.axvline(published, color=PUBLISHED, lw=0.8)
-    ax.text(published, 103, "published\nmedian", color=PUBLISHED, ha="center", va="bottom", fontsize=6.5)
+    ax.text(published - 0.01, 2, "published median", color=PUBLISHED, ha="right", va="bottom", fontsize=6.5)
     ax.axhline(50, color="0.85", lw=0.6, zorder=-1)
     for layer, colour in zip(layers, sns.color_palette("viridis", len(layers)), strict=True):
         for count, style in zip((counts[-1], counts[0]), ("-", ":"), strict=False):
@@ -25,8 +25,8 @@ for ax, (metric, (title, published)) in zip(axes, PANELS.items(), strict=True):
             seen = "all tokens" if count == 0 else f"seen ≥ {count} times"
             ax.plot(curve.index, curve, style, color=colour, label=f"layer {layer}, {seen}")
     ax.set_xlabel(f"cosine similarity {title} ≥")
-    ax.set_xlim(0, 1)
+    ax.set_xlim(0.4, 1)
     ax.set_ylim(0, 101)
 axes[0].set_ylabel("token-biases (%)")
-axes[0].legend(loc="lower left", fontsize="small")
+legend_above(fig, axes[0])
 save(fig, snakemake.output)

@@ -1,6 +1,6 @@
 """How many features resemble a token: their most similar token-bias or unigram residual (C4, C5, C11)."""
 
-from tsae.plots import COLOURS, figure, pick, save
+from tsae.plots import COLOURS, figure, legend_above, pick, save
 from tsae.table import read_table
 
 table = read_table(snakemake.input.metrics)
@@ -21,5 +21,5 @@ for ax, layer in zip(axes, layers, strict=True):
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 100)
 axes[0].set_ylabel("alive features (%)")
-axes[-1].legend(loc="upper right", fontsize="small")
+legend_above(fig, axes[0])
 save(fig, snakemake.output)
