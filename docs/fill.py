@@ -91,11 +91,13 @@ def similarity() -> str:
         row: dict[str, object] = {"layer": layer}
         for name, subject in (("baseline", BASELINE), ("tokenized", TOKENIZED)):
             for target in ("token_bias", "unigram"):
-                label = f"{name} features similar to a {target.replace('_', '-')}"
-                row[label] = of_seeds(chosen(f"feature_{target}_similar_alive", layer, subject), "{:.1f}%", 100)
+                label = f"alive {name} features similar to a {target.replace('_', '-')} of a token seen in training"
+                values = chosen(f"feature_{target}_similar_alive", layer, subject, min_count=1)
+                row[label] = of_seeds(values, "{:.1f}%", 100)
         for label, metric in (
             ("token-bias to its unigram residual", "token_bias_unigram_cosine"),
             ("token-bias to the nearest other", "token_bias_neighbour_cosine"),
+            ("token-bias to another token's unigram residual", "token_bias_other_cosine"),
         ):
             count = max(PROFILE.evaluation.min_counts)
             row[f"{label} (median, seen ≥ {count} times)"] = of_seeds(

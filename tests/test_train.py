@@ -138,6 +138,8 @@ def write_cache(folder: Path, residuals: Tensor, tokens: Tensor, norms: Tensor |
         shards=paths,
         shard_sequences=2,
         fingerprint="by hand",
+        made_from={},
+        index=folder / "index.json",
     )
 
 
@@ -360,10 +362,11 @@ def test_config_tells_how_the_sae_was_made(prepared: Prepared, cache: ResidualCa
     assert Training(**metadata["training"]) == SETTINGS
     assert (metadata["n_features"], metadata["d_model"], metadata["tokens_trained"]) == (64, 32, 12_800)
     assert metadata["final"] == read_history(trained["learned"])[-1]
-    assert metadata["data"] == {
-        "residuals": cache.fingerprint,
-        "unigrams_sha256": files.sha256(prepared.unigrams),
-    }
+    assert metadata["residuals"]["tokens"]["train"]["sha256"] == files.sha256(prepared.train_tokens)
+    assert metadata["residuals"]["model"] == json.loads((prepared.model / "source.json").read_text())
+    assert (metadata["residuals"]["max_norm"], metadata["residuals"]["kept"]) == (cache.max_norm, cache.n_kept)
+    assert metadata["unigrams"]["sha256"] == files.sha256(prepared.unigrams)
+    assert metadata["unigrams"]["prefix"] == ""
 
 
 @pytest.fixture
@@ -445,7 +448,7 @@ def test_a_loss_that_is_not_finite_names_the_step(prepared: Prepared, cache: Res
     settings = SETTINGS.model_copy(update={"lr": 1e30})
     job = Job(layer=LAYER, point=POINTS["none"], seed=0)
     with pytest.raises(
-        RuntimeError, match=r"layer2/topk-k4-x2-none-s0: the loss is not finite at step 2; .*training\.lr"
+        FloatingPointError, match=r"layer2/topk-k4-x2-none-s0: the loss is not finite at step 2; .*training\.lr"
     ):
         train(job, settings, prepared.residuals, prepared.unigrams, tmp_path / "sae")
     assert not (tmp_path / "sae" / "config.json").exists()

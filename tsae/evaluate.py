@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 
 from tsae.baselines import (
@@ -68,7 +69,7 @@ def measure_reconstruction(sae: SAE, sequences: Sequences, settings: Evaluation)
         ),
         bootstrap.ratio("fvu", sums["squared_error"], sums["squared_deviation"], n),
         bootstrap.ratio("mse", sums["squared_error"], sums["count"] * d_model, n),
-        share("dead_heldout", fired == 0, settings.bootstrap, settings.seed),
+        _share("dead_heldout", fired == 0, settings),
     ], fired
 
 
@@ -77,7 +78,7 @@ def measure_dead_in_training(sae: SAE, last_fired: Tensor, settings: Evaluation)
     silent_for = sae.metadata["tokens_trained"] - last_fired
     never = last_fired < 0
     return [
-        share(metric, never | (silent_for >= window), settings.bootstrap, settings.seed)
+        _share(metric, never | (silent_for >= window), settings)
         for metric, window in (
             ("dead_training", settings.dead_window),
             ("dead_training_original", DEAD_WINDOW_ORIGINAL),
@@ -115,25 +116,28 @@ def measure_loss(
 
 
 def measure_feature_similarity(
-    sae: SAE, alive: Tensor, token_biases: Tensor, unigrams: Tensor, settings: Evaluation
+    sae: SAE, alive: Tensor, token_biases: Tensor, unigrams: Tensor, counts: Tensor, settings: Evaluation
 ) -> list[Measurement]:
     """Share of features whose decoder row resembles some row of a table, by cosine similarity (C4, C5).
 
     `feature_{table}_similar` is the share in the authors' band 0.4 to 0.9, `feature_{table}_similarity` the share at or
-    above each threshold. Over all features, and with suffix `_alive` over those that fire on held-out tokens.
+    above each threshold; over all features, and with suffix `_alive` over those that fire on held-out tokens. Rows are
+    those of tokens seen in training at least `min_count` times: a learned row never seen is still its unigram residual.
     """
     rows = []
-    for table, keys in (("token_bias", token_biases), ("unigram", unigrams)):
-        nearest, _ = max_cosine_similarity(sae.W_dec, keys)
-        for suffix, values in (("", nearest), ("_alive", nearest[alive])):
-            if not len(values):
-                continue
-            similar = (values >= SIMILAR[0]) & (values <= SIMILAR[1])
-            rows.append(share(f"feature_{table}_similar{suffix}", similar, settings.bootstrap, settings.seed))
-            rows += [
-                share(f"feature_{table}_similarity{suffix}", values >= at, settings.bootstrap, settings.seed, at=at)
-                for at in THRESHOLDS
-            ]
+    for min_count in settings.min_counts:
+        seen = counts >= min_count
+        if not seen.any():
+            continue
+        for table, keys in (("token_bias", token_biases), ("unigram", unigrams)):
+            nearest, _ = max_cosine_similarity(sae.W_dec, keys[seen])
+            for suffix, values in (("", nearest), ("_alive", nearest[alive])):
+                if not len(values):
+                    continue
+                similar = (values >= SIMILAR[0]) & (values <= SIMILAR[1])
+                name = f"feature_{table}_similar"
+                rows.append(_share(f"{name}{suffix}", similar, settings, min_count=min_count))
+                rows += [_share(f"{name}ity{suffix}", values >= at, settings, at, min_count) for at in THRESHOLDS]
     return rows
 
 
@@ -141,28 +145,33 @@ def measure_table(table: Tensor, unigrams: Tensor, counts: Tensor, settings: Eva
     """Geometry of the token-biases over tokens seen in training at least `min_count` times.
 
     `token_bias_unigram_cosine` is the median cosine similarity of a token-bias to its own unigram residual (C8),
-    `token_bias_neighbour_cosine` that to the most similar other token-bias, on a sample of rows against all (C7); with
-    suffix `_share`, the share of rows at or above each threshold.
+    `token_bias_neighbour_cosine` that to the most similar other token-bias, on a sample of rows against all (C7), and
+    `token_bias_other_cosine`, the floor of both, that to the unigram residual of another token at random; with suffix
+    `_share`, the share of rows at or above each threshold.
     """
-    own = torch.nn.functional.cosine_similarity(table, unigrams, dim=1)
+    own = cosine_similarity(table, unigrams, dim=1)
     generator = torch.Generator().manual_seed(settings.seed)
     rows = []
     for min_count in settings.min_counts:
         tokens = (counts >= min_count).nonzero().flatten()
-        if not len(tokens):
+        if len(tokens) < 2:
             continue
-        sample = tokens[torch.randperm(len(tokens), generator=generator)[: settings.similarity_rows]]
-        neighbour, _ = max_cosine_similarity(table[sample], table, exclude=sample)
+        shuffled = tokens[torch.randperm(len(tokens), generator=generator)]
+        sample = shuffled[: settings.similarity_rows]
         for metric, values in (
             ("token_bias_unigram_cosine", own[tokens]),
-            ("token_bias_neighbour_cosine", neighbour),
+            ("token_bias_neighbour_cosine", max_cosine_similarity(table[sample], table, exclude=sample)[0]),
+            ("token_bias_other_cosine", cosine_similarity(table[shuffled], unigrams[shuffled.roll(1)], dim=1)),
         ):
             rows.append(median(metric, values, min_count))
-            rows += [
-                share(f"{metric}_share", values >= at, settings.bootstrap, settings.seed, at=at, min_count=min_count)
-                for at in THRESHOLDS
-            ]
+            rows += [_share(f"{metric}_share", values >= at, settings, at, min_count) for at in THRESHOLDS]
     return rows
+
+
+def _share(
+    metric: str, hits: Tensor, settings: Evaluation, at: float | None = None, min_count: int | None = None
+) -> Measurement:
+    return share(metric, hits, settings.bootstrap, settings.seed, at, min_count)
 
 
 def evaluate(
@@ -197,13 +206,13 @@ def evaluate(
     cache = open_residuals(residuals, "heldout", layer)
     sequences, unigram_table = load_sequences(cache), load_unigrams(unigrams)
     reconstruction, fired = measure_reconstruction(sae, sequences, settings)
+    counts = open_residuals(residuals, "train", layer).token_counts(len(unigram_table))
     rows = [
         *reconstruction,
         *measure_dead_in_training(sae, load_last_fired(sae_folder), settings),
-        *measure_feature_similarity(sae, fired > 0, reference.W_lookup, unigram_table, settings),
+        *measure_feature_similarity(sae, fired > 0, reference.W_lookup, unigram_table, counts, settings),
     ]
     if sae.W_lookup is not None:
-        counts = open_residuals(residuals, "train", layer).token_counts(len(unigram_table))
         rows += measure_table(sae.W_lookup, unigram_table, counts, settings)
         rows += last_token_detection(sequences, sae.W_lookup, settings)
     model = load_model(model_folder, compatibility_mode)

@@ -74,7 +74,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}); delete it and run again") from error
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
 
 
 def load_metadata(path: Path) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def load_metadata(path: Path) -> dict[str, Any]:
             metadata: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
             return metadata
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}); delete it and run again") from error
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
 
 
 def sha256(path: Path) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Groups(NamedTuple):
-    """The N*k activations of a batch in the order of their features; computed once, used by both weight gradients."""
+    """The N*k activations of a batch in the order of their features."""
 
     slots: Tensor  # (N*k,) int64: place of the activation in the flattened (N, k)
     tokens: Tensor  # (N*k,) int64: row of the batch it belongs to

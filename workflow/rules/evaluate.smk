@@ -24,7 +24,7 @@ rule measure_tables:
     input:
         residuals=rules.cache_residuals.output,
         unigrams="<results>/unigrams/layer{layer}.safetensors",
-        code=code("baselines", "metrics", "residuals"),
+        code=code("baselines", "metrics", "residuals", "lookup", "table"),
     output:
         "<results>/metrics/layer{layer}/tables.json",
     log:
@@ -43,13 +43,13 @@ rule measure_tables:
 
 rule evaluate:
     input:
-        sae=rules.train.output.config,
+        sae=rules.train.output.sae,
         token_biases=token_bias_reference,
         model=rules.prepare_model.output,
         residuals=rules.cache_residuals.output,
         unigrams="<results>/unigrams/layer{layer}.safetensors",
         ablations=rules.ablate.output,
-        code=code("evaluate", "baselines", "metrics", "sae", "kernels", "models", "residuals"),
+        code=code("evaluate", "baselines", "metrics", "sae", "kernels", "models", "residuals", "lookup", "table"),
     output:
         "<results>/metrics/layer{layer}/{point}-s{seed}.json",
     log:

@@ -57,7 +57,7 @@ rule tokenize:
     input:
         documents=rules.prepare_documents.output,
         model=rules.prepare_model.output,
-        code=code("tokens"),
+        code=code("tokens", "corpus"),
     output:
         train="<results>/tokens/train.safetensors",
         heldout="<results>/tokens/heldout.safetensors",

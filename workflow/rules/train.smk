@@ -2,16 +2,18 @@ rule train:
     input:
         residuals=rules.cache_residuals.output,
         unigrams="<results>/unigrams/layer{layer}.safetensors",
-        code=code("train", "sae", "kernels", "metrics", "residuals"),
+        code=code("train", "sae", "sweep", "kernels", "metrics", "residuals", "lookup"),
     output:
-        "<results>/saes/layer{layer}/{point}-s{seed}/sae.safetensors",
+        "<results>/saes/layer{layer}/{point}-s{seed}/config.json",
         "<results>/saes/layer{layer}/{point}-s{seed}/history.csv",
-        config="<results>/saes/layer{layer}/{point}-s{seed}/config.json",
+        sae="<results>/saes/layer{layer}/{point}-s{seed}/sae.safetensors",
     log:
         "<logs>/train/layer{layer}/{point}-s{seed}.log",
     benchmark:
         "<benchmarks>/train/layer{layer}/{point}-s{seed}.tsv"
     threads: 1
+    resources:
+        mem_mb=2500,
     params:
         job=lambda wildcards: to_json(job_of(wildcards)),
         settings=to_json(CONFIG.training),
@@ -19,9 +21,9 @@ rule train:
         "Training {wildcards.point} at layer {wildcards.layer}, seed {wildcards.seed}"
     shell:
         "python -m tsae --log {log} train --job {params.job:q} --settings {params.settings:q}"
-        " --residuals {input.residuals} --unigrams {input.unigrams} --folder $(dirname {output.config})"
+        " --residuals {input.residuals} --unigrams {input.unigrams} --folder $(dirname {output.sae})"
 
 
 rule saes:
     input:
-        expand("<results>/saes/{job}/config.json", job=JOBS),
+        expand("<results>/saes/{job}/sae.safetensors", job=JOBS),

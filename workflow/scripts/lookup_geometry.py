@@ -18,14 +18,18 @@ for ax, (metric, (title, published)) in zip(axes, PANELS.items(), strict=True):
     ax.axvline(published, color=PUBLISHED, lw=0.8)
     ax.text(published - 0.01, 2, "published median", color=PUBLISHED, ha="right", va="bottom", fontsize=6.5)
     ax.axhline(50, color="0.85", lw=0.6, zorder=-1)
+    floor = pick(table, snakemake.params.tokenized, "token_bias_other_cosine_share")
+    curves = [
+        (rows, counts[-1], "-", f"seen ≥ {counts[-1]} times"),
+        (floor, counts[-1], ":", "another token at random"),
+    ]
     for layer, colour in zip(layers, sns.color_palette("viridis", len(layers)), strict=True):
-        for count, style in zip((counts[-1], counts[0]), ("-", ":"), strict=False):
-            chosen = rows[(rows["layer"] == layer) & (rows["min_count"] == count)]
+        for shown, count, style, label in curves:
+            chosen = shown[(shown["layer"] == layer) & (shown["min_count"] == count)]
             curve = chosen.groupby("at")["value"].mean() * 100
-            seen = "all tokens" if count == 0 else f"seen ≥ {count} times"
-            ax.plot(curve.index, curve, style, color=colour, label=f"layer {layer}, {seen}")
+            ax.plot(curve.index, curve, style, color=colour, label=f"layer {layer}, {label}")
     ax.set_xlabel(f"cosine similarity {title} ≥")
-    ax.set_xlim(0.4, 1)
+    ax.set_xlim(0, 1)
     ax.set_ylim(0, 101)
 axes[0].set_ylabel("token-biases (%)")
 legend_above(fig, axes[0])

@@ -4,6 +4,7 @@ from tsae.plots import COLOURS, figure, legend_above, pick, save
 from tsae.table import read_table
 
 table = read_table(snakemake.input.metrics)
+SEEN = 1  # compared with rows of tokens that occur in training
 STYLES = {"token_bias": ("-", "token-biases"), "unigram": (":", "unigram residuals")}
 layers = sorted(pick(table, snakemake.params.tokenized, "nmse")["layer"].unique())
 
@@ -12,7 +13,7 @@ for ax, layer in zip(axes, layers, strict=True):
     ax.axvspan(0.4, 0.9, color="0.93", lw=0, zorder=-1)
     for name, subject in (("baseline", snakemake.params.baseline), ("tokenized", snakemake.params.tokenized)):
         for target, (style, target_name) in STYLES.items():
-            rows = pick(table, subject, f"feature_{target}_similarity_alive", layer=layer)
+            rows = pick(table, subject, f"feature_{target}_similarity_alive", layer=layer, min_count=SEEN)
             curve = rows.groupby("at")["value"].agg(["mean", "min", "max"]) * 100
             ax.plot(curve.index, curve["mean"], style, color=COLOURS[name], label=f"{name}, to {target_name}")
             ax.fill_between(curve.index, curve["min"], curve["max"], color=COLOURS[name], alpha=0.15, lw=0)
