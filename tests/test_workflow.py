@@ -55,6 +55,7 @@ def test_every_figure_and_table_is_there(finished: Path) -> None:
         for ending in ("svg", "pdf", "png"):
             assert (finished / f"figures/smoke/{figure}.{ending}").stat().st_size > 5000
         assert image.imread(finished / f"figures/smoke/{figure}.png").std() > 0.05
+    assert len({(finished / f"figures/smoke/{figure}.svg").read_text() for figure in FIGURES}) == len(FIGURES)
     with (finished / "results/smoke/metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     measured = {(row["layer"], row["subject"], row["seed"]) for row in rows if row["metric"] == "ce_added"}

@@ -78,7 +78,7 @@ def draw_by_layer(ax: Axes, rows: pd.DataFrame, offset: float, scale: float = 1.
 def legend_above(fig: Figure, ax: Axes) -> None:
     """Put one legend for all panels above them."""
     handles, labels = ax.get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper center", ncols=4 if len(labels) == 4 else min(3, len(labels)))
+    fig.legend(handles, labels, loc="outside upper center", ncols=2 if len(labels) == 4 else min(3, len(labels)))
 
 
 def label_layers(ax: Axes, layers: Iterable[int]) -> None:
