@@ -1,11 +1,12 @@
 """Tokens/s of residual caching against the bare Hugging Face model stopped at the same layer, A B A B in one process.
 
-    python benchmarks/residual_caching.py [--model results/embedded/model] [--rounds 10]
+    python benchmarks/residual_caching.py [--model results/embedded/model] [--rounds 10] [--output FILE.json]
 
-Prints the median of the ratios pair by pair: the machine's speed drifts, a ratio of neighbours does not.
+Gives the median of the ratios pair by pair: the machine's speed drifts, a ratio of neighbours does not.
 """
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tsae import config
+from tsae.files import write_json
 from tsae.models import load_model
 
 PROFILE = config.load(Path(__file__).parent.parent / "config/config.yaml")
@@ -36,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("results/embedded/model"))
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--output", type=Path, default=Path("results/embedded/residual_caching.json"))
     arguments = parser.parse_args()
 
     layers = PROFILE.residuals.layers
@@ -64,12 +67,17 @@ def main() -> None:
     run_bare(), run_ours()
     pairs = [(seconds(run_bare), seconds(run_ours)) for _ in range(arguments.rounds)]
     n_tokens = ids.numel()
-    print(
-        f"layers {', '.join(map(str, layers))}; batches of {shape[0]} x {shape[1]} tokens; {torch.get_num_threads()} threads"
-    )
-    print(f"bare model:       {n_tokens / statistics.median(a for a, _ in pairs):7.0f} tokens/s")
-    print(f"residual caching: {n_tokens / statistics.median(b for _, b in pairs):7.0f} tokens/s")
-    print(f"ratio, median of {len(pairs)} pairs: {statistics.median(a / b for a, b in pairs):.3f}")
+    measured = {
+        "layers": list(layers),
+        "batch": shape,
+        "threads": torch.get_num_threads(),
+        "rounds": len(pairs),
+        "bare_tokens_per_s": n_tokens / statistics.median(a for a, _ in pairs),
+        "caching_tokens_per_s": n_tokens / statistics.median(b for _, b in pairs),
+        "ratio": statistics.median(a / b for a, b in pairs),
+    }
+    write_json(arguments.output, measured)
+    print(json.dumps(measured, indent=2))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ for ax, (metric, (title, published)) in zip(axes, PANELS.items(), strict=True):
     rows = pick(table, snakemake.params.tokenized, f"{metric}_share")
     layers, counts = sorted(rows["layer"].unique()), sorted(rows["min_count"].unique())
     ax.axvline(published, color=PUBLISHED, lw=0.8)
-    ax.text(published - 0.01, 2, "published median", color=PUBLISHED, ha="right", va="bottom", fontsize=6.5)
+    ax.text(
+        published - 0.01, 30, "published median", color=PUBLISHED, rotation=90, ha="right", va="center", fontsize=6.5
+    )
     ax.axhline(50, color="0.85", lw=0.6, zorder=-1)
     floor = pick(table, snakemake.params.tokenized, "token_bias_other_cosine_share")
     curves = [
