@@ -176,6 +176,7 @@ def zero_bias() -> str:
         for name, subject in (("baseline", BASELINE), ("tokenized", TOKENIZED)):
             row: dict[str, object] = {"b_dec starts at": f"{start}, {name}"}
             for label, metric, form, scale in (
+                ("dead, held-out", "dead_heldout", "{:.1f}%", 100),
                 ("NMSE", "nmse", "{:.4f}", 1),
                 ("FVU", "fvu", "{:.3f}", 1),
                 ("CE added", "ce_added", "{:.2f}%", 100),

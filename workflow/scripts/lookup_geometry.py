@@ -22,17 +22,17 @@ for ax, (metric, (title, published)) in zip(axes, PANELS.items(), strict=True):
     ax.axhline(50, color="0.85", lw=0.6, zorder=-1)
     floor = pick(table, snakemake.params.tokenized, "token_bias_other_cosine_share")
     curves = [
-        (rows, counts[-1], "-", f"seen ≥ {counts[-1]} times"),
-        (floor, counts[-1], ":", "another token at random"),
+        (rows, counts[-1], "-", ""),
+        (floor, counts[-1], ":", ", another token"),
     ]
     for layer, colour in zip(layers, sns.color_palette("viridis", len(layers)), strict=True):
         for shown, count, style, label in curves:
             chosen = shown[(shown["layer"] == layer) & (shown["min_count"] == count)]
             curve = chosen.groupby("at")["value"].mean() * 100
-            ax.plot(curve.index, curve, style, color=colour, label=f"layer {layer}, {label}")
+            ax.plot(curve.index, curve, style, color=colour, label=f"layer {layer}{label}")
     ax.set_xlabel(f"cosine similarity {title} ≥")
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 101)
-axes[0].set_ylabel("token-biases (%)")
+axes[0].set_ylabel(f"token-biases of tokens seen ≥ {counts[-1]} times (%)", fontsize="small")
 legend_above(fig, axes[0])
 save(fig, snakemake.output)
