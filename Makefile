@@ -12,7 +12,8 @@ CONFIGFILE ?= config/config.yaml
 BIN := .venv/bin
 READY := .venv/ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
-SNAKEMAKE := $(RUN) snakemake --cores $(CORES) --configfile $(CONFIGFILE)
+# --configfile takes every word up to the next option, so a target must not follow it.
+SNAKEMAKE := $(RUN) snakemake --configfile $(CONFIGFILE) --cores $(CORES)
 
 help:
 	@echo "make reproduce            every figure and number of a profile (CONFIGFILE=$(CONFIGFILE), CORES=$(CORES))"

@@ -126,6 +126,25 @@ def test_a_model_of_another_size_is_refused_as_soon_as_it_is_there(finished: Pat
     assert not (tmp_path / "results/smoke/residuals/index.json").exists()
 
 
+def test_make_figure_plans_that_figure_alone() -> None:
+    make = [
+        "make",
+        "--no-print-directory",
+        "-o",
+        ".venv/ready",
+        "figure",
+        "FIG=lookup_geometry",
+        f"BIN={Path(sys.executable).parent}",
+    ]
+    printed = subprocess.run([*make, "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = printed.splitlines()[-1].replace(
+        str(ROOT) + "/" + str(Path(sys.executable).parent), str(Path(sys.executable).parent)
+    )
+    done = subprocess.run(f"{command} --dry-run --forceall", shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "lookup_geometry" in done.stdout and "last_token_detection" not in done.stdout
+
+
 def test_an_unknown_figure_is_refused_with_the_list(tmp_path: Path) -> None:
     done = subprocess.run(
         ["make", "--no-print-directory", "-o", ".venv/ready", "figure", "FIG=nosuch"],
