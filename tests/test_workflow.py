@@ -15,15 +15,15 @@ import yaml
 from matplotlib import image
 
 ROOT = Path(__file__).parent.parent
+# Rules call `python`: let that be the interpreter that runs the tests.
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 FIGURES = sorted(path.stem for path in (ROOT / "workflow/scripts").glob("*.py"))
 
 
 def snakemake(folder: Path, *arguments: str, configfile: Path = ROOT / "config/smoke.yaml") -> tuple[int, str]:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     command += ["--cores", "2", "--configfile", str(configfile), *arguments]
-    # Rules call `python`: let that be the interpreter that runs the tests.
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT)
     return done.returncode, done.stdout
 
 
@@ -127,20 +127,10 @@ def test_a_model_of_another_size_is_refused_as_soon_as_it_is_there(finished: Pat
 
 
 def test_make_figure_plans_that_figure_alone() -> None:
-    make = [
-        "make",
-        "--no-print-directory",
-        "-o",
-        ".venv/ready",
-        "figure",
-        "FIG=lookup_geometry",
-        f"BIN={Path(sys.executable).parent}",
-    ]
-    printed = subprocess.run([*make, "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    command = printed.splitlines()[-1].replace(
-        str(ROOT) + "/" + str(Path(sys.executable).parent), str(Path(sys.executable).parent)
-    )
-    done = subprocess.run(f"{command} --dry-run --forceall", shell=True, cwd=ROOT, capture_output=True, text=True)
+    make = ["make", "--no-print-directory", "-o", ".venv/ready", "--dry-run", "figure", "FIG=lookup_geometry"]
+    printed = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = f"{printed.splitlines()[-1]} --dry-run --forceall"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lookup_geometry" in done.stdout and "last_token_detection" not in done.stdout
 
