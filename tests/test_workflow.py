@@ -22,7 +22,7 @@ FIGURES = sorted(path.stem for path in (ROOT / "workflow/scripts").glob("*.py"))
 
 def snakemake(folder: Path, *arguments: str, configfile: Path = ROOT / "config/smoke.yaml") -> tuple[int, str]:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    command += ["--cores", "2", "--configfile", str(configfile), *arguments]
+    command += ["--configfile", str(configfile), "--cores", "2", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT)
     return done.returncode, done.stdout
 
