@@ -4,6 +4,7 @@ A block between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced by wha
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -90,8 +91,8 @@ def similarity() -> str:
     for layer in PROFILE.residuals.layers:
         row: dict[str, object] = {"layer": layer}
         for name, subject in (("baseline", BASELINE), ("tokenized", TOKENIZED)):
-            for target in ("token_bias", "unigram"):
-                label = f"alive {name} features similar to a {target.replace('_', '-')} of a token seen in training"
+            for target, target_name in (("token_bias", "token-bias"), ("unigram", "unigram residual")):
+                label = f"alive {name} features similar to a {target_name} of a token seen in training"
                 values = chosen(f"feature_{target}_similar_alive", layer, subject, min_count=1)
                 row[label] = of_seeds(values, "{:.1f}%", 100)
         for label, metric in (
@@ -245,7 +246,9 @@ def configuration() -> str:
 def rulegraph() -> str:
     """The DAG of rules, as mermaid."""
     command = ["snakemake", "--rulegraph", "mermaid-js", "--forceall"]
-    graph = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    # Without it the order of nodes and edges changes from call to call.
+    environment = os.environ | {"PYTHONHASHSEED": "0"}
+    graph = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment).stdout
     return f"```mermaid\n{graph[graph.index('---') :].strip()}\n```"
 
 
