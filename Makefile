@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce figure smoke test lint docs lock clean
+.PHONY: help env reproduce figure smoke test lint docs lock
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 CORES ?= all
@@ -70,6 +70,3 @@ lock:
 	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check setuptools --editable '.[dev]'
 	@.venv-lock/bin/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+cpu$$//' > envs/requirements.lock
 	@rm -rf .venv-lock
-
-clean:
-	@rm -rf .venv .snakemake results/*/ figures/*/

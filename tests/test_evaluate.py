@@ -8,11 +8,11 @@ from test_train import LAYER, Prepared, one_thread, prepare, train_point, write_
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from tsae import files
 from tsae.baselines import (
     Sequences,
     conditional_means,
     last_token_detection,
-    load_ablations,
     load_sequences,
     measure_ablations,
     measure_tables,
@@ -152,7 +152,7 @@ def test_sequences_of_the_loss_are_spread_evenly(prepared: Prepared, evaluated: 
 
 
 def test_ablations_are_sums_over_the_patched_models_losses(evaluated: Evaluated) -> None:
-    ablations = load_ablations(evaluated.ablations)
+    ablations = files.load_tensors(evaluated.ablations)
     x, tokens, kept = evaluated.sequences
     assert (~kept[:, 1:-1]).any()
     scored = kept[:, :-1]
@@ -172,7 +172,7 @@ def test_ablations_are_sums_over_the_patched_models_losses(evaluated: Evaluated)
 
 @pytest.mark.parametrize("table", ["none", "learned"])
 def test_loss_is_the_patched_models(evaluated: Evaluated, trained: dict[str, Path], table: str) -> None:
-    sae, ablations = load(trained[table]), load_ablations(evaluated.ablations)
+    sae, ablations = load(trained[table]), files.load_tensors(evaluated.ablations)
     measured = by_name(measure_loss(sae, evaluated.model, evaluated.sequences, ablations, LAYER, SETTINGS))
 
     x, tokens, kept = evaluated.sequences
@@ -211,7 +211,7 @@ def test_loss_is_the_patched_models(evaluated: Evaluated, trained: dict[str, Pat
 
 
 def test_a_perfect_sae_adds_no_loss(evaluated: Evaluated) -> None:
-    ablations = load_ablations(evaluated.ablations)
+    ablations = files.load_tensors(evaluated.ablations)
     measured = by_name(measure_loss(identity_sae(32), evaluated.model, evaluated.sequences, ablations, LAYER, SETTINGS))
     for name in ("ce_added", "ce_added_original", "ce_added_nats"):
         assert (measured[name].low, measured[name].value, measured[name].high) == (0.0, 0.0, 0.0)
@@ -221,7 +221,7 @@ def test_a_perfect_sae_adds_no_loss(evaluated: Evaluated) -> None:
 
 
 def test_ablations_recover_nothing(evaluated: Evaluated) -> None:
-    ablations = load_ablations(evaluated.ablations)
+    ablations = files.load_tensors(evaluated.ablations)
     for name, b_dec in (("zero", torch.zeros(32)), ("mean", evaluated.train.kept_rows().residuals.double().mean(0))):
         sae = make_sae(torch.eye(32), torch.zeros(32, 32), k=4)
         sae.b_dec.copy_(b_dec)

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tsae.config import Evaluation
-from tsae.files import load_tensors, save_tensors
+from tsae.files import save_tensors
 from tsae.lookup import load_unigrams
 from tsae.metrics import Bootstrap, Measurement, max_cosine_similarity, reconstruction_errors
 from tsae.models import LanguageModel, load_model
@@ -158,8 +158,3 @@ def measure_tables(residuals: Path, unigrams: Path, layer: int, settings: Evalua
         Measurement("scale", cache.scale, n=cache.n_kept),
     ]
     return measured
-
-
-def load_ablations(path: Path) -> dict[str, Tensor]:
-    """What `measure_ablations` wrote."""
-    return load_tensors(path)

@@ -37,7 +37,7 @@ def cache_residuals(
     made from the same inputs are kept, so that an interrupted job goes on where it stopped; other shards are removed.
 
     Args:
-        model_folder: a folder of `models.prepare_model`.
+        model_folder: a folder of `model_folder.prepare_model`.
         train_tokens: training split of `tokens.write_tokens`.
         heldout_tokens: held-out split, in sequences of the same length.
         settings: layers, sizes and the norm above which tokens are left out.

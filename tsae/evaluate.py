@@ -10,11 +10,11 @@ from tqdm import tqdm
 from tsae.baselines import (
     Sequences,
     last_token_detection,
-    load_ablations,
     load_sequences,
     next_token_losses,
 )
 from tsae.config import Evaluation
+from tsae.files import load_tensors
 from tsae.lookup import load_unigrams
 from tsae.metrics import (
     Bootstrap,
@@ -218,6 +218,6 @@ def evaluate(
     model = load_model(model_folder, compatibility_mode)
     with torch.inference_mode():
         rows += measure_loss(
-            sae, model, load_sequences(cache, settings.ce_sequences), load_ablations(ablations), layer, settings
+            sae, model, load_sequences(cache, settings.ce_sequences), load_tensors(ablations), layer, settings
         )
     return rows
