@@ -4,12 +4,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce figure smoke test lint docs lock
+.PHONY: help env reproduce figure report smoke test lint docs lock
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 CORES ?= all
 CONFIGFILE ?= config/config.yaml
 BIN := .venv/bin
+REPORT = results/$(shell sed -n "s/^profile: *//p" $(CONFIGFILE))/report.html
 READY := .venv/ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 # --configfile takes every word up to the next option, so a target must not follow it.
@@ -18,6 +19,7 @@ SNAKEMAKE := $(RUN) snakemake --configfile $(CONFIGFILE) --cores $(CORES)
 help:
 	@echo "make reproduce            every figure and number of a profile (CONFIGFILE=$(CONFIGFILE), CORES=$(CORES))"
 	@echo "make figure FIG=name      one figure and what it needs"
+	@echo "make report               one HTML file with figures, claims, notebooks and run times of a finished run"
 	@echo "make smoke                a tiny random model through the whole DAG, in two minutes"
 	@echo "make test                 linters, type checker, test suite, smoke run"
 	@echo "make docs                 fill README.md and docs/ from the last run"
@@ -41,6 +43,11 @@ env: $(READY)
 
 reproduce: $(READY)
 	@$(SNAKEMAKE)
+	@$(BIN)/python -m tsae show-claims --configfile $(CONFIGFILE)
+
+report: $(READY)
+	@$(SNAKEMAKE) --report $(REPORT)
+	@echo "The report is $(REPORT)"
 
 figure: $(READY)
 	@test -n "$(FIG)" || { echo "error: name a figure, for example: make figure FIG=last_token_detection"; exit 1; }

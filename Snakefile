@@ -8,6 +8,9 @@ min_version("9.27")
 container: "envs/tsae.sif"
 
 
+report: "workflow/report/workflow.rst"
+
+
 if not workflow.configfiles:
 
     configfile: workflow.source_path("config/config.yaml")
@@ -29,6 +32,7 @@ include: "workflow/rules/residuals.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/report.smk"
 
 
 rule all:
@@ -36,4 +40,7 @@ rule all:
     input:
         expand("<figures>/{figure}.{format}", figure=FIGURES, format=FORMATS),
         "<results>/metrics.csv",
+        "<results>/claims.csv",
+        "<results>/verified.txt",
+        expand("<results>/notebooks/{notebook}.html", notebook=NOTEBOOKS),
         "<results>/manifest.json",

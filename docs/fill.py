@@ -3,6 +3,7 @@
 A block between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced by what the function NAME below returns.
 """
 
+import itertools
 import json
 import os
 import re
@@ -15,6 +16,8 @@ from typing import Any
 import pandas as pd
 
 from tsae import config
+from tsae.files import write_json
+from tsae.measures import speedups
 from tsae.table import read_table
 
 ROOT = Path(__file__).parent.parent
@@ -169,22 +172,67 @@ def residuals() -> str:
     return markdown(rows)
 
 
+def sweep(block: str, columns: dict[str, tuple[str, str, float]]) -> str:
+    """A row per SAE of a block of the sweep: its id, and metrics with their intervals."""
+    table = read_table(RESULTS / f"tables/{block}.csv")
+    rows = []
+    for subject, of_subject in table.groupby("subject", sort=False):
+        row: dict[str, object] = {"SAE": f"`{subject}`"}
+        for label, (metric, form, scale) in columns.items():
+            row[label] = of_seeds(of_subject[of_subject["metric"] == metric], form, scale)
+        rows.append(row)
+    layers = sorted(int(layer) for layer in table["layer"].unique())
+    return f"Layer {', '.join(map(str, layers))}.\n\n{markdown(rows)}"
+
+
+NMSE, FVU = ("nmse", "{:.4f}", 1.0), ("fvu", "{:.3f}", 1.0)
+CE, DEAD = ("ce_added", "{:.2f}%", 100.0), ("dead_heldout", "{:.1f}%", 100.0)
+L0 = ("l0", "{:.1f}", 1.0)
+
+
+def pareto() -> str:
+    """Every point of the Pareto sweep."""
+    return sweep("pareto", {"L0": L0, "NMSE": NMSE, "CE added": CE, "dead, held-out": DEAD})
+
+
+def expansion() -> str:
+    """Every point of the expansion sweep."""
+    similar = ("feature_token_bias_similar", "{:.1f}%", 100.0)
+    return sweep("expansion", {"NMSE": NMSE, "CE added": CE, "dead, held-out": DEAD, "similar": similar})
+
+
+def init() -> str:
+    """Every point of the sweep over the table's start."""
+    return sweep("init", {"NMSE": NMSE, "CE added": CE, "dead, held-out": DEAD})
+
+
+def encoder() -> str:
+    """Every point of the encoder ablation."""
+    columns = {
+        "NMSE": NMSE,
+        "CE added": CE,
+        "phrase coverage": ("phrase_coverage", "{:.3f}", 1.0),
+        "recall on tokens of phrases": ("phrase_token_recall", "{:.3f}", 1.0),
+    }
+    return sweep("encoder", columns)
+
+
 def zero_bias() -> str:
     """What the start of b_dec does, at the layer where both are trained, for the seed that both have."""
     rows = []
-    layer = next(job.layer for job in PROFILE.jobs() if job.point.b_dec == "zero")
+    job = PROFILE.jobs("zero_bias")[0]
     for start, suffix in (("mean", ""), ("zero, as the authors", "-bzero")):
         for name, subject in (("baseline", BASELINE), ("tokenized", TOKENIZED)):
             row: dict[str, object] = {"b_dec starts at": f"{start}, {name}"}
-            for label, metric, form, scale in (
-                ("dead, held-out", "dead_heldout", "{:.1f}%", 100),
-                ("NMSE", "nmse", "{:.4f}", 1),
-                ("FVU", "fvu", "{:.3f}", 1),
-                ("CE added", "ce_added", "{:.2f}%", 100),
-            ):
-                row[label] = of_seeds(chosen(metric, layer, subject + suffix, seed=0), form, scale)
+            for label, (metric, form, scale) in {
+                "dead, held-out": DEAD,
+                "NMSE": NMSE,
+                "FVU": FVU,
+                "CE added": CE,
+            }.items():
+                row[label] = of_seeds(chosen(metric, job.layer, subject + suffix, seed=job.seed), form, scale)
             rows.append(row)
-    return f"Layer {layer}, seed 0:\n\n{markdown(rows)}"
+    return f"Layer {job.layer}, seed {job.seed}:\n\n{markdown(rows)}"
 
 
 def ratios() -> str:
@@ -205,6 +253,44 @@ def ratios() -> str:
     return markdown(rows)
 
 
+def claims() -> str:
+    """What `claims.md` says: every claim with its checks."""
+    text = (RESULTS / "claims.md").read_text()
+    return text[text.index("\n- **reproduced**") :].strip().replace("\n## ", "\n### ")
+
+
+def claims_summary() -> str:
+    """The first table of `claims.md`."""
+    lines = (RESULTS / "claims.md").read_text().splitlines()
+    first = next(place for place, line in enumerate(lines) if line.startswith("| claim |"))
+    return "\n".join(itertools.takewhile(lambda line: line.startswith("|"), lines[first:]))
+
+
+def speedup() -> str:
+    """Speed-ups by layer and metric."""
+    curves = read_table(RESULTS / "tables/curves.csv")
+    rows = []
+    for layer in PROFILE.residuals.layers:
+        row: dict[str, object] = {"layer": layer}
+        for metric, label in (("nmse", "NMSE"), ("ce_added", "CE added")):
+            found = speedups(curves, BASELINE, TOKENIZED, metric).query("layer == @layer")["speedup"]
+            row[label] = f"{found.mean():.2f} ({found.min():.2f} to {found.max():.2f})"
+        rows.append(row)
+    return markdown(rows)
+
+
+def check(claim: str, name: str) -> str:
+    """What was measured for a check of the ledger, with its interval."""
+    checks = pd.read_csv(RESULTS / "claims.csv")
+    (row,) = checks[(checks["id"] == claim) & (checks["check"].str.contains(name, regex=False))].to_dict("records")
+    return f"{row['measured']:.3g} ({row['low']:.3g} to {row['high']:.3g})"
+
+
+def findings() -> str:
+    """The five findings that the page opens with."""
+    return "TODO"
+
+
 def _fields(schema: dict[str, Any], node: dict[str, Any], prefix: str) -> Iterator[dict[str, object]]:
     """Every key below a node of the JSON schema, with its type, default and description."""
     for key, field in node["properties"].items():
@@ -221,10 +307,10 @@ def _fields(schema: dict[str, Any], node: dict[str, Any], prefix: str) -> Iterat
                 listed = "[]" if union is not field else ""
                 yield from _fields(schema, below, f"{name}{listed} ({kind}).")
             continue
-        if reference := field.get("additionalProperties", field.get("patternProperties")):
-            reference = reference.get("$ref") or next(iter(reference.values()))["$ref"]
-            below = schema["$defs"][reference.rsplit("/", 1)[-1]]
-            yield from _fields(schema, below, f"{name}.<block>.")
+        if blocks := field.get("additionalProperties", field.get("patternProperties")):
+            listed = blocks if "items" in blocks else next(iter(blocks.values()))
+            below = schema["$defs"][listed["items"]["$ref"].rsplit("/", 1)[-1]]
+            yield from _fields(schema, below, f"{name}.<block>[].")
             continue
         default = "required" if key in node.get("required", []) else f"`{json.dumps(field.get('default'))}`"
         if "const" in field:
@@ -256,10 +342,18 @@ BLOCKS: dict[str, Callable[[], str]] = {
     block.__name__: block
     for block in (
         caching,
+        claims,
+        claims_summary,
         configuration,
+        encoder,
+        expansion,
+        findings,
         headline,
+        init,
         machine,
+        pareto,
         ratios,
+        speedup,
         residuals,
         rulegraph,
         similarity,
@@ -288,5 +382,11 @@ if __name__ == "__main__":
     (ROOT / "docs/figures").mkdir(exist_ok=True)
     for figure in sorted(FIGURES.glob("*.png")):
         shutil.copyfile(figure, ROOT / "docs/figures" / figure.name)
+    record = pd.read_csv(RESULTS / "claims.csv")[["id", "check", "measured", "low", "high"]]
+    manifest = json.loads((RESULTS / "manifest.json").read_text())
+    write_json(
+        ROOT / "docs/record.json",
+        {"config_sha256": manifest["config_sha256"], "claims": json.loads(record.to_json(orient="records"))},
+    )
     for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         fill(document)

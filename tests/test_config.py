@@ -9,16 +9,32 @@ import pytest
 import yaml
 
 from tsae import config
-from tsae.sweep import Grid, Point
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted((ROOT / "config").glob("*.yaml"))
+NO_CONFIGURATIONS = {"claims.yaml", "published.yaml"}
+FILES = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.name not in NO_CONFIGURATIONS)
+# A sweep that every figure can be drawn from.
+SWEEP = """
+headline:
+  - {k: [32], expansion: [4], table: [none, learned], seeds: [0, 1, 2]}
+pareto:
+  - {layers: [12], k: [16, 32], expansion: [4], table: [none, learned]}
+  - {layers: [12], architecture: relu, l1: [1], expansion: [4], table: [none]}
+  - {layers: [12], architecture: gated, l1: [1], expansion: [4], table: [none]}
+expansion:
+  - {layers: [12], k: [32], expansion: [2, 4], table: [none, fixed]}
+init:
+  - {layers: [12], k: [32], expansion: [4], table: [learned], lookup_scale: [0.25, 0.5]}
+encoder:
+  - {layers: [12], k: [32], expansion: [4], table: [none, learned], encoder_input: [residual, without_unigram]}
+"""
 
 
 @pytest.fixture
 def data() -> dict[str, Any]:
     loaded: dict[str, Any] = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-    return loaded
+    loaded["evaluation"]["token_biases"] = "topk-k32-x4-learned"
+    return loaded | {"sweep": yaml.safe_load(SWEEP), "figures": list(config.FIGURE_NAMES)}
 
 
 def with_value(data: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
@@ -52,14 +68,48 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
         ("corpus.sources.1.fromat", "lines", "corpus.sources.1.wheel.fromat: unknown key; did you mean 'format'?"),
         ("residuals.layers", [6, 30], "residuals.layers: there is no layer 30; the model has layers 0 to 29"),
         ("residuals.layers", [6, 6], "residuals.layers names a layer twice"),
-        ("sweep.layers.layers", [7], "sweep.layers.layers: layer 7 is not in residuals.layers [6, 12, 18]"),
-        ("sweep.layers.kk", [4], "sweep.layers.kk: unknown key; did you mean 'k'?"),
-        ("sweep.layers.k", [2305], "sweep.layers: k = 2305 active features of 2304 (expansion 4 x d_model 576)"),
-        ("sweep.layers.expansion", [4, 4], "sweep.layers: expansion names a value twice: [4.0, 4.0]"),
-        ("sweep.layers.lookup_scale", [1.0], "sweep.layers: lookup_scale 1 leaves W_enc = 0 x W_dec's transpose"),
+        ("sweep.headline.0.layers", [7], "sweep.headline.0.layers: layer 7 is not in residuals.layers [6, 12, 18]"),
+        ("sweep.headline.0.kk", [4], "sweep.headline.0.kk: unknown key; did you mean 'k'?"),
+        (
+            "sweep.headline.0.k",
+            [2305],
+            "sweep.headline.0: k = 2305 active features of 2304 (expansion 4 x d_model 576)",
+        ),
+        ("sweep.pareto.0.expansion", [4, 4], "sweep.pareto.0: expansion names a value twice: [4.0, 4.0]"),
+        ("sweep.pareto.1.table", ["none", "none"], "sweep.pareto.1: table names a value twice: ['none', 'none']"),
+        ("sweep.init.0.lookup_scale", [1.0], "sweep.init.0: lookup_scale 1 leaves W_enc = 0 x W_dec's transpose"),
+        ("sweep.pareto.0.architecture", "relu", "sweep.pareto.0: k says nothing about architecture relu, whose"),
+        (
+            "sweep.pareto.0.l1",
+            [1],
+            "sweep.pareto.0: l1 says nothing about architecture topk, whose sparsity is set by k",
+        ),
+        ("sweep.pareto.1.l1", [], "sweep.pareto.1: architecture relu needs l1, a list"),
+        ("sweep.pareto.2.topk_relu", [False], "sweep.pareto.2: topk_relu: false says nothing about architecture gated"),
+        ("sweep.pareto.1.architecture", "jumprelu", "sweep.pareto.1.architecture: Input should be 'topk', 'relu' or"),
+        ("sweep.encoder.0.encoder_input", ["all"], "sweep.encoder.0.encoder_input.0: Input should be 'residual' or"),
+        ("sweep.headline", [], "sweep.headline: Tuple should have at least 1 item"),
+        ("sweep.headline", {"k": [32]}, "sweep.headline: Input should be a valid tuple"),
+        ("sweep.a block", [{"k": [8], "expansion": [4], "table": ["none"]}], "sweep.a block"),
+        ("figures", ["pareto", "paretto"], "figures.1: Input should be 'token_subspaces', 'pareto'"),
+        ("curves.checkpoints", 1, "curves.checkpoints: Input should be greater than or equal to 2"),
+        ("curves.first", 1.0, "curves.first: Input should be less than 1"),
+        ("simple", {"treshold": 0.5}, "simple.treshold: unknown key; did you mean 'threshold'?"),
+        ("phrases.lengths", [1], "phrases.lengths.0: Input should be greater than or equal to 2"),
+        ("features", {"n_context": 3}, "features.n_context: unknown key; did you mean 'n_contexts'?"),
         ("corpus.sources.1.member", "other/SmolLM2-135M-Instruct.Q4_1.gguf", "two wheel files are both named"),
-        ("sweep.layers.table", ["lerned"], "sweep.layers.table.0: Input should be 'none', 'fixed' or 'learned'"),
-        ("sweep.layers.table", ["learned"], "topk-k32-x4-none is missing at layer 6"),
+        (
+            "sweep.headline.0.table",
+            ["lerned"],
+            "sweep.headline.0.table.0: Input should be 'none', 'fixed' or 'learned'",
+        ),
+        (
+            "sweep.headline.0.table",
+            ["learned"],
+            "sweep.headline: topk-k32-x4-none and topk-k32-x4-learned are compared",
+        ),
+        ("sweep.headline.0.table", ["learned"], "topk-k32-x4-none is missing at layer 6"),
+        ("sweep.headline.0.layers", [6, 18], "topk-k32-x4-none is missing at layer 12"),
         ("evaluation.token_biases", "topk-k32-x4-none", "evaluation.token_biases: 'topk-k32-x4-none' is no tokenized"),
         ("profile", "../elsewhere", "profile: String should match pattern"),
     ],
@@ -67,10 +117,76 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
 def test_a_mistake_is_named_with_its_file_and_key(data: dict[str, Any], key: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError) as error:
         config.parse(with_value(data, key, value), "config/mine.yaml")
-    first, *_ = str(error.value).splitlines()
-    assert first.startswith(f"config/mine.yaml: {message}") or (
-        first.startswith("config/mine.yaml: ") and message in first
-    )
+    (line,) = str(error.value).splitlines()
+    assert line.startswith("config/mine.yaml: ")
+    assert message in line
+
+
+def error_of(data: dict[str, Any]) -> str:
+    with pytest.raises(ValueError) as error:
+        config.parse(data)
+    (line,) = str(error.value).splitlines()
+    return line
+
+
+def test_the_headline_block_is_required(data: dict[str, Any]) -> None:
+    del data["sweep"]["headline"]
+    assert error_of(data).startswith("config: sweep: there is no block `headline`")
+    assert "`headline`" in error_of(data | {"figures": []})
+
+
+@pytest.mark.parametrize("name", ["baselines", "curves"])
+def test_a_block_is_not_named_like_another_table(data: dict[str, Any], name: str) -> None:
+    data["sweep"][name] = data["sweep"]["pareto"]
+    assert error_of(data) == f"config: sweep: '{name}' is the name of another table; call the block otherwise"
+
+
+@pytest.mark.parametrize("block", ["pareto", "expansion", "init", "encoder"])
+def test_a_figure_needs_its_block_unless_it_is_left_out(data: dict[str, Any], block: str) -> None:
+    del data["sweep"][block]
+    figures = [name for name, blocks in config.FIGURE_BLOCKS.items() if block in blocks]
+    assert figures
+    for figure in figures:
+        expected = f"the figure {figure} shows the block `{block}`, which is missing; add it, or leave {figure} out"
+        assert error_of(data | {"figures": [figure]}) == f"config: sweep: {expected} of `figures`"
+    assert f"`{block}`, which is missing" in error_of(data)
+    others = [name for name in config.FIGURE_NAMES if name not in figures]
+    assert config.parse(data | {"figures": others}).figures == tuple(others)
+
+
+@pytest.mark.parametrize(
+    ("block", "changes", "missing"),
+    [
+        ("pareto", {"table": ["learned"]}, "a baseline (table: none)"),
+        ("pareto", {"table": ["none"]}, "a point with a table"),
+        ("expansion", {"table": ["fixed"]}, "a baseline (table: none)"),
+        ("expansion", {"table": ["none"]}, "a point with a table"),
+        ("expansion", {"expansion": [4]}, "a second expansion"),
+        ("init", {"lookup_scale": [0.25]}, "a second lookup_scale"),
+        ("init", {"lookup_scale": [0.25], "table": ["none", "learned"]}, "a second lookup_scale"),
+        ("init", {"table": ["none"]}, "a point with a table"),
+        ("encoder", {"encoder_input": ["residual"]}, "a point with encoder_input: without_unigram"),
+        ("encoder", {"encoder_input": ["without_unigram"]}, "topk-k32-x4-learned (encoder_input: residual)"),
+        ("encoder", {"table": ["none"]}, "a point with a table"),
+    ],
+)
+def test_a_figure_needs_the_points_that_it_compares(
+    data: dict[str, Any], block: str, changes: dict[str, Any], missing: str
+) -> None:
+    data["sweep"][block] = [data["sweep"][block][0] | changes]
+    figures = [name for name, blocks in config.FIGURE_BLOCKS.items() if block in blocks]
+    for figure in figures:
+        expected = f"the figure {figure} needs {missing}; add it, or leave {figure} out of `figures`"
+        assert error_of(data | {"figures": [figure]}) == f"config: sweep.{block}: {expected}"
+    config.parse(data | {"figures": [name for name in config.FIGURE_NAMES if name not in figures]})
+
+
+def test_the_points_that_a_figure_compares_may_be_in_several_grids(data: dict[str, Any]) -> None:
+    grid = data["sweep"]["encoder"][0]
+    data["sweep"]["encoder"] = [grid | {"encoder_input": [name]} for name in ("without_unigram", "residual")]
+    config.parse(data)
+    data["sweep"]["encoder"][1]["table"] = ["learned"]
+    assert "needs topk-k32-x4-none (encoder_input: residual)" in error_of(data)
 
 
 def test_a_missing_section_is_named(data: dict[str, Any]) -> None:
@@ -102,40 +218,76 @@ def test_a_missing_local_file_is_named_with_its_key(tmp_path: Path, monkeypatch:
     config.check_local_sources(smoke)
 
 
-def test_ids_are_readable_and_tell_points_apart() -> None:
-    grid = Grid(
-        k=(8, 32), expansion=(0.5, 4), table=("none", "fixed", "learned"), lookup_scale=(0.5, 0.25), topk_relu=(False,)
-    )
-    points = set(grid.points())
-    assert len({point.id for point in points}) == len(points) == 2 * 2 * (1 + 2 + 2)
-    assert Point(k=32, expansion=4, table="learned").id == "topk-k32-x4-learned"
-    assert (
-        Point(k=8, expansion=0.5, table="fixed", lookup_scale=1, encoder_scale=0.25).id
-        == "topk-k8-x0.5-fixed-lookup1-enc0.25"
-    )
-
-
-def test_a_grid_is_the_product_of_its_lists_and_a_shared_point_is_trained_once(data: dict[str, Any]) -> None:
+def test_a_shared_point_is_trained_once(data: dict[str, Any]) -> None:
     first = config.parse(data)
-    assert len(first.jobs()) == 2 * 3 * 3 + 2
-    wider = with_value(
-        data, "sweep.pareto", {"layers": [12], "k": [8, 32], "expansion": [4], "table": ["none", "learned"]}
-    )
-    added = [job.id for job in config.parse(wider).jobs() if job not in first.jobs()]
+    assert [job.id for job in first.jobs("init")] == [
+        "layer12/topk-k32-x4-learned-lookup0.25-s0",
+        "layer12/topk-k32-x4-learned-s0",
+    ]
+    # Of the pareto block two are headline SAEs; of expansion one, of init one, of encoder two.
+    assert len(first.jobs()) == 18 + (6 - 2) + (4 - 1) + (2 - 1) + (4 - 2)
+    assert len({job.id for job in first.jobs()}) == len(first.jobs())
+    assert {job for block in data["sweep"] for job in first.jobs(block)} == set(first.jobs())
+    data["sweep"]["more"] = [{"layers": [12], "k": [8, 16], "expansion": [4], "table": ["none", "learned"]}]
+    added = [job.id for job in config.parse(data).jobs() if job not in first.jobs()]
     assert added == ["layer12/topk-k8-x4-none-s0", "layer12/topk-k8-x4-learned-s0"]
 
 
-def test_encoder_scale_follows_the_authors() -> None:
-    assert Point(k=1, expansion=1, table="none").initial_encoder_scale == 1
-    assert Point(k=1, expansion=1, table="fixed", lookup_scale=0.2).initial_encoder_scale == 0.8
-    assert Point(k=1, expansion=1, table="fixed", encoder_scale=0.3).initial_encoder_scale == 0.3
+def test_a_block_is_all_of_its_grids(data: dict[str, Any]) -> None:
+    parsed = config.parse(data)
+    assert [job.point.id for job in parsed.jobs("pareto")] == [
+        "topk-k16-x4-none",
+        "topk-k16-x4-learned",
+        "topk-k32-x4-none",
+        "topk-k32-x4-learned",
+        "relu-l1_1-x4-none",
+        "gated-l1_1-x4-none",
+    ]
+    assert {job.layer for job in parsed.jobs("pareto")} == {12}
+    assert {(job.layer, job.seed) for job in parsed.jobs("headline")} == {
+        (layer, seed) for layer in (6, 12, 18) for seed in (0, 1, 2)
+    }
+
+
+def test_the_headline_is_the_reference_and_its_baseline(data: dict[str, Any]) -> None:
+    assert config.parse(data).headline() == ("topk-k32-x4-none", "topk-k32-x4-learned")
+    data["sweep"]["headline"].append({"k": [8], "expansion": [2], "table": ["none", "fixed"], "b_dec": ["zero"]})
+    data["evaluation"]["token_biases"] = "topk-k8-x2-fixed-bzero"
+    assert config.parse(data).headline() == ("topk-k8-x2-none-bzero", "topk-k8-x2-fixed-bzero")
+    # A tokenized point of another block is no reference.
+    data["evaluation"]["token_biases"] = "topk-k16-x4-learned"
+    assert "'topk-k16-x4-learned' is no tokenized point of sweep.headline" in error_of(data)
 
 
 def test_the_reference_table_is_of_the_same_seed_if_there_is_one(data: dict[str, Any]) -> None:
-    data["sweep"]["more"] = {"k": [8], "expansion": [4], "table": ["none"], "seeds": [7]}
+    data["sweep"]["more"] = [{"k": [8], "expansion": [4], "table": ["none"], "seeds": [7]}]
     parsed = config.parse(data)
     assert parsed.token_bias_reference(12, 2).id == "layer12/topk-k32-x4-learned-s2"
     assert parsed.token_bias_reference(12, 7).id == "layer12/topk-k32-x4-learned-s0"
+
+
+def checkpoint_steps(data: dict[str, Any], n_steps: int, **curves: Any) -> list[int]:
+    """Of a training of so many steps, the last of them short of a batch by one token."""
+    training = data["training"] | {"tokens": (n_steps + 1) * 512 - 1, "batch_size": 512}
+    return config.parse(data | {"training": training, "curves": curves}).checkpoint_steps()
+
+
+def test_checkpoints_are_evenly_spaced_in_log(data: dict[str, Any]) -> None:
+    assert checkpoint_steps(data, 1024, checkpoints=6, first=1 / 32) == [32, 64, 128, 256, 512, 1024]
+    assert checkpoint_steps(data, 1000, checkpoints=4, first=0.001) == [1, 10, 100, 1000]
+    assert checkpoint_steps(data, 1000, checkpoints=2, first=0.25) == [250, 1000]
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 3, 7, 40, 1093, 100_000])
+@pytest.mark.parametrize("checkpoints", [2, 8, 50])
+def test_checkpoints_increase_up_to_the_end_of_training(data: dict[str, Any], n_steps: int, checkpoints: int) -> None:
+    for first in (1e-6, 1 / 32, 0.9):
+        steps = checkpoint_steps(data, n_steps, checkpoints=checkpoints, first=first)
+        assert steps == sorted(set(steps))
+        assert 1 <= len(steps) <= checkpoints
+        assert steps[0] == max(1, round(n_steps * first))
+        assert steps[-1] == n_steps
+        assert all(isinstance(step, int) for step in steps)
 
 
 def test_settings_travel_as_json_unchanged(data: dict[str, Any]) -> None:

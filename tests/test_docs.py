@@ -13,7 +13,7 @@ def test_the_table_of_keys_is_up_to_date(tmp_path: Path) -> None:
     spec.loader.exec_module(module)
     text = (ROOT / "config/README.md").read_text()
     copy = tmp_path / "README.md"
-    copy.write_text(text.replace("sweep.<block>.k", "sweep.k"))
+    copy.write_text(text.replace("sweep.<block>[].k", "sweep.k"))
     module.fill(copy)
     assert copy.read_text() == text, "run `make docs`"
-    assert text.count("`sweep.<block>.k`") == 1
+    assert text.count("`sweep.<block>[].k`") == 1

@@ -5,51 +5,73 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from tsae import files
+from tsae.architectures import Gated
 from tsae.sae import SAE, load, load_last_fired, save
 from tsae.sweep import Point
 
 D, F, V, K = 6, 15, 9, 4
 SCALE = 2.5
+POINTS = {
+    "topk": Point(k=K, expansion=F / D, table="learned"),
+    "topk without relu": Point(k=K, expansion=F / D, table="learned", topk_relu=False),
+    "relu": Point(architecture="relu", l1=2, expansion=F / D, table="learned"),
+    "gated": Point(architecture="gated", l1=2, expansion=F / D, table="learned"),
+}
+POINTS |= {f"{name}, no table": point.without_table() for name, point in POINTS.items()}
+POINTS |= {
+    f"{name}, without_unigram": POINTS[name].model_copy(update={"encoder_input": "without_unigram"})
+    for name in ("topk", "gated", "relu, no table")
+}
+GATED = {"activation.r_mag", "activation.b_mag"}
 
 
 def normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def make_sae(tokenized: bool = True, relu: bool = True) -> SAE:
-    sae = SAE(
-        W_enc=normal(F, D, seed=0),
-        W_dec=normal(F, D, seed=1),
-        b_enc=normal(F, seed=2) - 1,
-        b_dec=normal(D, seed=3),
-        W_lookup=normal(V, D, seed=4) if tokenized else None,
-        k=K,
-        relu=relu,
-    )
-    return sae.requires_grad_(False)
-
-
-def make_metadata(tokenized: bool = True, relu: bool = True) -> dict:
-    point = Point(k=K, expansion=F / D, table="learned" if tokenized else "none", topk_relu=relu)
-    return {"scale": SCALE, "point": point.model_dump(mode="json"), "seed": 7}
-
-
+UNIGRAMS = normal(V, D, seed=9)
 MEAN, MEAN_UNIGRAM = normal(D, seed=6), normal(D, seed=7)
 X, TOKENS = normal(20, D, seed=5), torch.arange(20) % V
 LAST_FIRED = torch.arange(F) - 1
 
 
+def make_sae(name: str = "topk") -> SAE:
+    point = POINTS[name]
+    sae = SAE(
+        point,
+        W_enc=normal(F, D, seed=0),
+        W_dec=normal(F, D, seed=1),
+        b_enc=normal(F, seed=2) - 1,
+        b_dec=normal(D, seed=3),
+        W_lookup=None if point.table == "none" else normal(V, D, seed=4),
+        unigram_directions=normalize(UNIGRAMS) if point.encoder_input == "without_unigram" else None,
+    )
+    if isinstance(sae.activation, Gated):
+        sae.activation.r_mag.data.copy_(normal(F, seed=10) / 2)
+        sae.activation.b_mag.data.copy_(normal(F, seed=11))
+    return sae.requires_grad_(False)
+
+
+def make_metadata(name: str = "topk") -> dict:
+    return {"scale": SCALE, "point": POINTS[name].model_dump(mode="json"), "seed": 7}
+
+
+def write(folder: Path, name: str = "topk", table_dtype: torch.dtype = torch.float32) -> Path:
+    save(folder, make_sae(name), make_metadata(name), LAST_FIRED, table_dtype)
+    return folder
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    save(tmp_path / "sae", make_sae(), make_metadata(), LAST_FIRED)
-    return tmp_path / "sae"
+    return write(tmp_path / "sae")
 
 
 @pytest.mark.parametrize("relu", [True, False])
 def test_encode_is_topk_by_hand(relu: bool) -> None:
-    sae = make_sae(relu=relu)
+    sae = make_sae("topk" if relu else "topk without relu")
     acts = sae.encode(X)
     assert acts.shape == (20, F)
     n_negative = 0
@@ -66,22 +88,48 @@ def test_encode_is_topk_by_hand(relu: bool) -> None:
     assert (acts != 0).sum(1).max() <= K
 
 
-def test_encode_keeps_leading_dimensions() -> None:
-    sae = make_sae()
-    acts = sae.encode(X.view(2, 10, D))
-    assert torch.equal(acts.view(20, F), sae.encode(X))
+def test_encode_is_relu_or_gated_relu() -> None:
+    relu, gated = make_sae("relu"), make_sae("gated")
+    pre = relu.tokenized_activations(X)
+    torch.testing.assert_close(relu.encode(X), pre.relu())
+    assert isinstance(gated.activation, Gated)
+    magnitudes = gated.activation.r_mag.exp() * (pre - gated.b_enc) + gated.activation.b_mag
+    torch.testing.assert_close(gated.encode(X), (pre > 0) * magnitudes.relu())
+    # As many as it takes, unlike TopK.
+    counts = (relu.encode(X) != 0).sum(1)
+    assert counts.unique().numel() > 3
+
+
+@pytest.mark.parametrize("name", list(POINTS))
+def test_encode_keeps_leading_dimensions(name: str) -> None:
+    sae = make_sae(name)
+    acts = sae.encode(X.view(2, 10, D), TOKENS.view(2, 10))
+    assert acts.shape == (2, 10, F)
+    assert torch.equal(acts.view(20, F), sae.encode(X, TOKENS))
     assert torch.equal(sae.decode(acts, TOKENS.view(2, 10)).view(20, D), sae.decode(acts.view(20, F), TOKENS))
+    torch.testing.assert_close(
+        sae.tokenized_activations(X.view(2, 10, D), TOKENS.view(2, 10)).view(20, F),
+        sae.tokenized_activations(X, TOKENS),
+    )
 
 
-@pytest.mark.parametrize("relu", [True, False])
-@pytest.mark.parametrize("tokenized", [True, False])
-def test_decode_of_encode_is_forward(tokenized: bool, relu: bool) -> None:
-    sae = make_sae(tokenized, relu)
-    torch.testing.assert_close(sae.decode(sae.encode(X), TOKENS), sae(X, TOKENS))
+@pytest.mark.parametrize("name", list(POINTS))
+def test_decode_of_encode_is_forward(name: str) -> None:
+    sae = make_sae(name)
+    torch.testing.assert_close(sae.decode(sae.encode(X, TOKENS), TOKENS), sae(X, TOKENS))
 
 
-def test_reconstruction_by_hand() -> None:
-    sae = make_sae()
+def test_a_token_without_active_features_is_reconstructed_from_its_biases() -> None:
+    sae = make_sae("relu")
+    sae.b_enc.sub_(100)
+    assert sae.W_lookup is not None
+    assert not sae.encode(X).any()
+    assert torch.equal(sae(X, TOKENS), sae.b_dec + sae.W_lookup[TOKENS])
+
+
+@pytest.mark.parametrize("name", ["topk", "relu", "gated"])
+def test_reconstruction_by_hand(name: str) -> None:
+    sae = make_sae(name)
     assert sae.W_lookup is not None
     acts = sae.encode(X)
     for i in range(20):
@@ -90,7 +138,7 @@ def test_reconstruction_by_hand() -> None:
 
 
 def test_a_baseline_ignores_the_tokens() -> None:
-    sae = make_sae(tokenized=False)
+    sae = make_sae("topk, no table")
     assert torch.equal(sae(X, TOKENS), sae(X, TOKENS.flip(0)))
     assert "W_lookup" not in sae.state_dict()
     assert not torch.equal(make_sae()(X, TOKENS), make_sae()(X, TOKENS.flip(0)))
@@ -99,10 +147,51 @@ def test_a_baseline_ignores_the_tokens() -> None:
 def test_tokenized_activations_are_the_pre_activations() -> None:
     sae = make_sae()
     assert torch.equal(sae.tokenized_activations(X), (X - sae.b_dec) @ sae.W_enc.T + sae.b_enc)
-    assert torch.equal(sae.tokenized_activations(X).topk(K).values.relu().sort().values, sae.active(X).values.sort()[0])
+    active = sae.active(X).values.view(20, K)
+    assert torch.equal(sae.tokenized_activations(X).topk(K).values.relu().sort().values, active.sort().values)
+    without = make_sae("topk, without_unigram")
+    torch.testing.assert_close(
+        without.tokenized_activations(X, TOKENS), without.encoder_input(X, TOKENS) @ without.W_enc.T + without.b_enc
+    )
 
 
-# --- initialisation --------------------------------------------------------------------------------------------------
+def test_the_encoder_sees_the_centred_residual() -> None:
+    sae = make_sae()
+    assert torch.equal(sae.encoder_input(X, None), X - sae.b_dec)
+    assert torch.equal(sae.encoder_input(X, TOKENS), X - sae.b_dec)
+
+
+@pytest.mark.parametrize("name", [name for name in POINTS if "without_unigram" in name])
+def test_the_encoder_does_not_see_the_unigram_direction(name: str) -> None:
+    sae = make_sae(name)
+    seen = sae.encoder_input(X, TOKENS)
+    cosines = (seen * UNIGRAMS[TOKENS]).sum(1) / (seen.norm(dim=1) * UNIGRAMS[TOKENS].norm(dim=1))
+    assert cosines.abs().max() < 1e-6
+    # Only that direction is taken away, and all of it.
+    lost = (X - sae.b_dec) - seen
+    torch.testing.assert_close(lost.norm(dim=1), ((X - sae.b_dec) * normalize(UNIGRAMS[TOKENS])).sum(1).abs())
+    moved = X + normal(20, 1, seed=12) * UNIGRAMS[TOKENS]
+    torch.testing.assert_close(sae.encode(moved, TOKENS), sae.encode(X, TOKENS), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sae(moved, TOKENS), sae(X, TOKENS), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(sae.encode(X, TOKENS), sae.encode(X, TOKENS.flip(0)))
+
+
+def test_an_unigram_residual_of_zero_takes_nothing_away() -> None:
+    point = POINTS["topk, without_unigram"]
+    sae = SAE.initialise(point, torch.zeros(V, D), MEAN, MEAN_UNIGRAM, seed=0)
+    assert torch.equal(sae.encoder_input(X, TOKENS), X - sae.b_dec)
+
+
+def test_without_the_unigram_direction_tokens_are_needed() -> None:
+    sae = make_sae("topk, without_unigram")
+    for call in (
+        lambda: sae.encode(X),
+        lambda: sae.active(X),
+        lambda: sae.tokenized_activations(X),
+        lambda: sae.encoder_input(X, None),
+    ):
+        with pytest.raises(ValueError, match=r"removes unigram directions .* needs the token ids"):
+            call()
 
 
 @pytest.mark.parametrize(
@@ -113,12 +202,15 @@ def test_tokenized_activations_are_the_pre_activations() -> None:
         (Point(k=2, expansion=2.5, table="fixed", lookup_scale=0.3), 0.7),
         (Point(k=2, expansion=2.5, table="fixed", lookup_scale=2.0, encoder_scale=0.25, topk_relu=False), 0.25),
         (Point(k=2, expansion=2.5, table="learned", b_dec="zero"), 0.5),
+        (Point(architecture="relu", l1=2, expansion=2.5, table="learned"), 0.5),
+        (Point(architecture="gated", l1=2, expansion=2.5, table="none"), 1.0),
+        (Point(k=2, expansion=2.5, table="learned", encoder_input="without_unigram"), 0.5),
+        (Point(k=2, expansion=2.5, table="none", encoder_input="without_unigram"), 1.0),
     ],
 )
 def test_initialisation(point: Point, factor: float) -> None:
-    unigrams = normal(V, D, seed=9)
-    sae = SAE.initialise(point, unigrams, MEAN, MEAN_UNIGRAM, seed=3)
-    assert (sae.n_features, sae.k, sae.relu) == (15, 2, point.topk_relu)
+    sae = SAE.initialise(point, UNIGRAMS, MEAN, MEAN_UNIGRAM, seed=3)
+    assert (sae.n_features, sae.point) == (15, point)
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(15))
     torch.testing.assert_close(sae.W_enc, factor * sae.W_dec)
     assert not sae.b_enc.any()
@@ -128,52 +220,80 @@ def test_initialisation(point: Point, factor: float) -> None:
     if point.table == "none":
         assert sae.W_lookup is None
     else:
-        assert torch.equal(sae.W_lookup, point.lookup_scale * unigrams)  # type: ignore[arg-type]
+        assert torch.equal(sae.W_lookup, point.lookup_scale * UNIGRAMS)  # type: ignore[arg-type]
+    if point.encoder_input == "residual":
+        assert sae.unigram_directions is None
+    else:
+        assert torch.equal(sae.unigram_directions, normalize(UNIGRAMS))  # type: ignore[arg-type]
+    # Tables are outside autograd.
+    trained = {"W_enc", "W_dec", "b_enc", "b_dec"} | (GATED if point.architecture == "gated" else set())
+    assert {name for name, _ in sae.named_parameters()} == trained
 
 
-def test_the_seed_decides_the_features_whatever_the_table() -> None:
-    unigrams = normal(V, D, seed=9)
+def test_the_seed_decides_the_features_whatever_the_table_or_architecture() -> None:
+    def features(seed: int, point: Point) -> Tensor:
+        return SAE.initialise(point, UNIGRAMS, MEAN, MEAN_UNIGRAM, seed).W_dec
 
-    def features(table: str, seed: int) -> Tensor:
-        return SAE.initialise(Point(k=2, expansion=2, table=table), unigrams, MEAN, MEAN_UNIGRAM, seed).W_dec
-
-    assert torch.equal(features("none", 0), features("learned", 0))
-    assert torch.equal(features("none", 0), features("fixed", 0))
-    assert not torch.equal(features("none", 0), features("none", 1))
+    first = features(0, POINTS["topk"])
+    for point in POINTS.values():
+        assert torch.equal(features(0, point), first)
+    assert not torch.equal(features(1, POINTS["topk"]), first)
 
 
 def test_initialisation_leaves_the_unigram_residuals_alone() -> None:
-    unigrams = normal(V, D, seed=9)
-    sae = SAE.initialise(
-        Point(k=2, expansion=2, table="learned", lookup_scale=1.0), unigrams, MEAN, MEAN_UNIGRAM, seed=0
-    )
+    unigrams = UNIGRAMS.clone()
+    point = Point(k=2, expansion=2, table="learned", lookup_scale=1.0, encoder_scale=1.0)
+    sae = SAE.initialise(point, unigrams, MEAN, MEAN_UNIGRAM, seed=0)
     assert sae.W_lookup is not None
     sae.W_lookup.zero_()
-    assert torch.equal(unigrams, normal(V, D, seed=9))
+    assert torch.equal(unigrams, UNIGRAMS)
 
 
-# --- checkpoints -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("relu", [True, False])
-@pytest.mark.parametrize("tokenized", [True, False])
-def test_a_loaded_sae_speaks_raw_residuals(tmp_path: Path, tokenized: bool, relu: bool) -> None:
-    trained = make_sae(tokenized, relu)
-    save(tmp_path, trained, make_metadata(tokenized, relu), LAST_FIRED)
-    loaded = load(str(tmp_path))
+@pytest.mark.parametrize("name", list(POINTS))
+def test_a_loaded_sae_speaks_raw_residuals(tmp_path: Path, name: str) -> None:
+    trained = make_sae(name)
+    loaded = load(str(write(tmp_path, name)))
     torch.testing.assert_close(loaded(X, TOKENS), SCALE * trained(X / SCALE, TOKENS))
-    torch.testing.assert_close(loaded.encode(X), SCALE * trained.encode(X / SCALE))
-    assert (loaded.k, loaded.relu, loaded.metadata) == (K, relu, make_metadata(tokenized, relu))
-    assert (loaded.W_lookup is None) == (not tokenized)
+    torch.testing.assert_close(loaded.encode(X, TOKENS), SCALE * trained.encode(X / SCALE, TOKENS))
+    assert (trained.encode(X / SCALE, TOKENS) != 0).any()
+    assert (loaded.point, loaded.metadata) == (POINTS[name], make_metadata(name))
+    assert (loaded.W_lookup is None) == (POINTS[name].table == "none")
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     assert torch.equal(load_last_fired(tmp_path), LAST_FIRED)
 
 
-def test_a_checkpoint_holds_the_parameters_as_trained(checkpoint: Path) -> None:
-    tensors = files.load_tensors(checkpoint / "sae.safetensors")
-    assert set(tensors) == {"W_enc", "W_dec", "b_enc", "b_dec", "W_lookup", "last_fired"}
-    for name, tensor in tensors.items():
-        assert torch.equal(tensor, LAST_FIRED if name == "last_fired" else getattr(make_sae(), name))
+def test_loading_scales_what_has_the_units_of_residuals(tmp_path: Path) -> None:
+    loaded = load(write(tmp_path, "gated, without_unigram")).state_dict()
+    for name, tensor in make_sae("gated, without_unigram").state_dict().items():
+        scaled = name in ("b_enc", "b_dec", "W_lookup", "activation.b_mag")
+        assert torch.equal(loaded[name], SCALE * tensor if scaled else tensor)
+
+
+@pytest.mark.parametrize("name", list(POINTS))
+def test_a_checkpoint_holds_the_parameters_as_trained(tmp_path: Path, name: str) -> None:
+    tensors = files.load_tensors(write(tmp_path, name) / "sae.safetensors")
+    expected = {"W_enc", "W_dec", "b_enc", "b_dec", "last_fired"}
+    expected |= set() if "no table" in name else {"W_lookup"}
+    expected |= {"unigram_directions"} if "without_unigram" in name else set()
+    expected |= GATED if "gated" in name else set()
+    assert set(tensors) == expected
+    trained = make_sae(name).state_dict() | {"last_fired": LAST_FIRED}
+    for part, tensor in tensors.items():
+        assert tensor.dtype == trained[part].dtype
+        assert torch.equal(tensor, trained[part])
+
+
+def test_tables_in_half_precision(tmp_path: Path) -> None:
+    name = "gated, without_unigram"
+    folder = write(tmp_path, name, torch.float16)
+    tables = {"W_lookup", "unigram_directions"}
+    trained, stored = make_sae(name).state_dict(), files.load_tensors(folder / "sae.safetensors")
+    for part, tensor in trained.items():
+        assert torch.equal(stored[part], tensor.half() if part in tables else tensor)
+    loaded = load(folder)
+    assert {tensor.dtype for tensor in loaded.state_dict().values()} == {torch.float32}
+    assert torch.equal(loaded.W_lookup, SCALE * trained["W_lookup"].half().float())  # type: ignore[arg-type]
+    torch.testing.assert_close(loaded(X, TOKENS), SCALE * make_sae(name)(X / SCALE, TOKENS), rtol=2e-2, atol=2e-2)
 
 
 def rewrite(checkpoint: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
@@ -207,10 +327,30 @@ def test_a_config_without_what_loading_needs_is_named(checkpoint: Path, key: str
         load(checkpoint)
 
 
-@pytest.mark.parametrize("name", ["W_enc", "W_dec", "b_enc", "b_dec"])
-def test_a_missing_parameter_is_named(checkpoint: Path, name: str) -> None:
-    rewrite(checkpoint, lambda tensors: tensors.pop(name))
-    with pytest.raises(ValueError, match=rf"{checkpoint}/sae\.safetensors.*{name}"):
+def test_a_config_whose_point_is_none_is_named(checkpoint: Path) -> None:
+    metadata = make_metadata()
+    metadata["point"]["architecture"] = "relu"
+    files.write_json(checkpoint / "config.json", metadata)
+    with pytest.raises(ValueError, match=rf"(?s){checkpoint}/config\.json.*k says nothing about architecture relu"):
+        load(checkpoint)
+
+
+@pytest.mark.parametrize("part", ["W_enc", "W_dec", "b_enc", "b_dec", "W_lookup", "unigram_directions", *GATED])
+def test_a_missing_parameter_is_named(tmp_path: Path, part: str) -> None:
+    checkpoint = write(tmp_path / "sae", "gated, without_unigram")
+    load(checkpoint)
+    rewrite(checkpoint, lambda tensors: tensors.pop(part))
+    with pytest.raises(ValueError, match=rf"{checkpoint}/sae\.safetensors.*{part}"):
+        load(checkpoint)
+
+
+@pytest.mark.parametrize("other", ["gated", "topk, no table", "topk, without_unigram"])
+def test_the_parameters_of_another_point_are_refused(checkpoint: Path, other: str) -> None:
+    files.write_json(checkpoint / "config.json", make_metadata(other))
+    architecture = POINTS[other].architecture
+    with pytest.raises(
+        ValueError, match=rf"{checkpoint}/sae\.safetensors: not the parameters of this {architecture} SAE"
+    ):
         load(checkpoint)
 
 
@@ -223,9 +363,15 @@ def test_a_missing_parameter_is_named(checkpoint: Path, name: str) -> None:
         ("b_dec", (D + 1,)),
         ("b_dec", (1,)),
         ("W_lookup", (V, D - 1)),
+        ("W_lookup", (V * D,)),
+        ("unigram_directions", (V, D + 1)),
+        ("activation.r_mag", (F - 1,)),
+        ("activation.b_mag", (1,)),
+        ("last_fired", (F + 1,)),
     ],
 )
-def test_parameters_that_do_not_fit_together_are_refused(checkpoint: Path, name: str, shape: tuple[int, ...]) -> None:
+def test_parameters_that_do_not_fit_together_are_refused(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    checkpoint = write(tmp_path / "sae", "gated, without_unigram")
     rewrite(checkpoint, lambda tensors: tensors.update({name: torch.zeros(shape)}))
     with pytest.raises(ValueError, match=rf"{checkpoint}/sae\.safetensors"):
         load(checkpoint)

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 
 import tsae
+from tsae.files import write_json
 from tsae.manifest import write_manifest
 from tsae.metrics import Measurement
 from tsae.sweep import Point
-from tsae.table import COLUMNS, read_table, write_measurements, write_table
+from tsae.table import COLUMNS, ON_THE_WAY, labelled, read_table, write_measurements, write_table
 
 POINT = Point(k=4, expansion=2.5, table="learned")
 LABELS = {"layer": 8, "seed": 1, **POINT.model_dump(mode="json")}
@@ -19,6 +20,8 @@ MEASUREMENTS = [
     Measurement("share", 0.5, 0.25, 0.75, n=6, at=0.05, min_count=20),
     Measurement("scale", 17.0),
 ]
+# Of all tables but the training curves.
+SHOWN = [column for column in COLUMNS if column not in ON_THE_WAY]
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def measured(tmp_path: Path) -> list[Path]:
 def test_rows_come_back(measured: list[Path], tmp_path: Path) -> None:
     write_table(tmp_path / "metrics.csv", measured)
     table = read_table(tmp_path / "metrics.csv")
-    assert list(table.columns) == COLUMNS
+    assert list(table.columns) == SHOWN
     assert table.metric.tolist() == ["nmse", "share", "scale", "table_fvu", "scale"]
     assert table.subject.tolist() == [POINT.id] * 3 + ["unigram-residuals", "residuals"]
 
@@ -43,7 +46,7 @@ def test_rows_come_back(measured: list[Path], tmp_path: Path) -> None:
     assert (nmse.layer, nmse.seed, nmse.k, nmse.n) == (8, 1, 4, 1234567)
     assert (nmse.architecture, nmse.table, nmse.expansion, nmse.lookup_scale) == ("topk", "learned", 2.5, 0.5)
     assert (nmse.value, nmse.low, nmse.high) == (0.123457, 0.1, 0.15)
-    assert str(nmse.topk_relu) == "True"
+    assert (nmse.encoder_input, nmse.b_dec, str(nmse.topk_relu)) == ("residual", "mean", "True")
 
     at = table.iloc[1]
     assert (at["at"], at.min_count, at.n, at.value) == (0.05, 20, 6, 0.5)
@@ -52,11 +55,11 @@ def test_rows_come_back(measured: list[Path], tmp_path: Path) -> None:
 def test_missing_values_stay_missing(measured: list[Path], tmp_path: Path) -> None:
     write_table(tmp_path / "metrics.csv", measured)
     table = read_table(tmp_path / "metrics.csv")
-    missing = {column: table[column].isna().tolist() for column in COLUMNS}
+    missing = {column: table[column].isna().tolist() for column in SHOWN}
     assert missing["at"] == missing["min_count"] == [True, False, True, True, True]
     assert missing["low"] == missing["high"] == missing["n"] == [False, False, True, False, True]
-    assert missing["encoder_scale"] == [True] * 5
-    for column in ("seed", "k", "architecture", "expansion", "table", "lookup_scale", "topk_relu"):
+    assert missing["encoder_scale"] == missing["l1"] == [True] * 5
+    for column in ("seed", "k", "architecture", "expansion", "table", "lookup_scale", "encoder_input", "topk_relu"):
         assert missing[column] == [False] * 3 + [True] * 2
     for column in ("layer", "subject", "metric", "value"):
         assert missing[column] == [False] * 5
@@ -65,11 +68,64 @@ def test_missing_values_stay_missing(measured: list[Path], tmp_path: Path) -> No
 def test_whole_numbers_are_written_whole(measured: list[Path], tmp_path: Path) -> None:
     write_table(tmp_path / "metrics.csv", measured)
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert lines[0] == ",".join(COLUMNS)
-    assert lines[1] == f"8,{POINT.id},1,topk,4,2.5,learned,0.5,,mean,True,nmse,,,0.123457,0.1,0.15,1234567"
-    assert lines[5] == "8,residuals,,,,,,,,,,scale,,,2,,,"
+    assert lines[0] == ",".join(SHOWN)
+    assert lines[1] == f"8,{POINT.id},1,topk,4,,2.5,learned,0.5,,residual,mean,True,nmse,,,0.123457,0.1,0.15,1234567"
+    assert lines[5] == "8,residuals,,,,,,,,,,,,scale,,,2,,,"
     table = read_table(tmp_path / "metrics.csv")
     assert {str(table[column].dtype) for column in ("layer", "seed", "k", "min_count", "n")} == {"Int64"}
+
+
+def test_settings_of_every_architecture_come_back(tmp_path: Path) -> None:
+    points = [
+        POINT,
+        Point(architecture="relu", l1=0.5, expansion=4, table="none"),
+        Point(k=8, expansion=4, table="fixed", encoder_input="without_unigram", b_dec="zero", topk_relu=False),
+    ]
+    paths = [tmp_path / f"{point.id}.json" for point in points]
+    for path, point in zip(paths, points, strict=True):
+        labels = {"layer": 8, "seed": 0, **point.model_dump(mode="json")}
+        write_measurements(path, labels, {point.id: [Measurement("nmse", 0.5)]})
+    write_table(tmp_path / "metrics.csv", paths)
+    rows = read_table(tmp_path / "metrics.csv").astype(object).to_dict("records")
+    for row, point in zip(rows, points, strict=True):
+        settings = {name: row[name] for name in Point.model_fields if not pd.isna(row[name])}
+        assert Point.model_validate(settings) == point
+        assert row["subject"] == point.id
+
+
+def test_training_curves_have_the_step_and_the_tokens(measured: list[Path], tmp_path: Path) -> None:
+    rows = [
+        row
+        for step in (10, 5000)
+        for row in labelled({"subject": POINT.id, **LABELS, "step": step, "tokens": 512 * step}, MEASUREMENTS[:1])
+    ]
+    write_json(tmp_path / "curve.json", rows)
+    write_table(tmp_path / "curves.csv", [tmp_path / "curve.json"])
+    table = read_table(tmp_path / "curves.csv")
+    assert list(table.columns) == COLUMNS
+    assert (table["step"].tolist(), table["tokens"].tolist()) == ([10, 5000], [5120, 2_560_000])
+    assert {str(table[column].dtype) for column in ON_THE_WAY} == {"Int64"}
+    # Beside rows of other tables the columns stay.
+    write_table(tmp_path / "both.csv", [*measured, tmp_path / "curve.json"])
+    both = read_table(tmp_path / "both.csv")
+    assert both["step"].isna().tolist() == [True] * 5 + [False] * 2
+
+
+def test_labels_do_not_change_and_measurements_are_whole() -> None:
+    labels = {"subject": "residuals"}
+    rows = labelled(labels, MEASUREMENTS)
+    assert labels == {"subject": "residuals"}
+    assert [row["metric"] for row in rows] == ["nmse", "share", "scale"]
+    assert rows[1] == {
+        "subject": "residuals",
+        "metric": "share",
+        "value": 0.5,
+        "low": 0.25,
+        "high": 0.75,
+        "n": 6,
+        "at": 0.05,
+        "min_count": 20,
+    }
 
 
 def test_same_measurements_same_bytes(measured: list[Path], tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tsae import config, files
+from tsae.architectures import Active, ReLU
 from tsae.cache import cache_residuals
 from tsae.config import Corpus, Residuals, Tokens, Training, Unigrams
 from tsae.corpus import write_documents
@@ -26,7 +27,7 @@ from tsae.sae import SAE, load, load_last_fired
 from tsae.sources import FileCorpus, FolderModel
 from tsae.sweep import Job, Point
 from tsae.tokens import load_tokens, write_tokens
-from tsae.train import TableOptimizer, history_steps, train, train_sae, training_batches
+from tsae.train import FORMAT, Progress, TableOptimizer, history_steps, train, train_sae, training_batches
 
 LAYER = 2
 SETTINGS = Training(
@@ -36,6 +37,12 @@ POINTS = {
     "none": Point(k=4, expansion=2, table="none"),
     "fixed": Point(k=4, expansion=2, table="fixed"),
     "learned": Point(k=4, expansion=2, table="learned"),
+    "relu-none": Point(architecture="relu", l1=0.5, expansion=2, table="none"),
+    "relu-fixed": Point(architecture="relu", l1=0.5, expansion=2, table="fixed"),
+    "relu-learned": Point(architecture="relu", l1=0.5, expansion=2, table="learned"),
+    "gated-none": Point(architecture="gated", l1=0.5, expansion=2, table="none"),
+    "gated-learned": Point(architecture="gated", l1=0.5, expansion=2, table="learned"),
+    "nounigram": Point(k=4, expansion=2, table="learned", encoder_input="without_unigram"),
 }
 
 
@@ -95,15 +102,15 @@ def cache(prepared: Prepared) -> ResidualCache:
     return open_residuals(prepared.residuals, "train", LAYER)
 
 
-def train_point(prepared: Prepared, folder: Path, table: str, seed: int = 0) -> Path:
-    job = Job(layer=LAYER, point=POINTS[table], seed=seed)
-    train(job, SETTINGS, prepared.residuals, prepared.unigrams, folder)
+def train_point(prepared: Prepared, folder: Path, name: str, seed: int = 0, checkpoints: Collection[int] = ()) -> Path:
+    job = Job(layer=LAYER, point=POINTS[name], seed=seed)
+    train(job, SETTINGS, prepared.residuals, prepared.unigrams, folder, checkpoints)
     return folder
 
 
 @pytest.fixture(scope="module")
 def trained(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {table: train_point(prepared, tmp_path_factory.mktemp("saes") / table, table) for table in POINTS}
+    return {name: train_point(prepared, tmp_path_factory.mktemp("saes") / name, name) for name in POINTS}
 
 
 def write_cache(folder: Path, residuals: Tensor, tokens: Tensor, norms: Tensor | None = None) -> ResidualCache:
@@ -141,9 +148,6 @@ def write_cache(folder: Path, residuals: Tensor, tokens: Tensor, norms: Tensor |
         made_from={},
         index=folder / "index.json",
     )
-
-
-# --- batches ---------------------------------------------------------------------------------------------------------
 
 
 def batch_settings(tokens: int, batch_size: int, buffer_tokens: int = 10**6) -> Training:
@@ -234,18 +238,15 @@ def test_less_than_one_batch_is_refused() -> None:
         config.parse(data)
 
 
-# --- tables ----------------------------------------------------------------------------------------------------------
-
-
 def initial_table(prepared: Prepared, cache: ResidualCache) -> Tensor:
     return 0.5 * (load_unigrams(prepared.unigrams) / cache.scale)
 
 
-def initial_sae(table: str, prepared: Prepared, cache: ResidualCache) -> SAE:
+def initial_sae(name: str, prepared: Prepared, cache: ResidualCache) -> SAE:
     unigrams = load_unigrams(prepared.unigrams) / cache.scale
     rows = cache.kept_rows()
     mean_unigram = unigrams[rows.tokens.long()].mean(0)
-    return SAE.initialise(POINTS[table], unigrams, rows.residuals.mean(0) / cache.scale, mean_unigram, seed=0)
+    return SAE.initialise(POINTS[name], unigrams, rows.residuals.mean(0) / cache.scale, mean_unigram, seed=0)
 
 
 def test_b_dec_starts_at_the_mean_of_what_the_table_leaves(
@@ -253,23 +254,22 @@ def test_b_dec_starts_at_the_mean_of_what_the_table_leaves(
 ) -> None:
     # At a learning rate of nothing a trained SAE is the initial one.
     settings = SETTINGS.model_copy(update={"tokens": 128, "lr": 1e-30, "lr_end": 0.0, "table_lr": 1e-30})
-    for table in POINTS:
-        train(Job(layer=LAYER, point=POINTS[table], seed=0), settings, prepared.residuals, prepared.unigrams, tmp_path)
+    for name, point in POINTS.items():
+        train(Job(layer=LAYER, point=point, seed=0), settings, prepared.residuals, prepared.unigrams, tmp_path)
         b_dec = files.load_tensors(tmp_path / "sae.safetensors")["b_dec"]
-        torch.testing.assert_close(b_dec, initial_sae(table, prepared, cache).b_dec, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(b_dec, initial_sae(name, prepared, cache).b_dec, rtol=1e-4, atol=1e-5)
 
 
 def seen_in_training(cache: ResidualCache) -> Tensor:
     return cache.kept_rows().tokens.bincount(minlength=512) > 0
 
 
+@pytest.mark.parametrize("name", ["learned", "relu-learned", "gated-learned", "nounigram"])
 def test_learned_rows_of_seen_tokens_move_and_no_others(
-    prepared: Prepared, cache: ResidualCache, trained: dict[str, Path]
+    prepared: Prepared, cache: ResidualCache, trained: dict[str, Path], name: str
 ) -> None:
-    table, start = (
-        files.load_tensors(trained["learned"] / "sae.safetensors")["W_lookup"],
-        initial_table(prepared, cache),
-    )
+    table = files.load_tensors(trained[name] / "sae.safetensors")["W_lookup"]
+    start = initial_table(prepared, cache)
     seen = seen_in_training(cache)
     assert 10 < seen.sum() < 502
     assert torch.equal((table != start).any(1), seen)
@@ -277,17 +277,34 @@ def test_learned_rows_of_seen_tokens_move_and_no_others(
     assert (table - start)[seen].norm(dim=1).min() > 1e-3
 
 
-def test_fixed_tables_stay(prepared: Prepared, cache: ResidualCache, trained: dict[str, Path]) -> None:
-    tensors = files.load_tensors(trained["fixed"] / "sae.safetensors")
+@pytest.mark.parametrize("name", ["fixed", "relu-fixed"])
+def test_fixed_tables_stay(prepared: Prepared, cache: ResidualCache, trained: dict[str, Path], name: str) -> None:
+    tensors = files.load_tensors(trained[name] / "sae.safetensors")
     assert torch.equal(tensors["W_lookup"], initial_table(prepared, cache))
-    start = initial_sae("fixed", prepared, cache)
-    for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
-        assert not torch.equal(tensors[name], getattr(start, name))
+    start = initial_sae(name, prepared, cache)
+    for part in ("W_enc", "W_dec", "b_enc", "b_dec"):
+        assert not torch.equal(tensors[part], getattr(start, part))
 
 
-def test_baselines_have_no_table(trained: dict[str, Path]) -> None:
-    assert "W_lookup" not in files.load_tensors(trained["none"] / "sae.safetensors")
-    assert load(trained["none"]).W_lookup is None
+@pytest.mark.parametrize("name", ["none", "relu-none", "gated-none"])
+def test_baselines_have_no_table(trained: dict[str, Path], name: str) -> None:
+    assert "W_lookup" not in files.load_tensors(trained[name] / "sae.safetensors")
+    assert load(trained[name]).W_lookup is None
+
+
+@pytest.mark.parametrize("name", ["gated-none", "gated-learned"])
+def test_the_magnitudes_of_a_gated_sae_are_trained(trained: dict[str, Path], name: str) -> None:
+    tensors = files.load_tensors(trained[name] / "sae.safetensors")
+    for part in ("r_mag", "b_mag"):
+        assert (tensors[f"activation.{part}"] != 0).float().mean() > 0.5
+
+
+def test_unigram_directions_stay_those_of_the_unigram_residuals(
+    prepared: Prepared, cache: ResidualCache, trained: dict[str, Path]
+) -> None:
+    directions = files.load_tensors(trained["nounigram"] / "sae.safetensors")["unigram_directions"]
+    unigrams = load_unigrams(prepared.unigrams)
+    torch.testing.assert_close(directions, unigrams / unigrams.norm(dim=1, keepdim=True))
 
 
 def test_the_tables_first_step_by_hand() -> None:
@@ -304,36 +321,36 @@ def test_the_tables_first_step_by_hand() -> None:
     assert (table[0] < 0).all()
 
 
-# --- a whole run -----------------------------------------------------------------------------------------------------
-
-
 def read_history(folder: Path) -> list[dict[str, float]]:
     with (folder / "history.csv").open() as file:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("table", ["none", "learned"])
-def test_same_seed_same_bytes(prepared: Prepared, trained: dict[str, Path], tmp_path: Path, table: str) -> None:
-    again, other = (train_point(prepared, tmp_path / str(seed), table, seed) for seed in (0, 1))
-    names = {"sae.safetensors", "history.csv", "config.json"}
-    assert {path.name for path in again.iterdir()} == names
-    for name in names:
-        assert (again / name).read_bytes() == (trained[table] / name).read_bytes()
-        assert (other / name).read_bytes() != (again / name).read_bytes()
+@pytest.mark.parametrize("name", ["none", "learned", "relu-learned", "gated-none"])
+def test_same_seed_same_bytes(prepared: Prepared, trained: dict[str, Path], tmp_path: Path, name: str) -> None:
+    again, other = (train_point(prepared, tmp_path / str(seed), name, seed) for seed in (0, 1))
+    written = {"sae.safetensors", "history.csv", "config.json"}
+    assert {path.name for path in again.iterdir()} == written | {"checkpoints"}
+    assert not list((again / "checkpoints").iterdir())
+    for file in written:
+        assert (again / file).read_bytes() == (trained[name] / file).read_bytes()
+        assert (other / file).read_bytes() != (again / file).read_bytes()
 
 
-@pytest.mark.parametrize("table", list(POINTS))
-def test_history_falls(prepared: Prepared, trained: dict[str, Path], table: str) -> None:
-    history = read_history(trained[table])
+@pytest.mark.parametrize("name", list(POINTS))
+def test_history_falls(prepared: Prepared, trained: dict[str, Path], name: str) -> None:
+    history = read_history(trained[name])
     assert [row["step"] for row in history] == sorted(history_steps(100, 5))
     assert [row["tokens"] for row in history] == [128 * row["step"] for row in history]
-    for name in ("loss", "heldout_nmse", "heldout_fvu"):
-        assert history[-1][name] < 0.7 * history[0][name]
+    # With a penalty, which grows at first, the loss is another one at every step.
+    penalised = POINTS[name].l1 is not None
+    for column in ("heldout_nmse", "heldout_fvu", *(() if penalised else ("loss",))):
+        assert history[-1][column] < 0.7 * history[0][column]
     assert history[-1]["lr"] == pytest.approx(SETTINGS.lr_end, rel=1e-9)
 
     # The last row is what the written checkpoint does; there are fewer held-out tokens than history_tokens.
     rows = open_residuals(prepared.residuals, "heldout", LAYER).kept_rows()
-    x_hat = load(trained[table])(rows.residuals, rows.tokens)
+    x_hat = load(trained[name])(rows.residuals, rows.tokens)
     nmse = ((rows.residuals - x_hat).norm(dim=1) / rows.residuals.norm(dim=1)).square().mean().item()
     variance = (rows.residuals - rows.residuals.mean(0)).square().sum()
     assert history[-1]["heldout_nmse"] == pytest.approx(nmse, rel=1e-4)
@@ -342,16 +359,96 @@ def test_history_falls(prepared: Prepared, trained: dict[str, Path], table: str)
     )
 
 
-def test_loss_is_the_mean_squared_error_since_the_last_record(prepared: Prepared, cache: ResidualCache) -> None:
-    # At a learning rate of almost nothing every step has the loss of the initial SAE.
-    settings = SETTINGS.model_copy(update={"tokens": 1280, "lr": 1e-12, "lr_end": 0.0, "history_points": 2})
-    sae = initial_sae("none", prepared, cache)
+def never(_: Progress) -> None:
+    raise AssertionError("no checkpoint was asked for")
+
+
+# Every step has the loss of the initial SAE, but for what depends on the step.
+FROZEN = SETTINGS.model_copy(update={"tokens": 1280, "lr": 1e-12, "lr_end": 0.0, "table_lr": 1e-12})
+
+
+@pytest.mark.parametrize("name", ["none", "learned", "nounigram"])
+def test_loss_is_the_mean_squared_error_since_the_last_record(
+    prepared: Prepared, cache: ResidualCache, name: str
+) -> None:
+    settings = FROZEN.model_copy(update={"history_points": 2})
+    sae = initial_sae(name, prepared, cache)
     losses = [(sae(*batch) - batch.residuals).square().mean().item() for batch in training_batches(cache, settings, 3)]
     heldout = open_residuals(prepared.residuals, "heldout", LAYER)
-    history, _ = train_sae(sae, cache, heldout, settings, learn_table=False, seed=3, label="test")
+    history = train_sae(sae, cache, heldout, settings, seed=3, label="test", at_checkpoint=never).history
     assert [row["step"] for row in history] == [1, 10]
     assert history[0]["loss"] == pytest.approx(losses[0], rel=1e-5)
     assert history[1]["loss"] == pytest.approx(sum(losses[1:]) / 9, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["relu-none", "relu-learned", "gated-none", "gated-learned"])
+def test_the_loss_of_the_other_architectures_has_its_penalty(
+    prepared: Prepared, cache: ResidualCache, name: str
+) -> None:
+    settings = FROZEN.model_copy(update={"history_points": 30, "l1_warmup": 0.4})
+    sae = initial_sae(name, prepared, cache)
+    point = sae.point
+    assert point.l1 is not None
+    expected, active = [], []
+    for step, (x, tokens) in enumerate(training_batches(cache, settings, 3), start=1):
+        table = 0 if sae.W_lookup is None else sae.W_lookup[tokens]
+        gate = ((x - sae.b_dec) @ sae.W_enc.T + sae.b_enc).detach().relu()
+        # At the start, magnitudes are the gate, and the reconstruction from the gate is the reconstruction.
+        squared = (gate @ sae.W_dec + sae.b_dec + table - x).square().sum(1).mean().item()
+        l1 = (gate * sae.W_dec.norm(dim=1)).sum(1).mean().item()
+        total = (2 if point.architecture == "gated" else 1) * squared + min(1, step / 4) * point.l1 * l1
+        expected.append(total / x.shape[1])
+        active.append((gate > 0).sum(1).float().mean().item())
+    heldout = open_residuals(prepared.residuals, "heldout", LAYER)
+    history = train_sae(sae, cache, heldout, settings, seed=3, label="test", at_checkpoint=never).history
+    assert [row["step"] for row in history] == list(range(1, 11))
+    assert [row["loss"] for row in history] == pytest.approx(expected, rel=1e-5)
+    assert [row["l0"] for row in history] == pytest.approx(active, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("l1_warmup", "expected"),
+    [
+        (0.0, [2.0] * 10),
+        (0.01, [2.0] * 10),
+        (0.4, [0.5, 1.0, 1.5, *[2.0] * 7]),
+        (1.0, [0.2 * step for step in range(1, 11)]),
+    ],
+)
+def test_the_penalty_grows_linearly_and_stays(
+    prepared: Prepared, cache: ResidualCache, monkeypatch: pytest.MonkeyPatch, l1_warmup: float, expected: list[float]
+) -> None:
+    penalties = []
+    extra_loss = ReLU.extra_loss
+
+    def record(self: ReLU, active: Active, W_dec: Tensor, target: Tensor, penalty: float) -> Tensor:
+        penalties.append(penalty)
+        assert not target.requires_grad
+        return extra_loss(self, active, W_dec, target, penalty)
+
+    monkeypatch.setattr(ReLU, "extra_loss", record)
+    sae = initial_sae("relu-learned", prepared, cache)
+    sae.point = sae.point.model_copy(update={"l1": 2.0})
+    settings = SETTINGS.model_copy(update={"tokens": 1280, "l1_warmup": l1_warmup})
+    train_sae(sae, cache, cache, settings, seed=3, label="test", at_checkpoint=never)
+    assert penalties == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_larger_penalty_leaves_fewer_active_features(prepared: Prepared, cache: ResidualCache) -> None:
+    heldout = open_residuals(prepared.residuals, "heldout", LAYER)
+    for name in ("relu-learned", "gated-learned"):
+        counts = []
+        for l1 in (0.1, 2.0):
+            sae = initial_sae(name, prepared, cache)
+            sae.point = sae.point.model_copy(update={"l1": l1})
+            history = train_sae(sae, cache, heldout, SETTINGS, seed=3, label="test", at_checkpoint=never).history
+            counts.append(history[-1]["l0"])
+        assert counts[1] < 0.7 * counts[0]
+
+
+def test_a_topk_has_as_many_active_features_as_it_may(trained: dict[str, Path]) -> None:
+    for name in ("none", "learned"):
+        assert all(3.5 < row["l0"] <= 4 for row in read_history(trained[name]))
 
 
 def test_config_tells_how_the_sae_was_made(prepared: Prepared, cache: ResidualCache, trained: dict[str, Path]) -> None:
@@ -360,7 +457,8 @@ def test_config_tells_how_the_sae_was_made(prepared: Prepared, cache: ResidualCa
     assert (metadata["seed"], metadata["layer"], metadata["scale"]) == (0, LAYER, cache.scale)
     assert Point(**metadata["point"]) == POINTS["learned"]
     assert Training(**metadata["training"]) == SETTINGS
-    assert (metadata["n_features"], metadata["d_model"], metadata["tokens_trained"]) == (64, 32, 12_800)
+    assert (metadata["n_features"], metadata["d_model"]) == (64, 32)
+    assert (metadata["step"], metadata["tokens_trained"], metadata["format"]) == (100, 12_800, FORMAT)
     assert metadata["final"] == read_history(trained["learned"])[-1]
     assert metadata["residuals"]["tokens"]["train"]["sha256"] == files.sha256(prepared.train_tokens)
     assert metadata["residuals"]["model"] == json.loads((prepared.model / "source.json").read_text())
@@ -405,23 +503,24 @@ def test_history_steps() -> None:
 
 def test_last_fired_by_hand(tmp_path: Path) -> None:
     d_model = 4
-    # Rows along the axes 0, 1, 2, and one whose largest pre-activation is 0; BOS and an outlier along axis 3.
+    # Rows along the axes 0, 1, 2, and one that axis 3 is chosen for with an activation of 0; BOS and an outlier along axis 3.
     residuals = torch.zeros(2, 5, d_model)
     residuals[:, 0, 3] = 5.0
     residuals[0, 1, 0] = residuals[0, 2, 1] = residuals[0, 3, 2] = residuals[1, 1, 0] = 5.0
     residuals[0, 4, 3] = 2000.0
-    residuals[1, 2] = -5.0
+    residuals[1, 2] = torch.tensor([-5.0, -5.0, -5.0, -1.0])
     residuals[1, 3, 1] = residuals[1, 4, 1] = 5.0
     cache = write_cache(tmp_path, residuals, torch.zeros(2, 5, dtype=torch.int32))
     assert cache.n_kept == 7
     settings = Training(tokens=7, batch_size=1, lr=1e-9, lr_end=0, table_lr=1e-9, buffer_tokens=100)
     identity = torch.eye(d_model)
-    sae = SAE(identity.clone(), identity.clone(), torch.zeros(d_model), torch.zeros(d_model), None, k=1)
+    point = Point(k=1, expansion=1, table="none")
+    sae = SAE(point, identity.clone(), identity.clone(), torch.zeros(d_model), torch.zeros(d_model))
     expected = [-1] * d_model
     for step, batch in enumerate(training_batches(cache, settings, seed=4), start=1):
         if batch.residuals.max() > 0:
             expected[int(batch.residuals.argmax())] = step
-    _, last_fired = train_sae(sae, cache, cache, settings, learn_table=False, seed=4, label="test")
+    last_fired = train_sae(sae, cache, cache, settings, seed=4, label="test", at_checkpoint=never).last_fired
     assert last_fired.tolist() == expected
     assert expected[3] == -1
     assert len(set(expected)) == 4
@@ -432,7 +531,7 @@ def test_last_fired_by_hand(tmp_path: Path) -> None:
     for step, batch in enumerate(training_batches(cache, pairs, seed=4), start=1):
         for row in batch.residuals[batch.residuals.max(1).values > 0]:
             expected[int(row.argmax())] = 2 * step
-    _, last_fired = train_sae(sae, cache, cache, pairs, learn_table=False, seed=4, label="test")
+    last_fired = train_sae(sae, cache, cache, pairs, seed=4, label="test", at_checkpoint=never).last_fired
     assert last_fired.tolist() == expected
     assert set(expected) <= {-1, 2, 4, 6}
 
@@ -444,14 +543,87 @@ def test_last_fired_is_written(trained: dict[str, Path]) -> None:
     assert (last_fired[last_fired >= 0] % 128 == 0).all()
 
 
-def test_a_loss_that_is_not_finite_names_the_step(prepared: Prepared, cache: ResidualCache, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["none", "relu-none", "gated-none"])
+def test_a_loss_that_is_not_finite_names_the_step(prepared: Prepared, tmp_path: Path, name: str) -> None:
     settings = SETTINGS.model_copy(update={"lr": 1e30})
-    job = Job(layer=LAYER, point=POINTS["none"], seed=0)
+    job = Job(layer=LAYER, point=POINTS[name], seed=0)
     with pytest.raises(
-        FloatingPointError, match=r"layer2/topk-k4-x2-none-s0: the loss is not finite at step 2; .*training\.lr"
+        FloatingPointError, match=rf"layer2/{job.point.id}-s0: the loss is not finite at step 2; .*training\.lr"
     ):
         train(job, settings, prepared.residuals, prepared.unigrams, tmp_path / "sae")
     assert not (tmp_path / "sae" / "config.json").exists()
+
+
+@pytest.fixture(scope="module")
+def with_checkpoints(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {
+        name: train_point(prepared, tmp_path_factory.mktemp("saes") / name, name, checkpoints=(1, 10, 37, 100))
+        for name in ("learned", "nounigram", "gated-none")
+    }
+
+
+@pytest.mark.parametrize("name", ["learned", "nounigram", "gated-none"])
+def test_checkpoints_are_written_at_the_given_steps_and_change_nothing(
+    trained: dict[str, Path], with_checkpoints: dict[str, Path], name: str
+) -> None:
+    folder = with_checkpoints[name]
+    assert {path.name for path in folder.iterdir()} == {"sae.safetensors", "history.csv", "config.json", "checkpoints"}
+    steps = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert steps == ["step00000001", "step00000010", "step00000037", "step00000100"]
+    for file in ("sae.safetensors", "history.csv", "config.json"):
+        assert (folder / file).read_bytes() == (trained[name] / file).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["learned", "nounigram", "gated-none"])
+def test_a_checkpoint_is_the_sae_of_its_step(prepared: Prepared, with_checkpoints: dict[str, Path], name: str) -> None:
+    rows = open_residuals(prepared.residuals, "heldout", LAYER).kept_rows()
+    history = {int(row["step"]): row for row in read_history(with_checkpoints[name])}
+    recorded = 0
+    for step in (1, 10, 37, 100):
+        folder = with_checkpoints[name] / f"checkpoints/step{step:08d}"
+        assert {path.name for path in folder.iterdir()} == {"sae.safetensors", "config.json"}
+        tensors = files.load_tensors(folder / "sae.safetensors")
+        for part, tensor in tensors.items():
+            tables, counts = ("W_lookup", "unigram_directions"), ("last_fired",)
+            dtype = torch.float16 if part in tables else torch.int64 if part in counts else torch.float32
+            assert tensor.dtype == dtype
+        sae = load(folder)
+        assert (sae.metadata["step"], sae.metadata["tokens_trained"]) == (step, 128 * step)
+        assert load_last_fired(folder).max() == 128 * step
+        if step in history:
+            recorded += 1
+            assert sae.metadata["final"] == history[step]
+            x_hat = sae(rows.residuals, rows.tokens)
+            nmse = ((rows.residuals - x_hat).norm(dim=1) / rows.residuals.norm(dim=1)).square().mean().item()
+            assert history[step]["heldout_nmse"] == pytest.approx(nmse, rel=1e-3)
+    assert recorded >= 3
+
+
+def test_the_last_checkpoint_is_the_trained_sae(with_checkpoints: dict[str, Path]) -> None:
+    folder = with_checkpoints["learned"]
+    last, final = (
+        files.load_tensors(path / "sae.safetensors") for path in (folder / "checkpoints/step00000100", folder)
+    )
+    assert last.keys() == final.keys()
+    assert final["W_lookup"].dtype == torch.float32
+    for part, tensor in final.items():
+        assert torch.equal(last[part], tensor.half() if part == "W_lookup" else tensor)
+    configs = [(path / "config.json").read_bytes() for path in (folder / "checkpoints/step00000100", folder)]
+    assert configs[0] == configs[1]
+
+
+def test_stale_checkpoints_are_removed(prepared: Prepared, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"tokens": 640})
+    for job, steps in (
+        (Job(layer=LAYER, point=POINTS["learned"], seed=0), (1, 2, 5)),
+        (Job(layer=LAYER, point=POINTS["none"], seed=0), (2, 3)),
+        (Job(layer=LAYER, point=POINTS["none"], seed=0), ()),
+    ):
+        train(job, settings, prepared.residuals, prepared.unigrams, tmp_path, steps)
+        found = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+        assert found == [f"step{step:08d}" for step in steps]
+        for name in found:
+            assert load(tmp_path / "checkpoints" / name).point == job.point
 
 
 def test_training_imports_no_model_library() -> None:

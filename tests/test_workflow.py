@@ -1,4 +1,4 @@
-"""The DAG through real Snakemake: the smoke profile from nothing to every figure, in a folder of its own."""
+"""The DAG through real Snakemake: the smoke profile from nothing to every figure, in a copy of the project."""
 
 import csv
 import json
@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,57 +15,117 @@ import tiny
 import yaml
 from matplotlib import image
 
+from tsae import config
+
 ROOT = Path(__file__).parent.parent
-# Rules call `python`: let that be the interpreter that runs the tests.
-ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-FIGURES = sorted(path.stem for path in (ROOT / "workflow/scripts").glob("*.py"))
+COPIED = ("Snakefile", "config", "docs/record.json", "notebooks", "profiles", "tsae", "workflow")
+SMOKE = config.load(ROOT / "config/smoke.yaml")
+FIGURES = config.FIGURE_NAMES
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.py"))
 
 
-def snakemake(folder: Path, *arguments: str, configfile: Path = ROOT / "config/smoke.yaml") -> tuple[int, str]:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    command += ["--configfile", str(configfile), "--cores", "2", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT)
+def snakemake(folder: Path, *arguments: str, configfile: str = "config/smoke.yaml") -> tuple[int, str]:
+    # Rules call `python`: let that be the interpreter that runs the tests, and the package that in the folder.
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
+    }
+    command = [sys.executable, "-m", "snakemake", "--configfile", configfile, "--cores", "2", *arguments]
+    done = subprocess.run(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
     return done.returncode, done.stdout
 
 
-def changed_config(folder: Path, **sections: Mapping[str, object]) -> Path:
+def planned(folder: Path, *arguments: str, configfile: str = "config/smoke.yaml") -> dict[str, int]:
+    """Number of jobs by rule."""
+    code, output = snakemake(folder, "--dry-run", "--quiet", "rules", *arguments, configfile=configfile)
+    assert code == 0, output
+    words = (line.split() for line in output.splitlines())
+    return {row[0]: int(row[1]) for row in words if len(row) == 2 and row[1].isdigit() and row[0] != "total"}
+
+
+def changed_config(folder: Path, **sections: Mapping[str, object]) -> str:
     data = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
     for name, values in sections.items():
-        data[name] |= values
-    path = folder / "changed.yaml"
-    path.write_text(yaml.safe_dump(data))
-    return path
+        data[name] = data.get(name, {}) | values
+    (folder / "changed.yaml").write_text(yaml.safe_dump(data))
+    return "changed.yaml"
+
+
+@contextmanager
+def appended(path: Path, text: str) -> Iterator[None]:
+    before = path.read_text()
+    path.write_text(before + text)
+    yield
+    path.write_text(before)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the smoke profile ran to its end."""
+    """A copy of the project in which the smoke profile ran to its end."""
     folder = tmp_path_factory.mktemp("smoke")
-    corpus, model = folder / "results/tiny/corpus.txt", folder / "results/tiny/model"
-    corpus.parent.mkdir(parents=True)
-    tiny.write_corpus(corpus)
-    tiny.write_gpt2(model, corpus)
+    for name in COPIED:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        (folder / name).parent.mkdir(exist_ok=True)
+        copy(ROOT / name, folder / name)
+    tiny.write_corpus(folder / "results/tiny/corpus.txt")
+    tiny.write_gpt2(folder / "results/tiny/model", folder / "results/tiny/corpus.txt")
     code, output = snakemake(folder)
     assert code == 0, output
     return folder
 
 
-def test_every_figure_and_table_is_there(finished: Path) -> None:
-    assert FIGURES
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_figure_is_there(finished: Path) -> None:
     for figure in FIGURES:
         for ending in ("svg", "pdf", "png"):
             assert (finished / f"figures/smoke/{figure}.{ending}").stat().st_size > 5000
         assert image.imread(finished / f"figures/smoke/{figure}.png").std() > 0.05
-    assert len({(finished / f"figures/smoke/{figure}.svg").read_text() for figure in FIGURES}) == len(FIGURES)
-    with (finished / "results/smoke/metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    measured = {(row["layer"], row["subject"], row["seed"]) for row in rows if row["metric"] == "ce_added"}
-    assert measured == {
-        *((layer, f"topk-k4-x4-{table}", "0") for layer in "12" for table in ("none", "learned")),
-        ("2", "topk-k4-x4-fixed", "0"),
-    }
-    nmse = [row for row in rows if row["metric"] == "nmse"]
-    assert all(0 < float(row["low"]) <= float(row["value"]) <= float(row["high"]) < 1 for row in nmse)
+    assert len({(finished / f"figures/smoke/{figure}.svg").read_text() for figure in FIGURES}) == len(FIGURES) == 12
+
+
+def test_every_sae_is_measured(finished: Path) -> None:
+    rows = read_csv(finished / "results/smoke/metrics.csv")
+    measured = {(int(row["layer"]), row["subject"], int(row["seed"])) for row in rows if row["metric"] == "ce_added"}
+    assert measured == {(job.layer, job.point.id, job.seed) for job in SMOKE.jobs()}
+    assert {job.point.architecture for job in SMOKE.jobs()} == {"topk", "relu", "gated"}
+    for job in SMOKE.jobs():
+        assert (finished / f"results/smoke/features/{job.id}.parquet").is_file()
+
+
+def test_curves_hold_every_checkpoint_and_stay_out_of_the_result(finished: Path) -> None:
+    curves = read_csv(finished / "results/smoke/tables/curves.csv")
+    assert {int(row["step"]) for row in curves} == set(SMOKE.checkpoint_steps())
+    assert "step" not in read_csv(finished / "results/smoke/metrics.csv")[0]
+
+
+def test_every_claim_has_a_verdict(finished: Path) -> None:
+    rows = read_csv(finished / "results/smoke/claims.csv")
+    assert {row["id"] for row in rows} == {f"C{number}" for number in range(1, 13)}
+    assert all(row["verdict"] and row["claim_verdict"] for row in rows)
+    for name in ("claims.md", "claims.html"):
+        assert "C12" in (finished / "results/smoke" / name).read_text()
+
+
+def test_results_are_verified(finished: Path) -> None:
+    text = (finished / "results/smoke/verified.txt").read_text()
+    assert "test_the_last_checkpoint_is_the_trained_sae" in text
+    assert " passed" in text and " failed" not in text
+
+
+def test_notebooks_are_executed(finished: Path) -> None:
+    assert len(NOTEBOOKS) == 4
+    for name in NOTEBOOKS:
+        notebook = json.loads((finished / f"results/smoke/notebooks/{name}.ipynb").read_text())
+        code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        assert any(cell["outputs"] for cell in code)
+        assert all(cell["execution_count"] for cell in code)
+        assert (finished / f"results/smoke/notebooks/{name}.html").stat().st_size > 100_000
 
 
 def test_the_manifest_names_every_result_with_its_sha256(finished: Path) -> None:
@@ -73,28 +134,56 @@ def test_the_manifest_names_every_result_with_its_sha256(finished: Path) -> None
     assert {f"figures/smoke/{figure}.svg" for figure in FIGURES} < set(manifest["sha256"])
 
 
+def test_the_report_holds_figures_claims_and_notebooks(finished: Path) -> None:
+    code, output = snakemake(finished, "--report", "report.html")
+    assert code == 0, output
+    text = (finished / "report.html").read_text()
+    for name in (*(f"{figure}.svg" for figure in FIGURES), "claims.html", *(f"{name}.html" for name in NOTEBOOKS)):
+        assert name in text
+
+
 def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
     code, output = snakemake(finished)
     assert code == 0
     assert "Nothing to be done" in output
 
 
-def test_a_deleted_figure_is_one_job(finished: Path) -> None:
-    kept = {path: path.read_bytes() for path in (finished / "figures/smoke").glob("lookup_geometry.*")}
+def test_a_deleted_figure_is_one_job_and_the_same_bytes(finished: Path) -> None:
+    kept = {path: path.read_bytes() for path in (finished / "figures/smoke").glob("speedup.*")}
     for path in kept:
         path.unlink()
-    code, output = snakemake(finished, "lookup_geometry")
+    assert planned(finished, "speedup") == {"speedup": 1}
+    code, output = snakemake(finished, "speedup")
     assert code == 0, output
-    assert "1 of 1 steps (100%) done" in output
     assert {path: path.read_bytes() for path in kept} == kept
 
 
-def test_one_more_point_is_one_training_and_one_evaluation(finished: Path) -> None:
-    more = {"more": {"layers": [1], "k": [2], "expansion": [4], "table": ["none"]}}
-    _, output = snakemake(finished, "--dry-run", "--quiet", "rules", configfile=changed_config(finished, sweep=more))
-    planned = dict(line.split() for line in output.splitlines() if len(line.split()) == 2 and line.split()[1].isdigit())
-    assert (planned["train"], planned["evaluate"], planned["collect"]) == ("1", "1", "1")
-    assert not {"cache_residuals", "unigrams", "tokenize", "ablate", "measure_tables"} & set(planned)
+def test_one_more_point_is_one_training_one_evaluation_and_what_shows_it(finished: Path) -> None:
+    pareto = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())["sweep"]["pareto"]
+    more = {"layers": [2], "k": [3], "expansion": [4], "table": ["none"]}
+    configfile = changed_config(finished, sweep={"pareto": [*pareto, more]})
+    shown = {"collect", "collect_all", "measure_claims", "pareto", "notebook", "verify", "manifest", "all"}
+    assert planned(finished, configfile=configfile) == dict.fromkeys({"train", "evaluate"} | shown, 1)
+
+
+def test_a_changed_figure_script_redraws_that_figure(finished: Path) -> None:
+    with appended(finished / "workflow/scripts/init_sweep.py", "\n# changed\n"):
+        assert planned(finished) == dict.fromkeys(("init_sweep", "verify", "manifest", "all"), 1)
+
+
+def test_changed_training_trains_anew_from_the_same_residuals(finished: Path) -> None:
+    with appended(finished / "tsae/train.py", "\n# changed\n"):
+        jobs = planned(finished)
+    assert jobs["train"] == jobs["evaluate"] == len(SMOKE.jobs())
+    assert not {"cache_residuals", "unigrams", "tokenize", "prepare_model", "ablate", "measure_baselines"} & set(jobs)
+
+
+def test_a_failing_cell_fails_the_run(finished: Path) -> None:
+    target = "results/smoke/notebooks/01_token_subspaces.html"
+    with appended(finished / "notebooks/01_token_subspaces.py", "\n# %%\nraise RuntimeError('this cell fails')\n"):
+        code, output = snakemake(finished, target)
+    assert code != 0
+    assert "this cell fails" in output
 
 
 @pytest.mark.parametrize(
@@ -107,6 +196,11 @@ def test_one_more_point_is_one_training_and_one_evaluation(finished: Path) -> No
             {"sources": [{"kind": "files", "paths": ["absent.txt"], "format": "lines"}]},
             "there is no file absent.txt",
         ),
+        (
+            "sweep",
+            {"init": [{"layers": [2], "k": [4], "expansion": [4], "table": ["learned"]}]},
+            "changed.yaml: sweep.init: the figure init_sweep needs a second lookup_scale",
+        ),
     ],
 )
 def test_a_mistake_stops_it_before_any_job(
@@ -118,19 +212,36 @@ def test_a_mistake_stops_it_before_any_job(
     assert "Traceback" not in output and "Execute" not in output
 
 
-def test_a_model_of_another_size_is_refused_as_soon_as_it_is_there(finished: Path, tmp_path: Path) -> None:
-    shutil.copytree(finished / "results/tiny", tmp_path / "results/tiny")
-    code, output = snakemake(tmp_path, configfile=changed_config(tmp_path, model={"d_model": 64}))
+def test_a_claim_of_an_unknown_metric_stops_it_before_any_job(finished: Path) -> None:
+    extra = """
+- id: C13
+  claim: Nothing.
+  source: nowhere
+  checks:
+    - {name: none, measure: {kind: value, of: {metric: nmsee, subject: baseline}}, published: 1, tolerance: 1}
+"""
+    with appended(finished / "config/claims.yaml", extra):
+        code, output = snakemake(finished)
+    assert code != 0
+    assert "config/claims.yaml: C13: " in output and "did you mean 'nmse'?" in output
+    assert "Traceback" not in output and "Execute" not in output
+
+
+def test_a_model_of_another_size_is_refused_as_soon_as_it_is_there(finished: Path) -> None:
+    configfile = changed_config(finished, model={"d_model": 64})
+    (finished / configfile).write_text((finished / configfile).read_text().replace("profile: smoke", "profile: other"))
+    code, output = snakemake(finished, configfile=configfile)
     assert code != 0
     assert "model.d_model is 64, but the model has 32" in output
-    assert not (tmp_path / "results/smoke/residuals/index.json").exists()
+    assert not (finished / "results/other/residuals/index.json").exists()
 
 
 def test_make_figure_plans_that_figure_alone() -> None:
     make = ["make", "--no-print-directory", "-o", ".venv/ready", "--dry-run", "figure", "FIG=lookup_geometry"]
     printed = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     command = f"{printed.splitlines()[-1]} --dry-run --forceall"
-    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lookup_geometry" in done.stdout and "last_token_detection" not in done.stdout
 

@@ -101,11 +101,18 @@ def unigrams(
 
 
 @app.command()
-def train(job: Settings, settings: Settings, residuals: File, unigrams: File, folder: File) -> None:
+def train(
+    job: Settings,
+    settings: Settings,
+    residuals: File,
+    unigrams: File,
+    folder: File,
+    checkpoints: Annotated[list[int] | None, typer.Option("--checkpoint", help="Step that leaves a checkpoint")] = None,
+) -> None:
     """Train one SAE."""
     from tsae.train import train
 
-    train(_parse(Job, job), _parse(config.Training, settings), residuals, unigrams, folder)
+    train(_parse(Job, job), _parse(config.Training, settings), residuals, unigrams, folder, checkpoints or ())
 
 
 @app.command()
@@ -124,12 +131,12 @@ def ablate(
 
 
 @app.command()
-def measure_tables(settings: Settings, residuals: File, unigrams: File, layer: Layer, output: File) -> None:
-    """Measure what unigram residuals and conditional means alone say of the residuals."""
-    from tsae.baselines import measure_tables
+def measure_baselines(settings: Settings, residuals: File, unigrams: File, layer: Layer, output: File) -> None:
+    """Measure the residuals of a layer, and what unigram residuals and conditional means alone say of them."""
+    from tsae.baselines import measure_baselines
     from tsae.table import write_measurements
 
-    measured = measure_tables(residuals, unigrams, layer, _parse(config.Evaluation, settings))
+    measured = measure_baselines(residuals, unigrams, layer, _parse(config.Evaluation, settings))
     write_measurements(output, {"layer": layer}, measured)
 
 
@@ -137,16 +144,20 @@ def measure_tables(settings: Settings, residuals: File, unigrams: File, layer: L
 def evaluate(
     job: Settings,
     settings: Settings,
+    features: Settings,
+    min_firings: Annotated[int, typer.Option(help="Features that fire less often are not judged simple or not")],
     sae: File,
     token_biases: File,
     model: File,
     residuals: File,
+    heldout: File,
     unigrams: File,
     ablations: File,
     output: File,
+    features_output: File,
     compatibility_mode: Compatibility = False,
 ) -> None:
-    """Evaluate one SAE."""
+    """Evaluate one SAE, and write the statistics of its features."""
     from tsae.evaluate import evaluate
     from tsae.table import write_measurements
 
@@ -156,21 +167,103 @@ def evaluate(
         token_biases,
         model,
         residuals,
+        heldout,
         unigrams,
         ablations,
         _parse(config.Evaluation, settings),
+        _parse(config.Features, features),
+        min_firings,
+        compatibility_mode,
+        features_output,
+    )
+    write_measurements(output, of.labels, {of.point.id: measured})
+
+
+@app.command()
+def measure_curve(
+    job: Settings,
+    settings: Settings,
+    curves: Settings,
+    sae: File,
+    model: File,
+    residuals: File,
+    output: File,
+    compatibility_mode: Compatibility = False,
+) -> None:
+    """Measure the checkpoints of one SAE."""
+    from tsae.curves import measure_curve
+    from tsae.files import write_json
+
+    of = _parse(Job, job)
+    rows = measure_curve(
+        sae,
+        model,
+        residuals,
+        _parse(config.Evaluation, settings),
+        _parse(config.Curves, curves),
         compatibility_mode,
     )
-    labels = {"layer": of.layer, "seed": of.seed, **of.point.model_dump(mode="json")}
-    write_measurements(output, labels, {of.point.id: measured})
+    write_json(output, [{"subject": of.point.id, **of.labels, **row} for row in rows])
+
+
+@app.command()
+def find_phrases(settings: Settings, model: File, train: File, output: File) -> None:
+    """Find frequent phrases of several tokens in the training text."""
+    from tsae.phrases import find_phrases_of
+
+    find_phrases_of(model, train, _parse(config.Phrases, settings), output)
+
+
+@app.command()
+def measure_phrases(
+    job: Settings, settings: Settings, sae: File, residuals: File, phrases: File, output: File, examples: File
+) -> None:
+    """Measure how one SAE fires on the tokens of phrases."""
+    from tsae.phrases import measure_phrases_of
+    from tsae.table import write_measurements
+
+    of = _parse(Job, job)
+    measured = measure_phrases_of(sae, residuals, phrases, _parse(config.Phrases, settings), examples)
+    write_measurements(output, of.labels, {of.point.id: measured})
 
 
 @app.command()
 def collect(output: File, measurements: list[Path]) -> None:
-    """Gather all measurements in one tidy table."""
+    """Gather measurements in one tidy table."""
     from tsae.table import write_table
 
     write_table(output, measurements)
+
+
+@app.command()
+def measure_claims(
+    ledger: File,
+    published: File,
+    baseline: Annotated[str, typer.Option(help="Id of the headline baseline")],
+    tokenized: Annotated[str, typer.Option(help="Id of the headline tokenized SAE")],
+    simple_threshold: Annotated[float, typer.Option(help="Share of activation mass from which a feature is simple")],
+    output: File,
+    markdown: File,
+    html: File,
+    tables: list[Path],
+) -> None:
+    """Measure every claim of the ledger, and judge it."""
+    from tsae.claims import write_claims
+    from tsae.ledger import load_ledger
+    from tsae.table import read_table
+
+    of_block = {path.stem: read_table(path) for path in tables}
+    write_claims(
+        load_ledger(ledger, published), of_block, (baseline, tokenized), simple_threshold, output, markdown, html
+    )
+
+
+@app.command()
+def show_claims(configfile: File) -> None:
+    """Print the verdicts of a finished run."""
+    from tsae.claims import print_claims
+
+    typer.echo(print_claims(Path("results") / config.load(configfile).profile / "claims.csv"))
 
 
 @app.command()

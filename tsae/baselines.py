@@ -1,5 +1,6 @@
 """What every SAE of a layer is compared with: the model's loss with the residual intact or ablated, and tables alone."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from tsae.config import Evaluation
 from tsae.files import save_tensors
 from tsae.lookup import load_unigrams
-from tsae.metrics import Bootstrap, Measurement, max_cosine_similarity, reconstruction_errors
+from tsae.metrics import Bootstrap, Measurement, max_cosine_similarity, median, reconstruction_errors
 from tsae.models import LanguageModel, load_model
 from tsae.residuals import ResidualCache, open_residuals
 
@@ -24,18 +25,24 @@ class Sequences(NamedTuple):
     kept: Tensor  # (n_seq, n_ctx) bool: neither BOS nor of outlying norm
 
 
-def load_sequences(cache: ResidualCache, limit: int | None = None) -> Sequences:
-    """Read all sequences of a split, or `limit` of them, evenly spaced."""
+def load_sequences(cache: ResidualCache) -> Sequences:
+    """Read all sequences of a split."""
     shards = [cache.shard(index) for index in range(len(cache.shards))]
-    chosen = torch.arange(cache.n_sequences)
-    if limit is not None and limit < len(chosen):
-        chosen = torch.linspace(0, len(chosen) - 1, limit).long()
     shape = (cache.n_sequences, cache.n_ctx)
     return Sequences(
-        torch.cat([shard.residuals for shard in shards]).view(*shape, cache.d_model)[chosen],
-        torch.cat([shard.tokens for shard in shards]).view(shape)[chosen].long(),
-        torch.cat([shard.kept for shard in shards]).view(shape)[chosen],
+        torch.cat([shard.residuals for shard in shards]).view(*shape, cache.d_model),
+        torch.cat([shard.tokens for shard in shards]).view(shape).long(),
+        torch.cat([shard.kept for shard in shards]).view(shape),
     )
+
+
+def spread(sequences: Sequences, limit: int | None) -> Sequences:
+    """At most `limit` of the sequences, evenly spaced; None: all."""
+    n_sequences = len(sequences.tokens)
+    if limit is None or limit >= n_sequences:
+        return sequences
+    chosen = torch.linspace(0, n_sequences - 1, limit).long()
+    return Sequences(*(part[chosen] for part in sequences))
 
 
 def next_token_losses(model: LanguageModel, residuals: Tensor, tokens: Tensor, layer: int) -> Tensor:
@@ -66,7 +73,7 @@ def measure_ablations(
     """
     model = load_model(model_folder, compatibility_mode)
     cache = open_residuals(residuals, "train", layer)
-    sequences = load_sequences(open_residuals(residuals, "heldout", layer), settings.ce_sequences)
+    sequences = spread(load_sequences(open_residuals(residuals, "heldout", layer)), settings.ce_sequences)
     replacements = {"zero": torch.zeros(cache.d_model), "mean": cache.mean()}
     sums: dict[str, list[Tensor]] = {"count": [], "clean": [], "zero": [], "mean": []}
     progress = tqdm(
@@ -124,8 +131,32 @@ def conditional_means(cache: ResidualCache, counts: Tensor) -> Tensor:
     return sums / counts.where(counts > 0, torch.nan)[:, None]
 
 
-def measure_tables(residuals: Path, unigrams: Path, layer: int, settings: Evaluation) -> dict[str, list[Measurement]]:
-    """Measure what tables alone say of held-out residuals, before any SAE: unigram residuals and conditional means.
+def token_subspaces(sequences: Sequences, unigram_table: Tensor, seed: int) -> list[Measurement]:
+    """Median cosine similarity of a residual to its token's unigram residual, by context length (C12).
+
+    Context length counts the tokens up to and including it, without BOS, and `at` is the upper edge of a bin: 1, 2, 3 to 4,
+    5 to 8, ... `residual_other_cosine`, the floor, takes the unigram residual of another held-out token at random: residuals
+    share a large mean.
+    """
+    sequence, position = sequences.kept.nonzero(as_tuple=True)
+    x, tokens = sequences.residuals[sequence, position].float(), sequences.tokens[sequence, position]
+    other = tokens[torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))]
+    cosines = {
+        "residual_unigram_cosine": F.cosine_similarity(x, unigram_table[tokens], dim=1),
+        "residual_other_cosine": F.cosine_similarity(x, unigram_table[other], dim=1),
+    }
+    bins = torch.ceil(torch.log2(position.double())).long()
+    return [
+        replace(median(metric, values[bins == edge]), at=2.0**edge)
+        for metric, values in cosines.items()
+        for edge in bins.clamp(min=0).unique().tolist()
+    ]
+
+
+def measure_baselines(
+    residuals: Path, unigrams: Path, layer: int, settings: Evaluation
+) -> dict[str, list[Measurement]]:
+    """Measure held-out residuals, and what tables alone say of them, before any SAE: unigram residuals and conditional means.
 
     `table_fvu` is the FVU of x_hat = table[t]; a token that the table does not have gets the mean residual.
     """
@@ -150,6 +181,7 @@ def measure_tables(residuals: Path, unigrams: Path, layer: int, settings: Evalua
             *last_token_detection(sequences, table, settings),
         ]
     measured["residuals"] = [
+        *token_subspaces(sequences, unigram_table, settings.seed),
         Measurement("heldout_tokens_seen_in_training", (counts[tokens] > 0).double().mean().item(), n=len(tokens)),
         Measurement("outlier_share_train", cache.n_outliers / (cache.n_kept + cache.n_outliers), n=cache.n_rows),
         Measurement(

@@ -6,16 +6,33 @@ models, and the Snakefile and the commands validate with them.
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
 from tsae.section import Layer, Name, Section
 from tsae.sources import CorpusSource, FileCorpus, FolderModel, ModelSource, WheelFile
-from tsae.sweep import WITHOUT_TABLE, Grid, Job
+from tsae.sweep import Grid, Job, Point
+
+# Every figure of the write-up, and the blocks of the sweep whose SAEs it shows.
+FIGURE_BLOCKS = {
+    "token_subspaces": (),
+    "pareto": ("pareto",),
+    "speedup": ("headline",),
+    "training_curves": ("headline",),
+    "expansion": ("expansion",),
+    "token_bias_similarity": ("headline", "expansion"),
+    "lookup_geometry": ("headline",),
+    "last_token_detection": ("headline",),
+    "init_sweep": ("init",),
+    "simple_features": ("headline",),
+    "encoder_ablation": ("encoder",),
+    "reconstruction_by_layer": ("headline",),
+}
+FIGURE_NAMES = tuple(FIGURE_BLOCKS)
 
 
 class Model(Section):
@@ -89,9 +106,64 @@ class Training(Section):
     lr: float = Field(gt=0, description="Adam's learning rate at the start")
     lr_end: float = Field(ge=0, description="Learning rate at the end of the cosine schedule")
     table_lr: float = Field(gt=0, description="Learning rate of a learned table, on the same schedule in proportion")
+    l1_warmup: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="The sparsity penalty grows from zero to its coefficient over this share of training",
+    )
     buffer_tokens: int = Field(ge=1, description="Tokens shuffled together, held in memory as float16 [tokens]")
     history_points: int = Field(20, ge=2, description="Points at which loss and held-out NMSE and FVU are recorded")
     history_tokens: int = Field(4096, ge=1, description="Held-out tokens that these use [tokens]")
+
+
+class Curves(Section):
+    """Training curves: checkpoints of the headline SAEs on the way, each evaluated like the final one."""
+
+    checkpoints: int = Field(8, ge=2, description="Checkpoints, evenly spaced in log; the last is the trained SAE")
+    first: float = Field(1 / 32, gt=0, lt=1, description="The first checkpoint, as a share of training")
+    ce_sequences: int | None = Field(
+        None, ge=1, description="Held-out sequences on which the loss is measured; null: all [sequences]"
+    )
+
+
+class Features(Section):
+    """The statistics of features, on held-out tokens."""
+
+    n_contexts: int = Field(10, ge=1, description="Top activating contexts kept per feature")
+    context_before: int = Field(16, ge=0, description="Tokens shown before the active one [tokens]")
+    context_after: int = Field(8, ge=0, description="Tokens shown after the active one [tokens]")
+
+
+class Simple(Section):
+    """What a simple feature is: one whose activation mass lies on one token (or on one bigram)."""
+
+    threshold: float = Field(
+        0.5, gt=0, le=1, description="A feature is simple if at least this share of its mass is on its top token"
+    )
+    min_firings: int = Field(
+        10,
+        ge=1,
+        description="Features that fire on fewer held-out tokens are not judged: one firing is always on one token",
+    )
+
+
+class Phrases(Section):
+    """Frequent phrases of several tokens, on which the encoder's dependence on the last token is measured (C10)."""
+
+    lengths: tuple[Annotated[int, Field(ge=2)], ...] = Field((2, 3, 4), min_length=1, description="Lengths [tokens]")
+    min_count: int = Field(15, ge=4, description="Occurrences in the training split that a phrase needs at least")
+    min_documents: int = Field(2, ge=1, description="Documents that a phrase must occur in at least [documents]")
+    n_common: int = Field(
+        100, ge=0, description="Tokens that occur in the most documents, such as ' of', are in no phrase [tokens]"
+    )
+    n_phrases: int = Field(100, ge=1, description="Phrases measured")
+    max_occurrences: int = Field(60, ge=4, description="Occurrences of a phrase that are measured")
+    base_tokens: int = Field(
+        8192, ge=1, description="Training tokens on which base rates of features are taken [tokens]"
+    )
+    bootstrap: int = Field(1000, ge=10, description="Bootstrap samples over phrases, for 95% intervals")
+    seed: int = Field(0, ge=0, description="Seed of the choice of occurrences and tokens, and of the bootstrap")
 
 
 class Evaluation(Section):
@@ -110,10 +182,10 @@ class Evaluation(Section):
         ge=1, description="A feature is dead in training if it fired in none of this many last tokens [tokens]"
     )
     similarity_rows: int = Field(
-        4096, ge=1, description="Token-biases sampled as queries for nearest-neighbour similarity [rows]"
+        1024, ge=1, description="Token-biases sampled as queries for nearest-neighbour similarity [rows]"
     )
     detection_tokens: int = Field(
-        4096, ge=1, description="Held-out tokens sampled for last-token detection at any position [tokens]"
+        2048, ge=1, description="Held-out tokens sampled for last-token detection at any position [tokens]"
     )
     min_counts: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0, 1, 20),
@@ -132,8 +204,15 @@ class Config(Section):
     residuals: Residuals
     unigrams: Unigrams
     training: Training
-    sweep: dict[Name, Grid] = Field(min_length=1, description="Named blocks; their union is trained, each SAE once")
+    sweep: dict[Name, Annotated[tuple[Grid, ...], Field(min_length=1)]] = Field(
+        description="Named blocks, each a list of grids; the union of all is trained, each SAE once"
+    )
+    curves: Curves = Curves()
     evaluation: Evaluation
+    features: Features = Features()
+    simple: Simple = Simple()
+    phrases: Phrases = Phrases()
+    figures: tuple[Literal[FIGURE_NAMES], ...] = Field(FIGURE_NAMES, description="Figures to draw")  # type: ignore[valid-type]
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> "Config":
@@ -152,22 +231,23 @@ class Config(Section):
                 raise ValueError(
                     f"residuals.layers: there is no layer {layer}; the model has layers 0 to {self.model.n_layers - 1}"
                 )
-        for name, grid in self.sweep.items():
+        for name, place, grid in self._grids():
+            where = f"sweep.{name}.{place}"
             for point in grid.points():
                 n_features = point.n_features(self.model.d_model)
                 if point.table != "none" and point.initial_encoder_scale <= 0:
                     raise ValueError(
-                        f"sweep.{name}: lookup_scale {point.lookup_scale:g} leaves W_enc = {1 - point.lookup_scale:g} x W_dec's "
+                        f"{where}: lookup_scale {point.lookup_scale:g} leaves W_enc = {1 - point.lookup_scale:g} x W_dec's "
                         "transpose at the start; set encoder_scale too"
                     )
-                if point.k > n_features:
+                if (point.k or 1) > n_features:
                     raise ValueError(
-                        f"sweep.{name}: k = {point.k} active features of {n_features} "
+                        f"{where}: k = {point.k} active features of {n_features} "
                         f"(expansion {point.expansion:g} x d_model {self.model.d_model}); lower k or raise the expansion"
                     )
             for layer in grid.layers or ():
                 if layer not in layers:
-                    raise ValueError(f"sweep.{name}.layers: layer {layer} is not in residuals.layers {list(layers)}")
+                    raise ValueError(f"{where}.layers: layer {layer} is not in residuals.layers {list(layers)}")
         if self.training.batch_size > self.tokens.train:
             raise ValueError(
                 f"training.batch_size ({self.training.batch_size}) is larger than tokens.train ({self.tokens.train})"
@@ -176,25 +256,68 @@ class Config(Section):
             raise ValueError(
                 f"training.tokens ({self.training.tokens}) is smaller than training.batch_size ({self.training.batch_size})"
             )
-        tokenized = sorted({job.point.id for job in self.jobs() if job.point.table != "none"})
+        self._check_headline()
+        for figure in self.figures:
+            self._check_points_of(figure)
+        return self
+
+    def _grids(self) -> Iterator[tuple[str, int, Grid]]:
+        for name, grids in self.sweep.items():
+            for place, grid in enumerate(grids):
+                yield name, place, grid
+
+    def _check_headline(self) -> None:
+        if reserved := {"baselines", "curves"} & self.sweep.keys():
+            raise ValueError(f"sweep: {min(reserved)!r} is the name of another table; call the block otherwise")
+        if "headline" not in self.sweep:
+            raise ValueError(
+                "sweep: there is no block `headline`: the baseline and the tokenized SAE that are compared everywhere"
+            )
+        tokenized = sorted({job.point.id for job in self.jobs("headline") if job.point.table != "none"})
         if self.evaluation.token_biases not in tokenized:
             raise ValueError(
-                f"evaluation.token_biases: {self.evaluation.token_biases!r} is no tokenized point of the sweep, "
+                f"evaluation.token_biases: {self.evaluation.token_biases!r} is no tokenized point of sweep.headline, "
                 f"which has {tokenized}"
             )
         for headline in self.headline():
-            trained = {job.layer for job in self.jobs() if job.point.id == headline}
+            trained = {job.layer for job in self.jobs("headline") if job.point.id == headline}
             for layer in sorted({job.layer for job in self.jobs()} - trained):
                 raise ValueError(
-                    f"sweep: every figure compares {' and '.join(self.headline())}, but {headline} is missing at layer {layer}"
+                    f"sweep.headline: {' and '.join(self.headline())} are compared everywhere, but {headline} is missing "
+                    f"at layer {layer}"
                 )
-        return self
 
-    def jobs(self) -> list[Job]:
-        """Every SAE of the sweep, once, in the order of the configuration."""
+    def _check_points_of(self, figure: str) -> None:
+        for block in FIGURE_BLOCKS[figure]:
+            remedy = f"add it, or leave {figure} out of `figures`"
+            if block not in self.sweep:
+                raise ValueError(f"sweep: the figure {figure} shows the block `{block}`, which is missing; {remedy}")
+            points = [job.point for job in self.jobs(block)]
+            missing = None
+            if block != "headline" and not any(point.table != "none" for point in points):
+                missing = "a point with a table"
+            elif block in ("pareto", "expansion") and not any(point.table == "none" for point in points):
+                missing = "a baseline (table: none)"
+            elif block == "expansion" and len({point.expansion for point in points}) < 2:
+                missing = "a second expansion"
+            elif block == "init" and len({point.lookup_scale for point in points if point.table != "none"}) < 2:
+                missing = "a second lookup_scale"
+            elif block == "encoder":
+                with_unigram = {p for p in points if p.encoder_input == "residual"}
+                without = {p.model_copy(update={"encoder_input": "residual"}) for p in set(points) - with_unigram}
+                if not without:
+                    missing = "a point with encoder_input: without_unigram"
+                elif without - with_unigram:
+                    missing = f"{min(point.id for point in without - with_unigram)} (encoder_input: residual)"
+            if missing:
+                raise ValueError(f"sweep.{block}: the figure {figure} needs {missing}; {remedy}")
+
+    def jobs(self, block: str | None = None) -> list[Job]:
+        """Every SAE of one block of the sweep, or of all, once, in the order of the configuration."""
         jobs = (
             Job(layer=layer, point=point, seed=seed)
-            for grid in self.sweep.values()
+            for name, _, grid in self._grids()
+            if block in (None, name)
             for point in grid.points()
             for layer in grid.layers or self.residuals.layers
             for seed in grid.seeds
@@ -206,13 +329,21 @@ class Config(Section):
 
         The tokenized one is `evaluation.token_biases`; the baseline has the same k and expansion.
         """
-        tokenized = next(job.point for job in self.jobs() if job.point.id == self.evaluation.token_biases)
-        baseline = tokenized.model_copy(update={"table": "none", "encoder_scale": None} | WITHOUT_TABLE)
-        return baseline.id, tokenized.id
+        points = (job.point for job in self.jobs("headline"))
+        tokenized: Point = next(point for point in points if point.id == self.evaluation.token_biases)
+        return tokenized.without_table().id, tokenized.id
+
+    def checkpoint_steps(self) -> list[int]:
+        """Training steps, counted from 1, at which the curves have a checkpoint; the last is the end of training."""
+        n_steps = self.training.tokens // self.training.batch_size
+        n, first = self.curves.checkpoints, self.curves.first
+        return sorted({max(1, round(n_steps * first ** (1 - place / (n - 1)))) for place in range(n)})
 
     def token_bias_reference(self, layer: int, seed: int) -> Job:
         """The tokenized SAE whose table SAEs at a layer and seed are compared with: the same seed's, else the lowest."""
-        candidates = [job for job in self.jobs() if job.layer == layer and job.point.id == self.evaluation.token_biases]
+        candidates = [
+            job for job in self.jobs("headline") if job.layer == layer and job.point.id == self.evaluation.token_biases
+        ]
         return next((job for job in candidates if job.seed == seed), min(candidates, key=lambda job: job.seed))
 
 
@@ -239,7 +370,11 @@ def _known_keys(model: Any, location: tuple[int | str, ...]) -> list[str]:
 def describe_errors(error: ValidationError, model: Any, where: str) -> str:
     """One line per mistake: the file, the key, what is wrong, and for a misspelt key the one that was probably meant."""
     lines = []
-    for item in error.errors():
+    items = error.errors()
+    for item in items:
+        place = item["loc"]
+        if item["type"] == "too_short" and any(o["loc"][: len(place)] == place for o in items if o["loc"] != place):
+            continue  # a list whose only entry is wrong counts as empty; the mistake in the entry says enough
         key = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":

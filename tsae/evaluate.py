@@ -1,6 +1,8 @@
 """Evaluation of one SAE on held-out tokens."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,8 +14,10 @@ from tsae.baselines import (
     last_token_detection,
     load_sequences,
     next_token_losses,
+    spread,
 )
-from tsae.config import Evaluation
+from tsae.config import Evaluation, Features
+from tsae.features import feature_statistics, simple_shares, write_features
 from tsae.files import load_tensors
 from tsae.lookup import load_unigrams
 from tsae.metrics import (
@@ -21,6 +25,7 @@ from tsae.metrics import (
     Measurement,
     complement,
     max_cosine_similarity,
+    max_cosine_similarity_by_count,
     median,
     reconstruction_errors,
     share,
@@ -28,9 +33,11 @@ from tsae.metrics import (
 from tsae.models import LanguageModel, load_model
 from tsae.residuals import open_residuals
 from tsae.sae import SAE, load, load_last_fired
+from tsae.tokens import load_tokens
 
 THRESHOLDS = tuple(step / 20 for step in range(21))  # cosine similarities at which shares are reported
 SIMILAR = (0.4, 0.9)  # the authors' band: features "similar to" a token-bias (C4)
+SEEN = 1  # feature statistics name the most similar row among tokens seen in training
 DEAD_WINDOW_ORIGINAL = 3 * 4096  # the authors' "dead": silent for three of their batches [tokens]
 
 
@@ -44,17 +51,18 @@ def measure_reconstruction(sae: SAE, sequences: Sequences, settings: Evaluation)
     for chosen in torch.arange(n_sequences).split(settings.batch_sequences):
         kept = sequences.kept[chosen]
         x, tokens = sequences.residuals[chosen][kept].float(), sequences.tokens[chosen][kept]
-        active = sae.active(x)
+        active = sae.active(x, tokens)
         errors = reconstruction_errors(x, sae.decode_active(active, sae.token_biases(tokens)), mean)
-        fired += torch.bincount(active.indices[active.values != 0], minlength=sae.n_features)
+        rows, nonzero = active.rows, active.values != 0
+        fired += torch.bincount(active.features[nonzero], minlength=sae.n_features)
         per_token = {
             "count": torch.ones(len(x)),
             "nmse": errors.nmse,
             "nmse_original": errors.nmse_original,
             "squared_error": errors.squared_error,
             "squared_deviation": errors.squared_deviation,
-            "l0": (active.values != 0).sum(1),
-            "l0_original": (active.values > 0).sum(1),
+            "l0": torch.bincount(rows[nonzero], minlength=len(x)),
+            "l0_original": torch.bincount(rows[active.values > 0], minlength=len(x)),
         }
         sequence = chosen[kept.nonzero()[:, 0]]
         for name, values in per_token.items():
@@ -86,58 +94,81 @@ def measure_dead_in_training(sae: SAE, last_fired: Tensor, settings: Evaluation)
     ]
 
 
-def measure_loss(
-    sae: SAE, model: LanguageModel, sequences: Sequences, ablations: dict[str, Tensor], layer: int, settings: Evaluation
-) -> list[Measurement]:
-    """Measure the model's loss when the SAE's reconstructions stand in for the residuals of kept tokens."""
+def patched_losses(
+    sae: SAE | None, model: LanguageModel, sequences: Sequences, layer: int, settings: Evaluation, label: str = "loss"
+) -> Tensor:
+    """Loss of each sequence (n_seq,) float64 [nats, summed over scored predictions] with reconstructions for residuals.
+
+    Kept tokens are reconstructed, and predictions made from them scored; without an SAE the residuals stay as they are.
+    """
     parts = []
-    progress = tqdm(total=sequences.tokens.numel(), desc="loss", unit="tok", unit_scale=True, disable=None)
+    progress = tqdm(total=sequences.tokens.numel(), desc=label, unit="tok", unit_scale=True, disable=None)
     for x, tokens, kept in zip(*(part.split(settings.batch_sequences) for part in sequences), strict=True):
         patched = x.to(torch.float32, copy=True)
-        patched[kept] = sae(patched[kept], tokens[kept])
+        if sae is not None:
+            patched[kept] = sae(patched[kept], tokens[kept])
         losses = next_token_losses(model, patched, tokens, layer)
         parts.append((losses * kept[:, :-1]).double().sum(1))
         progress.update(tokens.numel())
     progress.close()
-    patched_sum, clean, count = torch.cat(parts), ablations["clean"], ablations["count"]
+    return torch.cat(parts)
+
+
+def measure_loss(
+    sae: SAE, model: LanguageModel, sequences: Sequences, ablations: dict[str, Tensor], layer: int, settings: Evaluation
+) -> list[Measurement]:
+    """Measure the model's loss when the SAE's reconstructions stand in for the residuals of kept tokens."""
+    patched = patched_losses(sae, model, sequences, layer, settings)
+    clean, count = ablations["clean"], ablations["count"]
     bootstrap = Bootstrap(len(count), settings.bootstrap, settings.seed)
     n = int(count.sum())
     return [
-        bootstrap.ratio("ce", patched_sum, count, n),
+        bootstrap.ratio("ce", patched, count, n),
         bootstrap.ratio("ce_clean", clean, count, n),
-        bootstrap.ratio("ce_added", patched_sum - clean, clean, n),
-        bootstrap.ratio("ce_added_original", patched_sum - clean, clean + 0.001 * count, n),
-        bootstrap.ratio("ce_added_nats", patched_sum - clean, count, n),
+        bootstrap.ratio("ce_added", patched - clean, clean, n),
+        bootstrap.ratio("ce_added_original", patched - clean, clean + 0.001 * count, n),
+        bootstrap.ratio("ce_added_nats", patched - clean, count, n),
         *(
-            complement(bootstrap.ratio(f"ce_recovered_{name}", patched_sum - clean, ablations[name] - clean, n))
+            complement(bootstrap.ratio(f"ce_recovered_{name}", patched - clean, ablations[name] - clean, n))
             for name in ("zero", "mean")
         ),
     ]
 
 
+class Similar(NamedTuple):
+    """The row of a table that each feature's decoder row resembles most."""
+
+    cosine: Tensor  # (F,)
+    token: Tensor  # (F,) int64, the row's token
+
+
+def most_similar_rows(sae: SAE, table: Tensor, counts: Tensor, min_counts: Iterable[int]) -> dict[int, Similar]:
+    """By min_count: the most similar row of a table (V, d) among tokens seen so often in training."""
+    found = max_cosine_similarity_by_count(sae.W_dec, table, counts, min_counts)
+    return {at: Similar(*found[at]) for at in found}
+
+
 def measure_feature_similarity(
-    sae: SAE, alive: Tensor, token_biases: Tensor, unigrams: Tensor, counts: Tensor, settings: Evaluation
+    name: str, similar: Mapping[int, Similar], alive: Tensor, settings: Evaluation
 ) -> list[Measurement]:
     """Share of features whose decoder row resembles some row of a table, by cosine similarity (C4, C5).
 
-    `feature_{table}_similar` is the share in the authors' band 0.4 to 0.9, `feature_{table}_similarity` the share at or
-    above each threshold; over all features, and with suffix `_alive` over those that fire on held-out tokens. Rows are
-    those of tokens seen in training at least `min_count` times: a learned row never seen is still its unigram residual.
+    `feature_{name}_similar` is the share in the authors' band 0.4 to 0.9, `feature_{name}_similarity` the share at or
+    above each threshold; over all features, and with suffix `_alive` over those that fire on held-out tokens (F,). Rows
+    are those of tokens seen in training at least `min_count` times: a learned row never seen is still its unigram residual.
     """
     rows = []
     for min_count in settings.min_counts:
-        seen = counts >= min_count
-        if not seen.any():
+        if min_count not in similar:
             continue
-        for table, keys in (("token_bias", token_biases), ("unigram", unigrams)):
-            nearest, _ = max_cosine_similarity(sae.W_dec, keys[seen])
-            for suffix, values in (("", nearest), ("_alive", nearest[alive])):
-                if not len(values):
-                    continue
-                similar = (values >= SIMILAR[0]) & (values <= SIMILAR[1])
-                name = f"feature_{table}_similar"
-                rows.append(_share(f"{name}{suffix}", similar, settings, min_count=min_count))
-                rows += [_share(f"{name}ity{suffix}", values >= at, settings, at, min_count) for at in THRESHOLDS]
+        cosine = similar[min_count].cosine
+        for suffix, values in (("", cosine), ("_alive", cosine[alive])):
+            if not len(values):
+                continue
+            in_band = (values >= SIMILAR[0]) & (values <= SIMILAR[1])
+            metric = f"feature_{name}_similar"
+            rows.append(_share(f"{metric}{suffix}", in_band, settings, min_count=min_count))
+            rows += [_share(f"{metric}ity{suffix}", values >= at, settings, at, min_count) for at in THRESHOLDS]
     return rows
 
 
@@ -179,22 +210,30 @@ def evaluate(
     token_bias_folder: Path,
     model_folder: Path,
     residuals: Path,
+    heldout_tokens: Path,
     unigrams: Path,
     ablations: Path,
     settings: Evaluation,
+    features: Features,
+    min_firings: int,
     compatibility_mode: bool,
+    features_output: Path,
 ) -> list[Measurement]:
-    """Measure an SAE in every way.
+    """Measure an SAE in every way, and write the statistics of its features.
 
     Args:
         sae_folder: checkpoint.
         token_bias_folder: checkpoint of the tokenized SAE whose table the features are compared with.
         model_folder: the language model.
         residuals: index of the residual cache.
+        heldout_tokens: the held-out split, for the documents that contexts come from.
         unigrams: unigram residuals of the layer.
         ablations: losses of the layer without an SAE.
         settings: how to evaluate.
+        features: which statistics of features to write.
+        min_firings: features that fire less often are not judged simple or not.
         compatibility_mode: see the model's configuration.
+        features_output: where the statistics of features go.
 
     Raises:
         ValueError: the checkpoint of the table is of a baseline.
@@ -207,17 +246,33 @@ def evaluate(
     sequences, unigram_table = load_sequences(cache), load_unigrams(unigrams)
     reconstruction, fired = measure_reconstruction(sae, sequences, settings)
     counts = open_residuals(residuals, "train", layer).token_counts(len(unigram_table))
+    similar = {
+        name: most_similar_rows(sae, table, counts, {*settings.min_counts, SEEN})
+        for name, table in (("token_bias", reference.W_lookup), ("unigram", unigram_table))
+    }
+    statistics = feature_statistics(
+        sae,
+        sequences,
+        load_tokens(heldout_tokens).documents,
+        nearest_unigrams=similar["unigram"][SEEN],
+        nearest_token_biases=similar["token_bias"][SEEN],
+        settings=features,
+        batch_sequences=settings.batch_sequences,
+    )
+    write_features(features_output, statistics)
     rows = [
         *reconstruction,
         *measure_dead_in_training(sae, load_last_fired(sae_folder), settings),
-        *measure_feature_similarity(sae, fired > 0, reference.W_lookup, unigram_table, counts, settings),
+        *(m for name in similar for m in measure_feature_similarity(name, similar[name], fired > 0, settings)),
+        *simple_shares(statistics, min_firings, THRESHOLDS, settings.bootstrap, settings.seed),
     ]
     if sae.W_lookup is not None:
         rows += measure_table(sae.W_lookup, unigram_table, counts, settings)
         rows += last_token_detection(sequences, sae.W_lookup, settings)
+    del reference, unigram_table, similar
     model = load_model(model_folder, compatibility_mode)
     with torch.inference_mode():
         rows += measure_loss(
-            sae, model, load_sequences(cache, settings.ce_sequences), load_tensors(ablations), layer, settings
+            sae, model, spread(sequences, settings.ce_sequences), load_tensors(ablations), layer, settings
         )
     return rows

@@ -35,6 +35,11 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def config_sha256(settings: Any) -> str:
+    """Fingerprint of a configuration, as 64 hex digits."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
 def write_manifest(path: Path, settings: Any, files: Sequence[Path]) -> None:
     """Write the manifest.
 
@@ -49,7 +54,7 @@ def write_manifest(path: Path, settings: Any, files: Sequence[Path]) -> None:
         {
             "git": {"commit": _git("rev-parse", "HEAD"), "modified": None if status is None else bool(status)},
             "config": settings,
-            "config_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+            "config_sha256": config_sha256(settings),
             "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "system": platform.system()},
             "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
             "sha256": {str(file): sha256(file) for file in sorted(files)},

@@ -4,11 +4,63 @@ A metric over held-out tokens is a ratio of two sums over sequences, so one boot
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+# Every metric that may appear in a table; docs/methods.md defines them.
+METRICS = {
+    "nmse": "mean over tokens of |x - x_hat|^2 / |x|^2",
+    "nmse_original": "the authors' NMSE, with 1e-4 in the denominator",
+    "fvu": "sum |x - x_hat|^2 / sum |x - mean x|^2",
+    "mse": "mean over tokens and coordinates of (x - x_hat)^2",
+    "l0": "mean count of non-zero activations",
+    "l0_original": "mean count of activations above zero",
+    "ce": "loss of the next token with the reconstruction in place [nats]",
+    "ce_clean": "loss of the next token with the residual as it is [nats]",
+    "ce_added": "(CE - clean CE) / clean CE",
+    "ce_added_nats": "CE - clean CE [nats]",
+    "ce_added_original": "the authors' CE added, with 0.001 in the denominator",
+    "ce_recovered_zero": "1 - (CE - clean CE) / (CE of the residual set to zero - clean CE)",
+    "ce_recovered_mean": "1 - (CE - clean CE) / (CE of the residual set to its mean - clean CE)",
+    "dead_heldout": "share of features that fire on no held-out token",
+    "dead_training": "share of features that did not fire in the last tokens of training",
+    "dead_training_original": "the same in the authors' window of three batches",
+    **{
+        f"feature_{table}_{metric}{suffix}": f"share of {features} whose most similar {row} has a cosine similarity {band}"
+        for table, row in (("token_bias", "token-bias"), ("unigram", "unigram residual"))
+        for metric, band in (("similar", "of 0.4 to 0.9"), ("similarity", "of `at` or more"))
+        for suffix, features in (("", "features"), ("_alive", "alive features"))
+    },
+    **{
+        f"{metric}{suffix}": f"{summary} to {other}"
+        for metric, other in (
+            ("token_bias_unigram_cosine", "its own unigram residual"),
+            ("token_bias_neighbour_cosine", "the most similar other token-bias"),
+            ("token_bias_other_cosine", "another token's unigram residual"),
+        )
+        for suffix, summary in (
+            ("", "median cosine similarity of a token-bias"),
+            ("_share", "share of token-biases with a cosine similarity of `at` or more"),
+        )
+    },
+    "last_token_detection": "share of sequences whose last residual is most similar to the row of its own token",
+    "last_token_detection_any_position": "the same for residuals at any position",
+    "table_fvu": "FVU of x_hat = table[t]",
+    "residual_unigram_cosine": "median cosine similarity of a residual to its token's unigram residual, by context length `at`",
+    "residual_other_cosine": "the same to another token's unigram residual",
+    "simple_unigram": "share of features with at least `at` of their activation mass on one token",
+    "simple_bigram": "share of features with at least `at` of their activation mass on one bigram",
+    "phrase_coverage": "mean over phrases of the best feature's recall on the phrase's worst token, less its base rate",
+    "phrase_token_recall": "mean over the tokens of phrases of the recall of the phrase's best feature",
+    "heldout_tokens_seen_in_training": "share of held-out tokens that occur in training",
+    "outlier_share_train": "share of training tokens left out for their norm",
+    "outlier_share_heldout": "share of held-out tokens left out for their norm",
+    "scale": "what residuals of the layer are divided by in training",
+}
 
 
 @dataclass(frozen=True)
@@ -134,3 +186,42 @@ def max_cosine_similarity(
         best.append(values)
         chosen.append(indices)
     return torch.cat(best), torch.cat(chosen)
+
+
+def max_cosine_similarity_by_count(
+    queries: Tensor, keys: Tensor, counts: Tensor, min_counts: Iterable[int], rows: int = 1024
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """Cosine similarity of each query to its most similar key among those counted at least so often, for several counts.
+
+    One product serves them all: with the keys ordered by count, each count's keys are a prefix.
+
+    Args:
+        queries: (Q, d).
+        keys: (K, d), none of them zero.
+        counts: (K,) int64.
+        min_counts: counts; one that no key reaches has no entry in the result.
+        rows: queries per block, which bounds the memory.
+
+    Returns:
+        min_count -> (Q,) similarities and (Q,) int64 indices of the chosen keys.
+    """
+    order = torch.argsort(counts, descending=True, stable=True)
+    directions = torch.nn.functional.normalize(keys, dim=1)[order]
+    ends = {at: int((counts >= at).sum()) for at in sorted(set(min_counts), reverse=True)}
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {at: [] for at, end in ends.items() if end}
+    for block in queries.split(rows):
+        products = torch.nn.functional.normalize(block, dim=1) @ directions.T
+        best = torch.full((len(block),), -torch.inf)
+        chosen = torch.zeros(len(block), dtype=torch.int64)
+        start = 0
+        for at in found:
+            if ends[at] > start:
+                values, indices = products[:, start : ends[at]].max(1)
+                chosen = torch.where(values > best, order[indices + start], chosen)
+                best = torch.maximum(values, best)
+                start = ends[at]
+            found[at].append((best, chosen))
+    return {
+        at: (torch.cat([values for values, _ in parts]), torch.cat([indices for _, indices in parts]))
+        for at, parts in found.items()
+    }

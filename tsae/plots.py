@@ -1,6 +1,6 @@
 """One style for every figure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,35 +8,55 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 # Colour-blind safe (Okabe and Ito). One colour per thing, the same in every figure.
 COLOURS = {
     "baseline": "#0072B2",
     "tokenized": "#D55E00",
+    "tokenized, fixed table": "#E69F00",
+    "tokenized, learned table": "#D55E00",
     "token-biases": "#D55E00",
     "unigram residuals": "#009E73",
     "conditional means": "#CC79A7",
 }
-PUBLISHED = "0.55"  # the authors' numbers: faint grey
+TABLES = {"none": "baseline", "fixed": "tokenized, fixed table", "learned": "tokenized, learned table"}
+STYLES = {"none": "o-", "fixed": "s--", "learned": "D-"}
+PUBLISHED = "0.55"  # the authors' numbers: faint grey, or the faint colour of the thing
 METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
+PAGE = 7.2  # width of a figure, so that it is printed as it is drawn [inches]
+NARROWEST = 1.5  # a panel below which a figure grows wider than the page [inches]
 
 
-def figure(panels: int, height: float = 3.1, width: float = 3.3) -> tuple[Figure, list[Axes]]:
-    """A row of panels in the project's style; sizes of one panel in inches."""
-    sns.set_theme(style="ticks", context="paper", font_scale=1.05)
+def grid(rows: int, columns: int, height: float = 2.2, **options: Any) -> tuple[Figure, list[list[Axes]]]:
+    """Rows of panels in the project's style, as wide as the page; `height` of one panel in inches."""
+    sns.set_theme(style="ticks", context="paper", font_scale=0.85)
     mpl.rcParams |= {
         "svg.hashsalt": "tsae",  # same figure, same bytes
         "svg.fonttype": "none",
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.titlesize": "medium",
+        "axes.linewidth": 0.8,
         "legend.frameon": False,
-        "errorbar.capsize": 2.5,
+        "lines.linewidth": 1.2,
+        "lines.markersize": 4,
+        "errorbar.capsize": 2,
     }
-    fig, axes = plt.subplots(1, panels, figsize=(panels * width + 0.3, height), squeeze=False, layout="constrained")
-    return fig, list(axes[0])
+    size = (max(PAGE, columns * NARROWEST), rows * height + 0.4)
+    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
+    return fig, [list(row) for row in axes]
+
+
+def figure(panels: int, height: float = 2.4, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A row of panels in the project's style; `height` in inches."""
+    fig, rows = grid(1, panels, height, **options)
+    return fig, rows[0]
 
 
 def save(fig: Figure, outputs: Iterable[str]) -> None:
@@ -61,24 +81,61 @@ def pick(table: pd.DataFrame, subject: str, metric: str, **where: Any) -> pd.Dat
     return chosen.sort_values(["layer", "at", "seed"])
 
 
+def layers_of(table: pd.DataFrame) -> list[int]:
+    """The layers of a table, in order."""
+    return [int(layer) for layer in sorted(table["layer"].unique())]
+
+
+def over_seeds(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """For every value of the column `by`: the mean of the seeds, and the hull `low`, `high` of their 95% intervals."""
+    return rows.groupby(by).agg(value=("value", "mean"), low=("low", "min"), high=("high", "max"))
+
+
+def bars(summary: pd.DataFrame, scale: float = 1.0) -> list[Any]:
+    """Lengths of error bars below and above `value`, from `low` and `high`."""
+    return [(summary["value"] - summary["low"]) * scale, (summary["high"] - summary["value"]) * scale]
+
+
 def draw_by_layer(ax: Axes, rows: pd.DataFrame, offset: float, scale: float = 1.0, **style: Any) -> None:
-    """Draw, over layers as categories, the mean of the seeds with the hull of their 95% intervals, and every seed as a dot."""
-    layers = sorted(rows["layer"].unique())
-    by_layer = rows.groupby("layer")
+    """Draw, over layers as categories, the mean of the seeds with the hull of their 95% intervals, and, where several, every seed."""
+    layers = layers_of(rows)
+    summary = over_seeds(rows, "layer")
     x = [place + offset for place in range(len(layers))]
-    mean, low, high = (
-        by_layer[column].agg(how).to_numpy() * scale
-        for column, how in (("value", "mean"), ("low", "min"), ("high", "max"))
-    )
-    ax.errorbar(x, mean, yerr=[mean - low, high - mean], fmt="o", **style)
-    dots = [layers.index(layer) + offset for layer in rows["layer"]]
-    ax.plot(dots, rows["value"] * scale, ".", color="black", alpha=0.6, markersize=2.5)
+    ax.errorbar(x, summary["value"] * scale, yerr=bars(summary, scale), fmt="o", **style)
+    if rows["seed"].nunique() > 1:
+        draw_seeds(ax, [layers.index(layer) + offset for layer in rows["layer"]], rows["value"] * scale)
 
 
-def legend_above(fig: Figure, ax: Axes) -> None:
-    """Put one legend for all panels above them."""
-    handles, labels = ax.get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper center", ncols=2 if len(labels) == 4 else min(3, len(labels)))
+def draw_against(ax: Axes, rows: pd.DataFrame, column: str, scale: float = 1.0, **style: Any) -> None:
+    """Draw against a setting the mean of the seeds with the hull of their 95% intervals, and, where several, every seed."""
+    summary = over_seeds(rows, column)
+    ax.errorbar(summary.index, summary["value"] * scale, yerr=bars(summary, scale), **style)
+    if rows["seed"].nunique() > 1:
+        draw_seeds(ax, rows[column], rows["value"] * scale)
+
+
+def draw_seeds(ax: Axes, x: Iterable[float], y: Iterable[float]) -> None:
+    """Draw every seed as a small black dot."""
+    ax.plot(list(x), list(y), ".", color="black", alpha=0.6, markersize=2, zorder=4)
+
+
+def draw_curve(ax: Axes, rows: pd.DataFrame, column: str, scale: float = 1.0, **style: Any) -> None:
+    """Draw against `column` the mean of the seeds as a line, and their range as a band."""
+    curve = rows.groupby(column)["value"].agg(["mean", "min", "max"]) * scale
+    ax.plot(curve.index, curve["mean"], **style)
+    ax.fill_between(curve.index, curve["min"], curve["max"], color=style["color"], alpha=0.2, lw=0)
+
+
+def key(label: str, color: str = "0.25", **style: Any) -> Line2D:
+    """An entry of the legend for what a line or a marker means in every colour."""
+    return Line2D([], [], color=color, label=label, **style)
+
+
+def legend_above(fig: Figure, ax: Axes, *more: Artist, columns: int | None = None) -> None:
+    """Put one legend for all panels above them: what `ax` labels, and more entries."""
+    handles = [*ax.get_legend_handles_labels()[0], *more]
+    columns = columns or (2 if len(handles) == 4 else min(3, len(handles)))
+    fig.legend(handles=handles, loc="outside upper center", ncols=columns)
 
 
 def label_layers(ax: Axes, layers: Iterable[int]) -> None:
@@ -87,3 +144,36 @@ def label_layers(ax: Axes, layers: Iterable[int]) -> None:
     ax.set_xticks(range(len(names)), names)
     ax.set_xlim(-0.5, len(names) - 0.5)
     ax.set_xlabel("layer (resid_pre)")
+
+
+def name_layer_colours(layers: Sequence[int]) -> dict[int, Any]:
+    """A colour for each layer, darker for earlier ones."""
+    return dict(zip(layers, sns.color_palette("viridis", len(layers)), strict=True))
+
+
+def start_at_zero(ax: Axes) -> None:
+    """Let the y axis begin at zero, unless something is below it."""
+    if ax.dataLim.ymin >= 0:
+        ax.set_ylim(bottom=0)
+
+
+def log2_ticks(ax: Axes, values: Iterable[float], suffix: str = "") -> None:
+    """A logarithmic x axis with a tick at each value alone."""
+    ticks = sorted(set(values))
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(ticks, [f"{tick:g}{suffix}" for tick in ticks])
+    ax.set_xticks([], minor=True)
+    ax.set_xlim(ticks[0] / 2**0.4, ticks[-1] * 2**0.4)
+
+
+def log_axis(ax: Axes, which: str, values: Iterable[float]) -> None:
+    """A logarithmic axis, "x" or "y", with ticks as plain numbers; linear if some value is not positive."""
+    values = list(values)
+    if not all(value > 0 for value in values):
+        return
+    getattr(ax, f"set_{which}scale")("log")
+    axis: Axis = getattr(ax, f"{which}axis")
+    near = max(values) < 8 * min(values)  # else too many ticks, or none
+    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6) if near else (1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())

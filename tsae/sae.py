@@ -1,6 +1,6 @@
 """The sparse autoencoder, with or without a table of token-biases, and its checkpoint.
 
-    a     = ReLU(TopK((x - b_dec) W_enc^T + b_enc))
+    a     = activation((x - b_dec) W_enc^T + b_enc)      TopK, ReLU or gated: see architectures.py
     x_hat = a W_dec + b_dec + W_lookup[t]
 
 Training runs on residuals divided by one number per layer, the scale. A checkpoint holds the parameters as trained and
@@ -9,39 +9,49 @@ the scale beside them; `load` folds it in, so a loaded SAE always speaks raw res
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from tsae import kernels
+from tsae.architectures import ARCHITECTURES, Active, Architecture
 from tsae.files import load_tensors, save_tensors, write_json
 from tsae.sweep import Point
 
-
-class Active(NamedTuple):
-    """The active features of N tokens."""
-
-    values: Tensor  # (N, k) activations, zero where fewer than k are active
-    indices: Tensor  # (N, k) int64: the features they belong to
+TABLES = {"W_lookup", "unigram_directions"}
 
 
 class SAE(nn.Module):
-    """A TopK SAE of F features over residuals of width d, with a table of V token-biases if it is tokenized."""
+    """An SAE of F features over residuals of width d, with a table of V token-biases if it is tokenized."""
 
     W_lookup: Tensor | None
+    unigram_directions: Tensor | None
 
     def __init__(
         self,
+        point: Point,
         W_enc: Tensor,
         W_dec: Tensor,
         b_enc: Tensor,
         b_dec: Tensor,
-        W_lookup: Tensor | None,
-        k: int,
-        relu: bool = True,
+        W_lookup: Tensor | None = None,
+        unigram_directions: Tensor | None = None,
     ):
-        """Take the parameters as they are: W_enc and W_dec (F, d), b_enc (F,), b_dec (d,), W_lookup (V, d) or None."""
+        """Take the parameters as they are.
+
+        Args:
+            point: the point of the sweep, which names the architecture and its sparsity.
+            W_enc: (F, d).
+            W_dec: (F, d).
+            b_enc: (F,).
+            b_dec: (d,).
+            W_lookup: (V, d) token-biases; None for a baseline.
+            unigram_directions: (V, d) unit rows, the direction that is taken out of the encoder's input at each token;
+                None if the encoder sees the whole residual.
+        """
         super().__init__()
         self.W_enc = nn.Parameter(W_enc)
         self.W_dec = nn.Parameter(W_dec)
@@ -49,8 +59,9 @@ class SAE(nn.Module):
         self.b_dec = nn.Parameter(b_dec)
         # Outside autograd: a batch touches few rows, and its optimizer takes those rows' gradients alone.
         self.register_buffer("W_lookup", W_lookup)
-        self.k = k
-        self.relu = relu
+        self.register_buffer("unigram_directions", unigram_directions)
+        self.activation: Architecture = ARCHITECTURES[point.architecture](point, len(b_enc))
+        self.point = point
         self.metadata: dict[str, Any] = {}
 
     @classmethod
@@ -74,13 +85,13 @@ class SAE(nn.Module):
         W_dec /= W_dec.norm(dim=1, keepdim=True)
         lookup_scale = 0.0 if point.table == "none" else point.lookup_scale
         return cls(
+            point,
             W_enc=point.initial_encoder_scale * W_dec,
             W_dec=W_dec,
             b_enc=torch.zeros(len(W_dec)),
             b_dec=mean - lookup_scale * mean_unigram if point.b_dec == "mean" else torch.zeros(d_model),
             W_lookup=None if point.table == "none" else lookup_scale * unigrams,
-            k=point.k,
-            relu=point.topk_relu,
+            unigram_directions=normalize(unigrams) if point.encoder_input == "without_unigram" else None,
         )
 
     @property
@@ -95,22 +106,38 @@ class SAE(nn.Module):
         rows: Tensor = self.W_lookup[tokens.long()]
         return rows
 
-    def tokenized_activations(self, x: Tensor) -> Tensor:
-        """Pre-activations of every feature, before TopK and ReLU: x (..., d) gives (..., F)."""
-        return (x - self.b_dec) @ self.W_enc.T + self.b_enc
+    def encoder_input(self, x: Tensor, tokens: Tensor | None) -> Tensor:
+        """What the encoder sees of x (..., d): x - b_dec, less its part along the token's unigram residual if that is removed.
 
-    def active(self, x: Tensor) -> Active:
-        """The k largest activations of every token: x (N, d)."""
-        return Active(*kernels.encode_topk(x - self.b_dec, self.W_enc, self.b_enc, self.k, self.relu))
+        Raises:
+            ValueError: the unigram direction is removed, and no tokens (...) are given.
+        """
+        centred = x - self.b_dec
+        if self.unigram_directions is None:
+            return centred
+        if tokens is None:
+            raise ValueError("this SAE removes unigram directions from its encoder's input, and needs the token ids")
+        directions = self.unigram_directions[tokens.long()]
+        return centred - (centred * directions).sum(-1, keepdim=True) * directions
+
+    def tokenized_activations(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Pre-activations of every feature: x (..., d) gives (..., F)."""
+        return self.encoder_input(x, tokens) @ self.W_enc.T + self.b_enc
+
+    def active(self, x: Tensor, tokens: Tensor | None = None) -> Active:
+        """The active features of every token: x (N, d), tokens (N,)."""
+        return self.activation(self.encoder_input(x, tokens), self.W_enc, self.b_enc)
 
     def decode_active(self, active: Active, token_biases: Tensor) -> Tensor:
         """Reconstruct from active features and the tokens' rows of the table (N, d): (N, d)."""
-        return kernels.decode(active.values, active.indices, self.W_dec) + self.b_dec + token_biases
+        return kernels.decode(active.values, active.features, active.offsets, self.W_dec) + self.b_dec + token_biases
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Activations of every feature: x (..., d) gives (..., F), at most k of them non-zero per token."""
-        values, indices = self.active(x.reshape(-1, x.shape[-1]))
-        acts = values.new_zeros(len(values), self.n_features).scatter(1, indices, values)
+    def encode(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Activations of every feature: x (..., d) gives (..., F), few of them non-zero."""
+        rows = None if tokens is None else tokens.reshape(-1)
+        active = self.active(x.reshape(-1, x.shape[-1]), rows)
+        acts = active.values.new_zeros(len(active.offsets), self.n_features)
+        acts[active.rows, active.features] = active.values
         return acts.view(*x.shape[:-1], -1)
 
     def decode(self, acts: Tensor, tokens: Tensor) -> Tensor:
@@ -119,10 +146,12 @@ class SAE(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         """Reconstruction of x (N, d) at tokens (N,): (N, d)."""
-        return self.decode_active(self.active(x), self.token_biases(tokens))
+        return self.decode_active(self.active(x, tokens), self.token_biases(tokens))
 
 
-def save(folder: Path, sae: SAE, metadata: dict[str, Any], last_fired: Tensor) -> None:
+def save(
+    folder: Path, sae: SAE, metadata: dict[str, Any], last_fired: Tensor, table_dtype: torch.dtype = torch.float32
+) -> None:
     """Write a checkpoint: `sae.safetensors` and `config.json`, the latter last.
 
     Args:
@@ -130,8 +159,12 @@ def save(folder: Path, sae: SAE, metadata: dict[str, Any], last_fired: Tensor) -
         sae: the SAE in the units that it was trained in.
         metadata: everything that made it; must hold `scale` and `point`.
         last_fired: (F,) int64, training tokens seen when each feature last fired; -1 if it never did.
+        table_dtype: how tables are stored; half precision halves a checkpoint that is only evaluated.
     """
-    save_tensors(folder / "sae.safetensors", dict(sae.state_dict()) | {"last_fired": last_fired})
+    tensors = dict(sae.state_dict()) | {"last_fired": last_fired}
+    for table in TABLES & tensors.keys():
+        tensors[table] = tensors[table].to(table_dtype)
+    save_tensors(folder / "sae.safetensors", tensors)
     write_json(folder / "config.json", metadata)
 
 
@@ -146,27 +179,29 @@ def load(folder: str | Path) -> SAE:
     path = Path(folder) / "config.json"
     try:
         metadata = json.loads(path.read_text())
-        scale, k, relu = metadata["scale"], metadata["point"]["k"], metadata["point"]["topk_relu"]
+        scale, point = float(metadata["scale"]), Point.model_validate(metadata["point"])
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file, so {folder} holds no SAE") from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
         raise ValueError(f"{path}: not the description of an SAE ({error!r})") from None
-    tensors = _load_parameters(Path(folder) / "sae.safetensors")
+    tensors = _load_parameters(Path(folder) / "sae.safetensors", point)
+    del tensors["last_fired"]
     sae = SAE(
-        W_enc=tensors["W_enc"],
-        W_dec=tensors["W_dec"],
-        b_enc=tensors["b_enc"] * scale,
-        b_dec=tensors["b_dec"] * scale,
-        W_lookup=tensors["W_lookup"] * scale if "W_lookup" in tensors else None,
-        k=k,
-        relu=relu,
+        point,
+        *(tensors[name] for name in ("W_enc", "W_dec", "b_enc", "b_dec")),
+        *(tensors[name].float() if name in tensors else None for name in ("W_lookup", "unigram_directions")),
     )
-    sae.metadata = metadata
+    sae.load_state_dict(tensors)
     sae.requires_grad_(False)
+    for part in (sae.b_enc, sae.b_dec, sae.W_lookup):
+        if part is not None:
+            part.mul_(scale)
+    sae.activation.rescale_(scale)
+    sae.metadata = metadata
     return sae
 
 
-def _load_parameters(path: Path) -> dict[str, Tensor]:
+def _load_parameters(path: Path, point: Point) -> dict[str, Tensor]:
     tensors = load_tensors(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if len(shapes.get("W_enc", ())) != 2:
@@ -179,13 +214,30 @@ def _load_parameters(path: Path) -> dict[str, Tensor]:
         "b_dec": (d_model,),
         "last_fired": (n_features,),
     }
-    if "W_lookup" in shapes:
-        expected["W_lookup"] = (*shapes["W_lookup"][:1], d_model)
+    with torch.device("meta"):
+        own = ARCHITECTURES[point.architecture](point, n_features).state_dict()
+    expected |= {f"activation.{name}": tuple(tensor.shape) for name, tensor in own.items()}
+    for table, present in (
+        ("W_lookup", point.table != "none"),
+        ("unigram_directions", point.encoder_input == "without_unigram"),
+    ):
+        if present:
+            expected[table] = (*shapes.get(table, ())[:1], d_model)
     if shapes != expected:
-        raise ValueError(f"{path}: not the parameters of an SAE; it holds {shapes} instead of {expected}")
+        raise ValueError(
+            f"{path}: not the parameters of this {point.architecture} SAE; it holds {shapes} instead of {expected}"
+        )
     return tensors
 
 
-def load_last_fired(folder: Path) -> Tensor:
-    """(F,) int64: training tokens seen when each feature last fired; -1 if it never did."""
-    return _load_parameters(folder / "sae.safetensors")["last_fired"]
+def load_last_fired(folder: str | Path) -> Tensor:
+    """(F,) int64: training tokens seen when each feature last fired; -1 if it never did.
+
+    Raises:
+        ValueError: the checkpoint is damaged; the message names the file.
+    """
+    path = Path(folder) / "sae.safetensors"
+    last_fired = load_tensors(path).get("last_fired")
+    if last_fired is None:
+        raise ValueError(f"{path}: not the parameters of an SAE; it holds no last_fired")
+    return last_fired

@@ -13,10 +13,11 @@ from tsae.metrics import Measurement
 
 COLUMNS = [
     "layer", "subject", "seed",
-    "architecture", "k", "expansion", "table", "lookup_scale", "encoder_scale", "b_dec", "topk_relu",
-    "metric", "at", "min_count", "value", "low", "high", "n",
+    "architecture", "k", "l1", "expansion", "table", "lookup_scale", "encoder_scale", "encoder_input", "b_dec", "topk_relu",
+    "step", "tokens", "metric", "at", "min_count", "value", "low", "high", "n",
 ]  # fmt: skip
-WHOLE_NUMBERS = ["layer", "seed", "k", "min_count", "n"]
+ON_THE_WAY = ["step", "tokens"]  # of training curves alone
+WHOLE_NUMBERS = ["layer", "seed", "k", *ON_THE_WAY, "min_count", "n"]
 
 
 def write_measurements(path: Path, labels: Mapping[str, Any], measured: Mapping[str, Sequence[Measurement]]) -> None:
@@ -27,23 +28,26 @@ def write_measurements(path: Path, labels: Mapping[str, Any], measured: Mapping[
         labels: columns that all its rows share.
         measured: measurements by subject: the id of a point, or what else was measured.
     """
-    rows = [
-        dict(labels) | {"subject": subject} | asdict(m)
-        for subject, measurements in measured.items()
-        for m in measurements
-    ]
-    write_json(path, rows)
+    write_json(
+        path, [row for subject, rows in measured.items() for row in labelled({"subject": subject, **labels}, rows)]
+    )
+
+
+def labelled(labels: Mapping[str, Any], measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+    """Rows of a table: measurements with the columns that they share."""
+    return [dict(labels) | asdict(measurement) for measurement in measurements]
 
 
 def write_table(path: Path, measurements: Sequence[Path]) -> None:
-    """Write `metrics.csv`: the rows of all files, in their order."""
+    """Write a table: the rows of all files, in their order."""
     rows = [row for file in measurements for row in json.loads(file.read_text())]
     table = pd.DataFrame(rows, columns=COLUMNS)
     for column in WHOLE_NUMBERS:
         table[column] = table[column].astype("Int64")
+    table = table.drop(columns=[column for column in ON_THE_WAY if table[column].isna().all()])
     write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """Read `metrics.csv`; the columns are described in `results/README.md`."""
+    """Read a table; the columns are described in `results/README.md`."""
     return pd.read_csv(path, dtype=dict.fromkeys(WHOLE_NUMBERS, "Int64"))

@@ -4,7 +4,8 @@ import csv
 import io
 import math
 import platform
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Collection, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from tsae.metrics import reconstruction_errors
 from tsae.residuals import ResidualCache, open_residuals
 from tsae.sae import SAE, save
 from tsae.sweep import Job
+
+FORMAT = 2
 
 
 class Batch(NamedTuple):
@@ -86,29 +89,43 @@ def history_steps(n_steps: int, n_points: int) -> set[int]:
     return {round(step) for step in np.geomspace(max(1, n_steps / 100), n_steps, n_points)}
 
 
+class Progress(NamedTuple):
+    """What training knows of itself at a step."""
+
+    step: int  # steps done
+    history: list[dict[str, float]]  # one row per recorded step
+    last_fired: Tensor  # (F,) int64, training tokens seen when each feature last fired; -1 if it never did
+
+
 def train_sae(
-    sae: SAE, cache: ResidualCache, heldout: ResidualCache, settings: Training, learn_table: bool, seed: int, label: str
-) -> tuple[list[dict[str, float]], Tensor]:
+    sae: SAE,
+    cache: ResidualCache,
+    heldout: ResidualCache,
+    settings: Training,
+    seed: int,
+    label: str,
+    at_checkpoint: Callable[[Progress], None],
+    checkpoints: Collection[int] = (),
+) -> Progress:
     """Train in place.
 
     Args:
-        sae: the SAE at initialisation, in scaled units.
+        sae: the SAE at initialisation, in scaled units; its point says whether the token-biases are trained too.
         cache: training residuals.
         heldout: held-out residuals, for the history only.
         settings: how to train.
-        learn_table: train the token-biases too.
         seed: seed of the order of data.
         label: what to call it on the progress bar.
-
-    Returns:
-        The history, one row per recorded step, and (F,) int64 training tokens seen when each feature last fired.
+        at_checkpoint: called at the steps of `checkpoints`.
+        checkpoints: steps, counted from 1.
 
     Raises:
         FloatingPointError: the loss is not finite.
     """
     n_steps = settings.tokens // settings.batch_size
     dense = torch.optim.Adam(sae.parameters(), lr=settings.lr, fused=True)
-    table = TableOptimizer(sae.W_lookup, settings.table_lr) if learn_table and sae.W_lookup is not None else None
+    learned = sae.W_lookup if sae.point.table == "learned" else None
+    table = None if learned is None else TableOptimizer(learned, settings.table_lr)
     optimizers = [dense] if table is None else [dense, table.adam]
 
     def schedule(step: int) -> float:
@@ -120,19 +137,24 @@ def train_sae(
     sample = heldout.kept_rows()
     chosen = torch.linspace(0, len(sample.tokens) - 1, min(settings.history_tokens, len(sample.tokens))).long()
     heldout_residuals, heldout_tokens = sample.residuals[chosen] / cache.scale, sample.tokens[chosen].long()
+    del sample
 
     recorded = history_steps(n_steps, settings.history_points)
+    warmup = max(1, round(settings.l1_warmup * n_steps))
     history: list[dict[str, float]] = []
     losses: list[float] = []
+    active_per_token: list[float] = []
     last_fired = torch.full((sae.n_features,), -1, dtype=torch.int64)
-    progress = tqdm(total=n_steps * settings.batch_size, desc=label, unit="tok", unit_scale=True, disable=None)
+    bar = tqdm(total=n_steps * settings.batch_size, desc=label, unit="tok", unit_scale=True, disable=None)
     for step, (x, tokens) in enumerate(training_batches(cache, settings, seed), start=1):
         rows = sae.token_biases(tokens)
         if table is not None:
             rows.requires_grad_()
-        active = sae.active(x)
-        squared_error = (sae.decode_active(active, rows) - x).square().sum(1)
-        loss = squared_error.mean()
+        active = sae.active(x, tokens)
+        squared_error = (sae.decode_active(active, rows) - x).square().sum(1).mean()
+        penalty = (sae.point.l1 or 0.0) * min(1.0, step / warmup)
+        extra = sae.activation.extra_loss(active, sae.W_dec, x - rows.detach() - sae.b_dec.detach(), penalty)
+        loss = squared_error if extra is None else squared_error + extra
         loss.backward()
         dense.step()
         dense.zero_grad()
@@ -141,13 +163,15 @@ def train_sae(
         for scheduler in schedulers:
             scheduler.step()
 
-        last_fired[active.indices[active.values.detach() != 0]] = step * settings.batch_size
+        fired = active.features[active.values.detach() != 0]
+        last_fired[fired] = step * settings.batch_size
         losses.append(loss.item() / x.shape[1])
+        active_per_token.append(len(fired) / len(x))
         if not math.isfinite(losses[-1]):
             raise FloatingPointError(
                 f"{label}: the loss is not finite at step {step}; lower training.lr or training.table_lr"
             )
-        progress.update(len(tokens))
+        bar.update(len(tokens))
         if step in recorded:
             with torch.no_grad():
                 errors = reconstruction_errors(heldout_residuals, sae(heldout_residuals, heldout_tokens))
@@ -157,41 +181,43 @@ def train_sae(
                     "tokens": step * settings.batch_size,
                     "lr": settings.lr * schedule(step),
                     "loss": sum(losses) / len(losses),
+                    "l0": sum(active_per_token) / len(active_per_token),
                     "heldout_nmse": errors.nmse.mean().item(),
                     "heldout_fvu": (errors.squared_error.sum() / errors.squared_deviation.sum()).item(),
                 }
             )
-            progress.set_postfix(nmse=f"{history[-1]['heldout_nmse']:.4f}")
+            bar.set_postfix(nmse=f"{history[-1]['heldout_nmse']:.4f}")
             losses.clear()
-    progress.close()
-    return history, last_fired
+            active_per_token.clear()
+        if step in checkpoints:
+            at_checkpoint(Progress(step, history, last_fired))
+    bar.close()
+    return Progress(n_steps, history, last_fired)
 
 
-def train(job: Job, settings: Training, residuals: Path, unigrams: Path, folder: Path) -> None:
+def train(
+    job: Job, settings: Training, residuals: Path, unigrams: Path, folder: Path, checkpoints: Collection[int] = ()
+) -> None:
     """Train the SAE of a job and write `sae.safetensors`, `history.csv` and `config.json` into `folder`.
+
+    Checkpoints on the way, SAEs like the last with their table in half precision, go to `checkpoints/step00000123`.
 
     Args:
         job: layer, point of the sweep and seed.
         settings: how to train.
         residuals: index of the residual cache.
         unigrams: unigram residuals of the layer.
-        folder: where the checkpoint goes.
+        folder: where the SAE goes.
+        checkpoints: steps, counted from 1, after which a checkpoint is written.
     """
     cache = open_residuals(residuals, "train", job.layer)
     heldout = open_residuals(residuals, "heldout", job.layer)
     table = load_unigrams(unigrams) / cache.scale
     share = cache.token_counts(len(table)) / cache.n_kept
     sae = SAE.initialise(job.point, table, cache.mean() / cache.scale, share @ table, job.seed)
-    history, last_fired = train_sae(
-        sae, cache, heldout, settings, learn_table=job.point.table == "learned", seed=job.seed + 1, label=job.id
-    )
-    text = io.StringIO()
-    writer = csv.DictWriter(text, history[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_text(folder / "history.csv", text.getvalue())
+    del table
     metadata: dict[str, Any] = {
-        "format": 1,
+        "format": FORMAT,
         "layer": job.layer,
         "hook_point": f"blocks.{job.layer}.hook_resid_pre",
         "seed": job.seed,
@@ -201,11 +227,32 @@ def train(job: Job, settings: Training, residuals: Path, unigrams: Path, folder:
         "d_model": cache.d_model,
         "scale": cache.scale,
         "training": settings.model_dump(mode="json"),
-        "tokens_trained": history[-1]["tokens"],
-        "final": history[-1],
         "residuals": cache.made_from,
         "unigrams": {"sha256": sha256(unigrams)} | load_metadata(unigrams),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("tsae", "torch", "transformers", "transformer_lens")},
     }
-    save(folder, sae, metadata, last_fired)
+
+    def write(to: Path, progress: Progress, table_dtype: torch.dtype) -> None:
+        reached: dict[str, Any] = {"step": progress.step, "tokens_trained": progress.step * settings.batch_size}
+        reached |= {"final": progress.history[-1]} if progress.history else {}
+        save(to, sae, metadata | reached, progress.last_fired, table_dtype)
+
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    (folder / "checkpoints").mkdir(parents=True)
+    progress = train_sae(
+        sae,
+        cache,
+        heldout,
+        settings,
+        seed=job.seed + 1,
+        label=job.id,
+        at_checkpoint=lambda reached: write(folder / f"checkpoints/step{reached.step:08d}", reached, torch.float16),
+        checkpoints=checkpoints,
+    )
+    text = io.StringIO()
+    writer = csv.DictWriter(text, progress.history[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(progress.history)
+    write_text(folder / "history.csv", text.getvalue())
+    write(folder, progress, torch.float32)

@@ -8,6 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 from tsae import config as configuration
 from tsae.config import to_json
+from tsae.ledger import load_ledger
 from tsae.sources import FileCorpus, FolderModel, WheelFile
 
 CONFIGFILE = ", ".join(map(str, workflow.config_settings.configfiles)) or "config/config.yaml"
@@ -19,13 +20,16 @@ except ValueError as error:
 
 # The two SAEs that the figures compare where nothing else is swept.
 HEADLINE = dict(zip(["baseline", "tokenized"], CONFIG.headline(), strict=True))
-# A figure is a script of the same name.
-FIGURES = sorted(path.stem for path in Path(workflow.basedir, "workflow/scripts").glob("*.py"))
+FIGURES = CONFIG.figures
 WHEEL_FILES = {s.filename: s for s in [CONFIG.model.source, *CONFIG.corpus.sources] if isinstance(s, WheelFile)}
 FORMATS = ["svg", "pdf", "png"]
 COMPATIBILITY = "--compatibility-mode" if CONFIG.model.compatibility_mode else ""
 JOBS = {job.id: job for job in CONFIG.jobs()}
 LAYERS = sorted({job.layer for job in JOBS.values()})
+# The headline SAEs leave checkpoints on the way; the last step is the trained SAE.
+CHECKPOINTS = " ".join(f"--checkpoint {step}" for step in CONFIG.checkpoint_steps()[:-1])
+TABLES = [*CONFIG.sweep, "baselines", "curves"]
+SAE_CODE = ["sae", "architectures", "kernels"]
 
 # glibc returns large tensors to the system as soon as they are freed, and pays page faults for every new one; keeping
 # them makes elementwise work on large tensors several times faster.
@@ -39,7 +43,21 @@ wildcard_constraints:
     layer=r"\d+",
     seed=r"\d+",
     point=r"[^/]+",
+    table="|".join(map(re.escape, TABLES)),
     file="|".join(map(re.escape, WHEEL_FILES)) or "(?!)",
+
+
+def local(path):
+    """A file of the project, relative to the working directory."""
+    return os.path.relpath(Path(workflow.basedir) / path)
+
+
+LEDGER, PUBLISHED = local("config/claims.yaml"), local("config/published.yaml")
+try:
+    load_ledger(LEDGER, PUBLISHED)
+except ValueError as error:
+    raise WorkflowError(str(error))
+NOTEBOOKS = sorted(path.stem for path in Path(workflow.basedir, "notebooks").glob("*.py"))
 
 
 def code(*modules):
@@ -47,7 +65,7 @@ def code(*modules):
 
     Left out are `config`, `sources` and `__main__`, whose effect on a result is in its parameters, and `files`.
     """
-    return [os.path.relpath(Path(workflow.basedir) / "tsae" / f"{module}.py") for module in modules]
+    return [local(f"tsae/{module}.py") for module in modules]
 
 
 def wheel_file(wildcards):
@@ -77,3 +95,46 @@ def job_of(wildcards):
 def token_bias_reference(wildcards):
     """The checkpoint of the tokenized SAE whose table the features of this one are compared with."""
     return f"<results>/saes/{CONFIG.token_bias_reference(int(wildcards.layer), int(wildcards.seed)).id}/sae.safetensors"
+
+
+def checkpoints(wildcards):
+    """Which checkpoints the SAE leaves on the way, as arguments of the command."""
+    return CHECKPOINTS if job_of(wildcards) in CONFIG.jobs("headline") else ""
+
+
+def measurements_of(wildcards):
+    """The files whose rows make up a table: of a block of the sweep, of the layers themselves, or of training curves."""
+    match wildcards.table:
+        case "baselines":
+            return expand("<results>/baselines/layer{layer}.json", layer=LAYERS)
+        case "curves":
+            return expand("<results>/curves/{job}.json", job=[job.id for job in CONFIG.jobs("headline")])
+        case "encoder":
+            jobs = [job.id for job in CONFIG.jobs("encoder")]
+            return expand("<results>/{kind}/{job}.json", kind=["metrics", "phrases"], job=jobs)
+        case block:
+            return expand("<results>/metrics/{job}.json", job=[job.id for job in CONFIG.jobs(block)])
+
+
+def all_measurements():
+    """Every file of measurements of trained SAEs and layers, each once."""
+    return [
+        *expand("<results>/baselines/layer{layer}.json", layer=LAYERS),
+        *expand("<results>/metrics/{job}.json", job=JOBS),
+        *expand("<results>/phrases/{job}.json", job=[job.id for job in CONFIG.jobs("encoder")]),
+    ]
+
+
+def results_of_notebook(wildcards):
+    """What a notebook reads: tables, and files of the headline SAEs at the middle layer, first seed."""
+    layer = LAYERS[len(LAYERS) // 2]
+    first = {name: f"layer{layer}/{point}-s0" for name, point in HEADLINE.items()}
+    match wildcards.notebook:
+        case "01_token_subspaces":
+            return ["<results>/tables/baselines.csv", "<results>/tables/headline.csv"]
+        case "02_training_and_pareto":
+            return expand("<results>/tables/{table}.csv", table=["headline", "curves", "pareto"])
+        case "03_token_biases":
+            return ["<results>/tables/headline.csv", f"<results>/saes/{first['tokenized']}/sae.safetensors"]
+        case "04_features":
+            return ["<results>/tables/headline.csv", *expand("<results>/features/{sae}.parquet", sae=first.values())]

@@ -20,24 +20,24 @@ rule ablate:
         " --model $(dirname {input.model}) --residuals {input.residuals} --layer {wildcards.layer} --output {output}"
 
 
-rule measure_tables:
+rule measure_baselines:
     input:
         residuals=rules.cache_residuals.output,
         unigrams="<results>/unigrams/layer{layer}.safetensors",
         code=code("baselines", "metrics", "residuals", "lookup", "table"),
     output:
-        "<results>/metrics/layer{layer}/tables.json",
+        "<results>/baselines/layer{layer}.json",
     log:
-        "<logs>/measure_tables/layer{layer}.log",
+        "<logs>/measure_baselines/layer{layer}.log",
     benchmark:
-        "<benchmarks>/measure_tables/layer{layer}.tsv"
+        "<benchmarks>/measure_baselines/layer{layer}.tsv"
     threads: 1
     params:
         settings=to_json(CONFIG.evaluation),
     message:
-        "Measuring what tables alone say at layer {wildcards.layer}"
+        "Measuring residuals and tables without an SAE at layer {wildcards.layer}"
     shell:
-        "python -m tsae --log {log} measure-tables --settings {params.settings:q} --residuals {input.residuals}"
+        "python -m tsae --log {log} measure-baselines --settings {params.settings:q} --residuals {input.residuals}"
         " --unigrams {input.unigrams} --layer {wildcards.layer} --output {output}"
 
 
@@ -47,11 +47,13 @@ rule evaluate:
         token_biases=token_bias_reference,
         model=rules.prepare_model.output,
         residuals=rules.cache_residuals.output,
+        heldout=rules.tokenize.output.heldout,
         unigrams="<results>/unigrams/layer{layer}.safetensors",
         ablations=rules.ablate.output,
-        code=code("evaluate", "baselines", "metrics", "sae", "kernels", "models", "residuals", "lookup", "table"),
+        code=code("evaluate", "features", "baselines", "metrics", "models", "residuals", "lookup", "table", *SAE_CODE),
     output:
-        "<results>/metrics/layer{layer}/{point}-s{seed}.json",
+        metrics="<results>/metrics/layer{layer}/{point}-s{seed}.json",
+        features="<results>/features/layer{layer}/{point}-s{seed}.parquet",
     log:
         "<logs>/evaluate/layer{layer}/{point}-s{seed}.log",
     benchmark:
@@ -60,48 +62,113 @@ rule evaluate:
     params:
         job=lambda wildcards: to_json(job_of(wildcards)),
         settings=to_json(CONFIG.evaluation),
+        features=to_json(CONFIG.features),
+        min_firings=CONFIG.simple.min_firings,
         compatibility=COMPATIBILITY,
     message:
         "Evaluating {wildcards.point} at layer {wildcards.layer}, seed {wildcards.seed}"
     shell:
         "python -m tsae --log {log} evaluate --job {params.job:q} --settings {params.settings:q} {params.compatibility}"
-        " --sae $(dirname {input.sae}) --token-biases $(dirname {input.token_biases}) --model $(dirname {input.model})"
-        " --residuals {input.residuals} --unigrams {input.unigrams}"
-        " --ablations {input.ablations} --output {output}"
+        " --features {params.features:q} --min-firings {params.min_firings} --sae $(dirname {input.sae})"
+        " --token-biases $(dirname {input.token_biases}) --model $(dirname {input.model}) --residuals {input.residuals} --heldout {input.heldout}"
+        " --unigrams {input.unigrams} --ablations {input.ablations}"
+        " --output {output.metrics} --features-output {output.features}"
+
+
+rule measure_curve:
+    input:
+        sae=rules.train.output.sae,
+        model=rules.prepare_model.output,
+        residuals=rules.cache_residuals.output,
+        code=code("curves", "evaluate", "baselines", "metrics", "models", "residuals", "table", *SAE_CODE),
+    output:
+        "<results>/curves/layer{layer}/{point}-s{seed}.json",
+    log:
+        "<logs>/measure_curve/layer{layer}/{point}-s{seed}.log",
+    benchmark:
+        "<benchmarks>/measure_curve/layer{layer}/{point}-s{seed}.tsv"
+    threads: 1
+    params:
+        job=lambda wildcards: to_json(job_of(wildcards)),
+        settings=to_json(CONFIG.evaluation),
+        curves=to_json(CONFIG.curves),
+        compatibility=COMPATIBILITY,
+    message:
+        "Measuring the checkpoints of {wildcards.point} at layer {wildcards.layer}, seed {wildcards.seed}"
+    shell:
+        "python -m tsae --log {log} measure-curve --job {params.job:q} --settings {params.settings:q}"
+        " --curves {params.curves:q} {params.compatibility} --sae $(dirname {input.sae}) --model $(dirname {input.model})"
+        " --residuals {input.residuals} --output {output}"
+
+
+rule find_phrases:
+    input:
+        model=rules.prepare_model.output,
+        train=rules.tokenize.output.train,
+        code=code("phrases", "tokens"),
+    output:
+        "<results>/phrases/phrases.json",
+    log:
+        "<logs>/find_phrases.log",
+    benchmark:
+        "<benchmarks>/find_phrases.tsv"
+    params:
+        settings=to_json(CONFIG.phrases),
+    message:
+        "Finding frequent phrases"
+    shell:
+        "python -m tsae --log {log} find-phrases --settings {params.settings:q} --model $(dirname {input.model})"
+        " --train {input.train} --output {output}"
+
+
+rule measure_phrases:
+    input:
+        sae=rules.train.output.sae,
+        residuals=rules.cache_residuals.output,
+        phrases=rules.find_phrases.output,
+        code=code("phrases", "metrics", "residuals", "table", *SAE_CODE),
+    output:
+        metrics="<results>/phrases/layer{layer}/{point}-s{seed}.json",
+        examples="<results>/phrases/layer{layer}/{point}-s{seed}.csv",
+    log:
+        "<logs>/measure_phrases/layer{layer}/{point}-s{seed}.log",
+    benchmark:
+        "<benchmarks>/measure_phrases/layer{layer}/{point}-s{seed}.tsv"
+    threads: 1
+    params:
+        job=lambda wildcards: to_json(job_of(wildcards)),
+        settings=to_json(CONFIG.phrases),
+    message:
+        "Measuring how {wildcards.point} fires on phrases, layer {wildcards.layer}, seed {wildcards.seed}"
+    shell:
+        "python -m tsae --log {log} measure-phrases --job {params.job:q} --settings {params.settings:q}"
+        " --sae $(dirname {input.sae}) --residuals {input.residuals} --phrases {input.phrases}"
+        " --output {output.metrics} --examples {output.examples}"
 
 
 rule collect:
     input:
-        measurements=[
-            *expand("<results>/metrics/layer{layer}/tables.json", layer=LAYERS),
-            *expand("<results>/metrics/{job}.json", job=JOBS),
-        ],
+        measurements=measurements_of,
         code=code("table"),
     output:
-        "<results>/metrics.csv",
+        "<results>/tables/{table}.csv",
     log:
-        "<logs>/collect.log",
+        "<logs>/collect/{table}.log",
     message:
-        "Gathering all measurements"
+        "Gathering the table {wildcards.table}"
     shell:
         "python -m tsae --log {log} collect --output {output} {input.measurements}"
 
 
-rule manifest:
+rule collect_all:
     input:
-        results=[
-            rules.collect.output,
-            *expand("<figures>/{figure}.{format}", figure=FIGURES, format=FORMATS),
-            *expand("<results>/saes/{job}/sae.safetensors", job=JOBS),
-        ],
-        code=code("manifest"),
+        measurements=all_measurements(),
+        code=code("table"),
     output:
-        "<results>/manifest.json",
+        "<results>/metrics.csv",
     log:
-        "<logs>/manifest.log",
-    params:
-        settings=to_json(CONFIG),
+        "<logs>/collect_all.log",
     message:
-        "Writing the manifest"
+        "Gathering all measurements of trained SAEs"
     shell:
-        "python -m tsae --log {log} manifest --settings {params.settings:q} --output {output} {input.results}"
+        "python -m tsae --log {log} collect --output {output} {input.measurements}"

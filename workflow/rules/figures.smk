@@ -1,41 +1,104 @@
-rule reconstruction_by_layer:
+rule token_subspaces:
     input:
-        metrics="<results>/metrics.csv",
+        baselines="<results>/tables/baselines.csv",
         code=code("plots", "table"),
     output:
-        multiext("<figures>/reconstruction_by_layer", svg=".svg", pdf=".pdf", png=".png"),
+        svg=report("<figures>/token_subspaces.svg", caption="../report/token_subspaces.rst", category="Token subspaces"),
+        pdf="<figures>/token_subspaces.pdf",
+        png="<figures>/token_subspaces.png",
     log:
-        "<logs>/figures/reconstruction_by_layer.log",
+        "<logs>/figures/token_subspaces.log",
     params:
         **HEADLINE,
     message:
-        "Drawing reconstruction_by_layer"
+        "Drawing token_subspaces"
     script:
-        "../scripts/reconstruction_by_layer.py"
+        "../scripts/token_subspaces.py"
 
 
-rule last_token_detection:
+rule pareto:
     input:
-        metrics="<results>/metrics.csv",
-        code=code("plots", "table"),
+        pareto="<results>/tables/pareto.csv",
+        published=PUBLISHED,
+        code=code("plots", "table", "ledger", "measures", "selection"),
     output:
-        multiext("<figures>/last_token_detection", svg=".svg", pdf=".pdf", png=".png"),
+        svg=report("<figures>/pareto.svg", caption="../report/pareto.rst", category="Reconstruction"),
+        pdf="<figures>/pareto.pdf",
+        png="<figures>/pareto.png",
     log:
-        "<logs>/figures/last_token_detection.log",
+        "<logs>/figures/pareto.log",
     params:
         **HEADLINE,
     message:
-        "Drawing last_token_detection"
+        "Drawing pareto"
     script:
-        "../scripts/last_token_detection.py"
+        "../scripts/pareto.py"
+
+
+rule speedup:
+    input:
+        curves="<results>/tables/curves.csv",
+        published=PUBLISHED,
+        code=code("plots", "table", "ledger", "measures", "selection"),
+    output:
+        svg=report("<figures>/speedup.svg", caption="../report/speedup.rst", category="Training"),
+        pdf="<figures>/speedup.pdf",
+        png="<figures>/speedup.png",
+    log:
+        "<logs>/figures/speedup.log",
+    params:
+        **HEADLINE,
+    message:
+        "Drawing speedup"
+    script:
+        "../scripts/speedup.py"
+
+
+rule training_curves:
+    input:
+        curves="<results>/tables/curves.csv",
+        code=code("plots", "table"),
+    output:
+        svg=report("<figures>/training_curves.svg", caption="../report/training_curves.rst", category="Training"),
+        pdf="<figures>/training_curves.pdf",
+        png="<figures>/training_curves.png",
+    log:
+        "<logs>/figures/training_curves.log",
+    params:
+        **HEADLINE,
+    message:
+        "Drawing training_curves"
+    script:
+        "../scripts/training_curves.py"
+
+
+rule expansion:
+    input:
+        expansion="<results>/tables/expansion.csv",
+        code=code("plots", "table"),
+    output:
+        svg=report("<figures>/expansion.svg", caption="../report/expansion.rst", category="Reconstruction"),
+        pdf="<figures>/expansion.pdf",
+        png="<figures>/expansion.png",
+    log:
+        "<logs>/figures/expansion.log",
+    params:
+        **HEADLINE,
+    message:
+        "Drawing expansion"
+    script:
+        "../scripts/expansion.py"
 
 
 rule token_bias_similarity:
     input:
-        metrics="<results>/metrics.csv",
+        headline="<results>/tables/headline.csv",
+        expansion="<results>/tables/expansion.csv",
         code=code("plots", "table"),
     output:
-        multiext("<figures>/token_bias_similarity", svg=".svg", pdf=".pdf", png=".png"),
+        svg=report("<figures>/token_bias_similarity.svg", caption="../report/token_bias_similarity.rst", category="Token-biases"),
+        pdf="<figures>/token_bias_similarity.pdf",
+        png="<figures>/token_bias_similarity.png",
     log:
         "<logs>/figures/token_bias_similarity.log",
     params:
@@ -48,10 +111,12 @@ rule token_bias_similarity:
 
 rule lookup_geometry:
     input:
-        metrics="<results>/metrics.csv",
+        headline="<results>/tables/headline.csv",
         code=code("plots", "table"),
     output:
-        multiext("<figures>/lookup_geometry", svg=".svg", pdf=".pdf", png=".png"),
+        svg=report("<figures>/lookup_geometry.svg", caption="../report/lookup_geometry.rst", category="Token-biases"),
+        pdf="<figures>/lookup_geometry.pdf",
+        png="<figures>/lookup_geometry.png",
     log:
         "<logs>/figures/lookup_geometry.log",
     params:
@@ -60,3 +125,96 @@ rule lookup_geometry:
         "Drawing lookup_geometry"
     script:
         "../scripts/lookup_geometry.py"
+
+
+rule last_token_detection:
+    input:
+        headline="<results>/tables/headline.csv",
+        baselines="<results>/tables/baselines.csv",
+        code=code("plots", "table"),
+    output:
+        svg=report("<figures>/last_token_detection.svg", caption="../report/last_token_detection.rst", category="Token-biases"),
+        pdf="<figures>/last_token_detection.pdf",
+        png="<figures>/last_token_detection.png",
+    log:
+        "<logs>/figures/last_token_detection.log",
+    params:
+        **HEADLINE,
+    message:
+        "Drawing last_token_detection"
+    script:
+        "../scripts/last_token_detection.py"
+
+
+rule init_sweep:
+    input:
+        init="<results>/tables/init.csv",
+        code=code("plots", "table"),
+    output:
+        svg=report("<figures>/init_sweep.svg", caption="../report/init_sweep.rst", category="Reconstruction"),
+        pdf="<figures>/init_sweep.pdf",
+        png="<figures>/init_sweep.png",
+    log:
+        "<logs>/figures/init_sweep.log",
+    params:
+        **HEADLINE,
+    message:
+        "Drawing init_sweep"
+    script:
+        "../scripts/init_sweep.py"
+
+
+rule simple_features:
+    input:
+        headline="<results>/tables/headline.csv",
+        code=code("plots", "table"),
+    output:
+        svg=report("<figures>/simple_features.svg", caption="../report/simple_features.rst", category="Features"),
+        pdf="<figures>/simple_features.pdf",
+        png="<figures>/simple_features.png",
+    log:
+        "<logs>/figures/simple_features.log",
+    params:
+        **HEADLINE,
+        simple_threshold=CONFIG.simple.threshold,
+    message:
+        "Drawing simple_features"
+    script:
+        "../scripts/simple_features.py"
+
+
+rule encoder_ablation:
+    input:
+        encoder="<results>/tables/encoder.csv",
+        phrases=expand("<results>/phrases/{job}.csv", job=[job.id for job in CONFIG.jobs("encoder")]),
+        code=code("plots", "table"),
+    output:
+        svg=report("<figures>/encoder_ablation.svg", caption="../report/encoder_ablation.rst", category="Features"),
+        pdf="<figures>/encoder_ablation.pdf",
+        png="<figures>/encoder_ablation.png",
+    log:
+        "<logs>/figures/encoder_ablation.log",
+    params:
+        **HEADLINE,
+    message:
+        "Drawing encoder_ablation"
+    script:
+        "../scripts/encoder_ablation.py"
+
+
+rule reconstruction_by_layer:
+    input:
+        headline="<results>/tables/headline.csv",
+        code=code("plots", "table"),
+    output:
+        svg=report("<figures>/reconstruction_by_layer.svg", caption="../report/reconstruction_by_layer.rst", category="Reconstruction"),
+        pdf="<figures>/reconstruction_by_layer.pdf",
+        png="<figures>/reconstruction_by_layer.png",
+    log:
+        "<logs>/figures/reconstruction_by_layer.log",
+    params:
+        **HEADLINE,
+    message:
+        "Drawing reconstruction_by_layer"
+    script:
+        "../scripts/reconstruction_by_layer.py"

@@ -2,10 +2,11 @@ rule train:
     input:
         residuals=rules.cache_residuals.output,
         unigrams="<results>/unigrams/layer{layer}.safetensors",
-        code=code("train", "sae", "sweep", "kernels", "metrics", "residuals", "lookup"),
+        code=code("train", "sae", "architectures", "sweep", "kernels", "metrics", "residuals", "lookup"),
     output:
         "<results>/saes/layer{layer}/{point}-s{seed}/config.json",
         "<results>/saes/layer{layer}/{point}-s{seed}/history.csv",
+        directory("<results>/saes/layer{layer}/{point}-s{seed}/checkpoints"),
         sae="<results>/saes/layer{layer}/{point}-s{seed}/sae.safetensors",
     log:
         "<logs>/train/layer{layer}/{point}-s{seed}.log",
@@ -17,11 +18,13 @@ rule train:
     params:
         job=lambda wildcards: to_json(job_of(wildcards)),
         settings=to_json(CONFIG.training),
+        checkpoints=checkpoints,
     message:
         "Training {wildcards.point} at layer {wildcards.layer}, seed {wildcards.seed}"
     shell:
         "python -m tsae --log {log} train --job {params.job:q} --settings {params.settings:q}"
         " --residuals {input.residuals} --unigrams {input.unigrams} --folder $(dirname {output.sae})"
+        " {params.checkpoints}"
 
 
 rule saes:

@@ -1,9 +1,9 @@
 """Held-out NMSE, FVU and CE added by layer: baseline against tokenized."""
 
-from tsae.plots import COLOURS, draw_by_layer, figure, label_layers, legend_above, pick, save
+from tsae.plots import COLOURS, draw_by_layer, figure, label_layers, legend_above, pick, save, start_at_zero
 from tsae.table import read_table
 
-table = read_table(snakemake.input.metrics)
+table = read_table(snakemake.input.headline)
 PANELS = {
     "nmse": ("NMSE", 1),
     "fvu": ("FVU", 1),
@@ -18,6 +18,6 @@ for ax, (metric, (label, scale)) in zip(axes, PANELS.items(), strict=True):
         draw_by_layer(ax, rows, offset, scale, color=COLOURS[name], label=name)
     label_layers(ax, rows["layer"])
     ax.set_ylabel(label)
-    ax.set_ylim(bottom=min(0, ax.get_ylim()[0]) if (rows["low"] < 0).any() else 0)
+    start_at_zero(ax)
 legend_above(fig, axes[0])
 save(fig, snakemake.output)

@@ -1,26 +1,60 @@
-"""How many features resemble a token: their most similar token-bias or unigram residual (C4, C5, C11)."""
+"""How many features resemble a token, by their most similar token-bias or unigram residual (C4, C5)."""
 
-from tsae.plots import COLOURS, figure, legend_above, pick, save
+from tsae.plots import (
+    COLOURS,
+    PUBLISHED,
+    draw_against,
+    draw_curve,
+    figure,
+    key,
+    layers_of,
+    legend_above,
+    log2_ticks,
+    over_seeds,
+    pick,
+    save,
+)
 from tsae.table import read_table
 
-table = read_table(snakemake.input.metrics)
+headline, expansion = read_table(snakemake.input.headline), read_table(snakemake.input.expansion)
 SEEN = 1  # compared with rows of tokens that occur in training
 STYLES = {"token_bias": ("-", "token-biases"), "unigram": (":", "unigram residuals")}
-layers = sorted(pick(table, snakemake.params.tokenized, "nmse")["layer"].unique())
+BAND = (0.4, 0.9)  # the authors' "similar"
+PUBLISHED_EXPANSION, PUBLISHED_SHARE, PUBLISHED_MOST = 64, 25, 66  # "up to 66%" at smaller expansions
+ALIVE = {"color": COLOURS["baseline"], "lw": 0.7, "alpha": 0.6}
+layers, baselines = layers_of(headline), expansion[(expansion["table"] == "none") & (expansion["min_count"] == SEEN)]
+by_expansion = layers_of(baselines)
 
-fig, axes = figure(len(layers))
-for ax, layer in zip(axes, layers, strict=True):
-    ax.axvspan(0.4, 0.9, color="0.93", lw=0, zorder=-1)
+fig, axes = figure(len(layers) + len(by_expansion))
+for ax, layer in zip(axes, layers, strict=False):
+    ax.axvspan(*BAND, color="0.93", lw=0, zorder=-1)
     for name, subject in (("baseline", snakemake.params.baseline), ("tokenized", snakemake.params.tokenized)):
         for target, (style, target_name) in STYLES.items():
-            rows = pick(table, subject, f"feature_{target}_similarity_alive", layer=layer, min_count=SEEN)
-            curve = rows.groupby("at")["value"].agg(["mean", "min", "max"]) * 100
-            ax.plot(curve.index, curve["mean"], style, color=COLOURS[name], label=f"{name}, to {target_name}")
-            ax.fill_between(curve.index, curve["min"], curve["max"], color=COLOURS[name], alpha=0.15, lw=0)
+            rows = pick(headline, subject, f"feature_{target}_similarity_alive", layer=layer, min_count=SEEN)
+            label = f"{name}, to {target_name}"
+            draw_curve(ax, rows, "at", 100, color=COLOURS[name], linestyle=style, label=label)
     ax.set_title(f"layer {layer}")
-    ax.set_xlabel("max cosine similarity ≥")
+    ax.set_xlabel("cosine similarity ≥")
     ax.set_xlim(0, 1)
+for ax, layer in zip(axes[len(layers) :], by_expansion, strict=True):
+    rows = baselines[baselines["layer"] == layer]
+    for target, (style, _) in STYLES.items():
+        similar = rows[rows["metric"] == f"feature_{target}_similar"]
+        draw_against(ax, similar, "expansion", 100, color=COLOURS["baseline"], fmt=f"o{style}")
+        alive = over_seeds(rows[rows["metric"] == f"feature_{target}_similar_alive"], "expansion")["value"] * 100
+        ax.plot(alive.index, alive, style, **ALIVE)
+    ax.axhline(PUBLISHED_MOST, color=PUBLISHED, lw=0.6, ls="--", zorder=1)
+    ax.plot(PUBLISHED_EXPANSION, PUBLISHED_SHARE, "o", mfc="none", color=PUBLISHED)
+    log2_ticks(ax, [*rows["expansion"], PUBLISHED_EXPANSION])
+    ax.set_title(f"layer {layer}, baseline")
+    ax.set_xlabel("expansion")
+    ax.set_ylabel("similar features (%)")
+for ax in axes:
     ax.set_ylim(0, 100)
 axes[0].set_ylabel("alive features (%)")
-legend_above(fig, axes[0])
+marks = (
+    key("of alive features alone", **ALIVE),
+    key("published (GPT-2)", PUBLISHED, lw=0.6, ls="--", marker="o", mfc="none"),
+)
+legend_above(fig, axes[0], *marks, columns=3)
 save(fig, snakemake.output)

@@ -1,0 +1,104 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Training and the Pareto front
+#
+# Two questions. At equal sparsity, does a tokenized SAE reconstruct better (claim C1)? And how much sooner is it as good as its
+# baseline will ever be (claim C2)?
+
+# %%
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from tsae.explore import open_run
+from tsae.measures import speedups
+from tsae.plots import COLOURS, draw_curve, figure, log_axis
+
+run = open_run()
+print("baseline:", run.baseline, " tokenized:", run.tokenized)
+
+# %% [markdown]
+# ## One training
+#
+# Every SAE keeps its history beside it: the loss on training batches, and NMSE on held-out tokens.
+
+# %%
+layer = run.layers[len(run.layers) // 2]
+for name, subject in (("baseline", run.baseline), ("tokenized", run.tokenized)):
+    history = pd.read_csv(run.folder(subject, layer) / "history.csv")
+    plt.plot(history["tokens"], history["heldout_nmse"], color=COLOURS[name], label=name)
+plt.xscale("log")
+plt.xlabel("training tokens")
+plt.ylabel(f"held-out NMSE, layer {layer}")
+plt.legend()
+plt.show()
+history.tail()
+
+# %% [markdown]
+# ## The checkpoints
+#
+# The headline SAEs leave checkpoints on the way. Each was measured on all held-out sequences for NMSE, and on some of
+# them for the loss that the model has with the reconstruction in place.
+
+# %%
+curves = run.table("curves")
+fig, axes = figure(2, height=2.8)
+for ax, metric in zip(axes, ("nmse", "ce_added"), strict=True):
+    for name, subject in (("baseline", run.baseline), ("tokenized", run.tokenized)):
+        rows = curves[(curves["metric"] == metric) & (curves["subject"] == subject) & (curves["layer"] == layer)]
+        draw_curve(ax, rows, "tokens", color=COLOURS[name], label=name)
+    log_axis(ax, "x", rows["tokens"])
+    ax.set_xlabel("training tokens")
+    ax.set_ylabel(f"{metric}, layer {layer}")
+axes[0].legend()
+plt.show()
+
+# %% [markdown]
+# ## Speed-up
+#
+# Steps that the baseline took in all, over the steps after which the tokenized SAE was as good, between checkpoints
+# interpolated in the logarithm of the step. Learning rates follow one schedule, so a tokenized SAE that stopped there would
+# have been trained with a higher one: this is the authors' way of counting, and not a promise of wall time.
+
+# %%
+pd.concat(
+    [speedups(curves, run.baseline, run.tokenized, metric).assign(metric=metric) for metric in ("nmse", "ce_added")]
+)
+
+# %% [markdown]
+# ## The Pareto front
+#
+# Every point of the sweep by what it costs (L0) and what it leaves (NMSE, CE added).
+
+# %%
+pareto = run.table("pareto")
+columns = ["architecture", "table", "subject"]
+wide = pareto[pareto["metric"].isin(["l0", "nmse", "fvu", "ce_added", "dead_heldout"])].pivot_table(
+    index=columns, columns="metric", values="value", observed=True
+)
+wide.sort_values(["architecture", "table", "l0"]).round(4)
+
+# %%
+fig, axes = figure(2, height=3)
+for ax, metric in zip(axes, ("nmse", "ce_added"), strict=True):
+    for (architecture, table), rows in wide.groupby(["architecture", "table"]):
+        rows = rows.sort_values("l0")
+        style = {"topk": "o-", "relu": "s--", "gated": "^:"}[architecture]
+        colour = COLOURS["baseline" if table == "none" else "tokenized"]
+        ax.plot(rows["l0"], rows[metric], style, color=colour, label=f"{architecture}, {table}")
+    log_axis(ax, "x", wide["l0"])
+    log_axis(ax, "y", wide[metric])
+    ax.set_xlabel("L0")
+    ax.set_ylabel(metric)
+axes[0].legend(fontsize=6)
+plt.show()

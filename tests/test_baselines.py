@@ -1,0 +1,230 @@
+"""What every SAE of a layer is compared with: sequences, residuals, and tables alone."""
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from evaluation import SETTINGS, Evaluated, by_name, open_evaluated
+from test_train import LAYER, Prepared, one_thread, prepare, write_cache  # noqa: F401
+from torch import Tensor
+
+from tsae.baselines import (
+    Sequences,
+    conditional_means,
+    last_token_detection,
+    load_sequences,
+    measure_baselines,
+    spread,
+    token_subspaces,
+)
+from tsae.lookup import load_unigrams
+from tsae.metrics import Measurement
+from tsae.tokens import load_tokens
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_corpus: Path, tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(tiny_corpus, tiny_gpt2, tmp_path_factory.getbasetemp() / "prepared")
+
+
+@pytest.fixture(scope="module")
+def evaluated(prepared: Prepared) -> Evaluated:
+    return open_evaluated(prepared)
+
+
+def test_sequences_are_spread_evenly(prepared: Prepared, evaluated: Evaluated) -> None:
+    ids = load_tokens(prepared.heldout_tokens).ids.long()
+    whole = load_sequences(evaluated.heldout)
+    assert torch.equal(whole.tokens, ids)
+    chosen = spread(whole, 3)
+    assert torch.equal(chosen.tokens, ids[[0, (len(ids) - 1) // 2, len(ids) - 1]])
+    for limit in (None, len(ids), 10**6):
+        assert spread(whole, limit) is whole
+    positions = [0, (len(ids) - 1) // 2, len(ids) - 1]
+    assert torch.equal(chosen.residuals, whole.residuals[positions])
+    assert torch.equal(chosen.kept, whole.kept[positions])
+    assert torch.equal(whole.residuals[whole.kept].float(), evaluated.heldout.kept_rows().residuals)
+    assert not whole.kept[:, 0].any()
+    assert (~whole.kept[:, 1:]).sum() == evaluated.heldout.n_outliers > 0
+
+
+def plant(V: int, noise: float) -> tuple[Sequences, Tensor]:
+    """Residuals along the row of their own token; what is not kept lies along another's."""
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(V, 24, generator=generator)
+    tokens = torch.randint(0, V, (300, 6), generator=generator)
+    kept = torch.rand(300, 6, generator=generator) < 0.8
+    kept[:, 0] = False
+    shown = torch.where(kept, tokens, (tokens + 1) % V)
+    residuals = 3 * table[shown] + noise * torch.randn(300, 6, 24, generator=generator)
+    return Sequences(residuals.half(), tokens, kept), table
+
+
+def test_last_token_detection_of_planted_residuals() -> None:
+    sequences, table = plant(V=40, noise=0.1)
+    settings = SETTINGS.model_copy(update={"detection_tokens": 700})
+    named = by_name(last_token_detection(sequences, table, settings))
+    assert set(named) == {"last_token_detection", "last_token_detection_any_position"}
+    for measured in named.values():
+        assert (measured.low, measured.value, measured.high) == (1.0, 1.0, 1.0)
+    assert named["last_token_detection"].n == sequences.kept[:, -1].sum()
+    assert named["last_token_detection_any_position"].n == 700
+    wrong = last_token_detection(sequences, table.roll(1, 0), settings)
+    assert [m.value for m in wrong] == [0.0, 0.0]
+
+
+def test_last_token_detection_without_a_row() -> None:
+    sequences, table = plant(V=40, noise=0.1)
+    table[:10] = torch.nan
+    for measured, chosen in zip(
+        last_token_detection(sequences, table, SETTINGS), (sequences.kept[:, -1:], sequences.kept), strict=True
+    ):
+        tokens = sequences.tokens[:, -chosen.shape[1] :][chosen]
+        assert measured.value == pytest.approx((tokens >= 10).double().mean().item())
+
+
+def test_last_token_detection_of_noise_is_at_chance() -> None:
+    sequences, _ = plant(V=20, noise=0.0)
+    noise = torch.randn(sequences.residuals.shape, generator=torch.Generator().manual_seed(1)).half()
+    table = torch.randn(20, 24, generator=torch.Generator().manual_seed(2))
+    measured = last_token_detection(sequences._replace(residuals=noise), table, SETTINGS)[1]
+    assert measured.n == sequences.kept.sum()
+    assert measured.value == pytest.approx(1 / 20, abs=4 * math.sqrt(0.05 * 0.95 / int(sequences.kept.sum())))
+
+
+def test_conditional_means_by_hand(tmp_path: Path) -> None:
+    # Three sequences in two shards; BOS is token 0, and the row of norm 5000 is an outlier.
+    tokens = torch.tensor([[0, 1, 2], [0, 1, 4], [0, 2, 1]])
+    residuals = torch.tensor([[[9.0, 9], [1, 2], [10, 0]], [[9, 9], [3, 4], [0, 5000]], [[9, 9], [20, 4], [2, 12]]])
+    cache = write_cache(tmp_path, residuals, tokens)
+    counts = cache.token_counts(5)
+    means = conditional_means(cache, counts)
+    assert counts.tolist() == [0, 3, 2, 0, 0]
+    assert means[1].tolist() == [2, 6]
+    assert means[2].tolist() == [15, 2]
+    assert means[[0, 3, 4]].isnan().all()
+    torch.testing.assert_close(cache.mean(), torch.tensor([36 / 5, 22 / 5]))
+
+
+def cosines_by_length(
+    sequences: Sequences, table: Tensor, metric: str, seed: int = 0
+) -> dict[float | None, Measurement]:
+    return {m.at: m for m in token_subspaces(sequences, table, seed) if m.metric == metric}
+
+
+def test_token_subspaces_by_hand() -> None:
+    # At position p, tokens p and 10 + p lie at the given cosine from their unigram residuals; the rest is along axis 20.
+    cosine = torch.tensor(
+        [
+            [-1, 0.875, 0.75, 0.5, 0.25, 0.125, 0.25, 0.375, 0.5, 0.0625],
+            [-1, 0.625, -1.0, 0.0, 0.75, -0.25, -0.5, -0.75, 1.0, 0.0],
+        ]
+    )
+    kept = torch.ones(2, 10, dtype=torch.bool)
+    kept[:, 0] = kept[1, 2] = False
+    tokens = torch.arange(20).view(2, 10)
+    axes = torch.eye(21)
+    along, across = cosine[..., None] * axes[tokens], (1 - cosine.square()).sqrt()[..., None] * axes[20]
+    sequences = Sequences((along + across).half(), tokens, kept)
+    unigrams = 7 * axes[:20]
+    measured = cosines_by_length(sequences, unigrams, "residual_unigram_cosine")
+    # Context lengths 1, 2, 3 to 4, 5 to 8 and 9, by their upper edges.
+    expected = {1.0: 0.75, 2.0: 0.75, 4.0: 0.375, 8.0: 0.1875, 16.0: 0.03125}
+    assert {at: m.value for at, m in measured.items()} == pytest.approx(expected, abs=1e-3)
+    assert {at: m.n for at, m in measured.items()} == {1: 2, 2: 1, 4: 4, 8: 8, 16: 2}
+    assert (measured[8].low, measured[8].high) == pytest.approx((-0.75, 1.0), abs=1e-3)
+    assert all(m.min_count is None for m in measured.values())
+    # A kept BOS has no context.
+    kept[:, 0] = True
+    assert cosines_by_length(sequences, unigrams, "residual_unigram_cosine") == measured
+
+
+def test_context_lengths_are_binned_by_powers_of_two() -> None:
+    n_ctx = 1100
+    kept = torch.ones(1, n_ctx, dtype=torch.bool)
+    kept[0, 0] = kept[0, 5:9] = False
+    sequences = Sequences(torch.ones(1, n_ctx, 2).half(), torch.zeros(1, n_ctx, dtype=torch.int64), kept)
+    expected = Counter(1 << (length - 1).bit_length() for length in range(1, n_ctx) if kept[0, length])
+    for metric in ("residual_unigram_cosine", "residual_other_cosine"):
+        measured = cosines_by_length(sequences, torch.ones(1, 2), metric)
+        assert {at: m.n for at, m in measured.items()} == expected
+        assert list(measured) == sorted(expected)
+    assert 8 not in expected
+    assert 2048 in expected
+
+
+def test_floor_of_token_subspaces_is_what_residuals_share() -> None:
+    # Every residual is its token's unigram residual, and all share a part of length 2.
+    n_tokens, n_ctx = 12, 9
+    tokens = torch.randint(0, n_tokens, (50, n_ctx), generator=torch.Generator().manual_seed(0))
+    unigrams = torch.cat([torch.eye(n_tokens), torch.full((n_tokens, 1), 2.0)], dim=1)
+    kept = torch.ones(50, n_ctx, dtype=torch.bool)
+    kept[:, 0] = False
+    sequences = Sequences(3 * unigrams[tokens].half(), tokens, kept)
+    own = cosines_by_length(sequences, unigrams, "residual_unigram_cosine")
+    other = cosines_by_length(sequences, unigrams, "residual_other_cosine")
+    assert [m.value for m in own.values()] == pytest.approx([1.0] * 4)
+    assert [m.value for m in other.values()] == pytest.approx([4 / 5] * 4)
+    assert other == cosines_by_length(sequences, unigrams, "residual_other_cosine")
+    # The other token is one of the held-out tokens: where there is only one, it is the same.
+    alone = sequences._replace(tokens=torch.zeros_like(tokens))
+    floor = cosines_by_length(alone, unigrams, "residual_other_cosine")
+    assert [m.value for m in floor.values()] == [
+        m.value for m in cosines_by_length(alone, unigrams, "residual_unigram_cosine").values()
+    ]
+
+
+def test_token_counts_are_of_kept_tokens(evaluated: Evaluated) -> None:
+    counts = evaluated.train.token_counts(512)
+    assert counts.shape == (512,)
+    assert counts.sum() == evaluated.train.n_kept < evaluated.train.n_rows
+    tokens = evaluated.train.kept_rows().tokens
+    assert counts[tokens[3]] == (tokens == tokens[3]).sum()
+
+
+def test_baselines_of_the_tiny_cache(prepared: Prepared, evaluated: Evaluated) -> None:
+    measured = measure_baselines(prepared.residuals, prepared.unigrams, LAYER, SETTINGS)
+    assert set(measured) == {"unigram-residuals", "conditional-means", "residuals"}
+    train, heldout = evaluated.train.kept_rows(), evaluated.heldout.kept_rows()
+    means = {int(t): train.residuals[train.tokens == t].mean(0) for t in train.tokens.unique()}
+    unseen = [int(t) not in means for t in heldout.tokens]
+    assert any(unseen)
+    variance = (heldout.residuals - heldout.residuals.mean(0)).square().sum()
+    mean = train.residuals.mean(0)
+    predicted = {
+        "unigram-residuals": load_unigrams(prepared.unigrams)[heldout.tokens.long()],
+        "conditional-means": torch.stack([means.get(int(t), mean) for t in heldout.tokens]),
+    }
+    tables = {
+        "unigram-residuals": load_unigrams(prepared.unigrams),
+        "conditional-means": torch.stack([means.get(t, torch.zeros(32)) for t in range(512)]),
+    }
+    sequences = load_sequences(evaluated.heldout)
+    last = sequences.kept[:, -1]
+    for subject, x_hat in predicted.items():
+        fvu = ((heldout.residuals - x_hat).square().sum() / variance).item()
+        named = by_name(measured[subject])
+        assert named["table_fvu"].value == pytest.approx(fvu, rel=1e-4)
+        assert named["table_fvu"].n == len(heldout.tokens)
+        cosines = torch.nn.functional.cosine_similarity(
+            sequences.residuals[last, -1, None].float(), tables[subject][None], dim=2
+        )
+        hits = cosines.argmax(1) == sequences.tokens[last, -1]
+        assert named["last_token_detection"].value == pytest.approx(hits.double().mean().item())
+    # The mean residual of a token says more than nothing.
+    assert by_name(measured["conditional-means"])["table_fvu"].value < 1
+
+    train_cache, heldout_cache = evaluated.train, evaluated.heldout
+    about = {m.metric: m.value for m in measured["residuals"] if m.at is None}
+    by_length = [m for m in measured["residuals"] if m.at is not None]
+    assert by_length == token_subspaces(sequences, tables["unigram-residuals"], SETTINGS.seed)
+    assert {(m.metric, m.at) for m in by_length} == {
+        (metric, at) for metric in ("residual_unigram_cosine", "residual_other_cosine") for at in (1, 2, 4, 8, 16, 32)
+    }
+    assert about["heldout_tokens_seen_in_training"] == pytest.approx(1 - sum(unseen) / len(unseen))
+    n_text = {"train": train_cache.n_rows * 31 / 32, "heldout": heldout_cache.n_rows * 31 / 32}
+    assert about["outlier_share_train"] == pytest.approx(train_cache.n_outliers / n_text["train"])
+    assert about["outlier_share_heldout"] == pytest.approx(heldout_cache.n_outliers / n_text["heldout"])
+    assert about["scale"] == pytest.approx(train.residuals.norm(dim=1).mean().item() / math.sqrt(32), rel=1e-3)

@@ -1,0 +1,130 @@
+"""Training curves: a row per checkpoint and metric, the trained SAE last."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evaluation import SETTINGS, Evaluated, by_name, open_evaluated
+from test_train import LAYER, Prepared, one_thread, prepare  # noqa: F401
+
+from tsae import files
+from tsae.baselines import load_sequences, spread
+from tsae.config import Curves, Training
+from tsae.curves import measure_curve
+from tsae.evaluate import measure_loss, measure_reconstruction, patched_losses
+from tsae.sae import load
+from tsae.sweep import Job, Point
+from tsae.table import read_table, write_table
+from tsae.train import train
+
+CHECKPOINTS = (2, 11)
+JOB = Job(layer=LAYER, point=Point(k=4, expansion=2, table="learned"), seed=0)
+TRAINING = Training(tokens=7000, batch_size=70, lr=3e-3, lr_end=3e-4, table_lr=1e-2, buffer_tokens=2000)
+CURVES = Curves(ce_sequences=SETTINGS.ce_sequences)
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_corpus: Path, tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(tiny_corpus, tiny_gpt2, tmp_path_factory.getbasetemp() / "prepared")
+
+
+@pytest.fixture(scope="module")
+def evaluated(prepared: Prepared) -> Evaluated:
+    return open_evaluated(prepared)
+
+
+@pytest.fixture(scope="module")
+def sae_folder(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("curves") / "sae"
+    train(JOB, TRAINING, prepared.residuals, prepared.unigrams, folder, CHECKPOINTS)
+    return folder
+
+
+def measure(prepared: Prepared, sae_folder: Path, curves: Curves = CURVES) -> list[dict[str, Any]]:
+    return measure_curve(sae_folder, prepared.model, prepared.residuals, SETTINGS, curves, False)
+
+
+@pytest.fixture(scope="module")
+def rows(prepared: Prepared, sae_folder: Path) -> list[dict[str, Any]]:
+    return measure(prepared, sae_folder)
+
+
+def at_step(rows: list[dict[str, Any]], step: int) -> dict[str, dict[str, Any]]:
+    return {row["metric"]: row for row in rows if row["step"] == step}
+
+
+def test_every_checkpoint_has_every_metric_and_the_trained_sae_comes_last(rows: list[dict[str, Any]]) -> None:
+    steps = list(dict.fromkeys(row["step"] for row in rows))
+    assert steps == [*CHECKPOINTS, 100]
+    assert all(row["tokens"] == 70 * row["step"] for row in rows)
+    metrics = [[row["metric"] for row in rows if row["step"] == step] for step in steps]
+    assert metrics[0] == metrics[1] == metrics[2]
+    assert len(set(metrics[0])) == len(metrics[0])
+    assert {"nmse", "fvu", "ce_added", "ce_added_nats"} <= set(metrics[0])
+    for row in rows:
+        assert row["low"] <= row["value"] <= row["high"]
+
+
+def test_the_last_rows_are_the_evaluation_of_the_trained_sae(
+    evaluated: Evaluated, sae_folder: Path, rows: list[dict[str, Any]]
+) -> None:
+    sae, last = load(sae_folder), at_step(rows, 100)
+    ablations = files.load_tensors(evaluated.ablations)
+    reconstruction, _ = measure_reconstruction(sae, load_sequences(evaluated.heldout), SETTINGS)
+    loss = measure_loss(sae, evaluated.model, evaluated.sequences, ablations, LAYER, SETTINGS)
+    expected = by_name([*reconstruction, *loss])
+    assert set(last) < set(expected)
+    for name, row in last.items():
+        of_row = (row["value"], row["low"], row["high"], row["n"])
+        assert of_row == (expected[name].value, expected[name].low, expected[name].high, expected[name].n), name
+
+
+@pytest.mark.parametrize("step", CHECKPOINTS)
+def test_checkpoints_are_measured_as_they_were_on_the_way(
+    evaluated: Evaluated, sae_folder: Path, rows: list[dict[str, Any]], step: int
+) -> None:
+    sae, row = load(sae_folder / f"checkpoints/step{step:08d}"), at_step(rows, step)
+    heldout = evaluated.heldout.kept_rows()
+    errors = (heldout.residuals - sae(heldout.residuals, heldout.tokens)).square().sum(1)
+    assert row["nmse"]["value"] == pytest.approx((errors / heldout.residuals.square().sum(1)).mean().item(), rel=1e-5)
+    ablations = files.load_tensors(evaluated.ablations)
+    patched = patched_losses(sae, evaluated.model, evaluated.sequences, LAYER, SETTINGS)
+    added = (patched - ablations["clean"]).sum()
+    assert row["ce_added"]["value"] == pytest.approx((added / ablations["clean"].sum()).item(), rel=1e-6)
+    assert row["ce_added_nats"]["value"] == pytest.approx((added / ablations["count"].sum()).item(), rel=1e-6)
+    assert row["nmse"]["value"] > at_step(rows, 100)["nmse"]["value"]
+
+
+def test_the_loss_is_measured_on_its_own_number_of_sequences(
+    prepared: Prepared, evaluated: Evaluated, sae_folder: Path, rows: list[dict[str, Any]]
+) -> None:
+    everything = load_sequences(evaluated.heldout)
+    for limit in (3, None):
+        other = at_step(measure(prepared, sae_folder, Curves(ce_sequences=limit)), 100)
+        assert other["ce_added"]["n"] == spread(everything, limit).kept[:, :-1].sum()
+        assert other["ce_added"]["value"] != at_step(rows, 100)["ce_added"]["value"]
+        assert other["nmse"] == at_step(rows, 100)["nmse"]
+
+
+def test_an_sae_without_checkpoints_has_its_end_alone(prepared: Prepared, evaluated: Evaluated) -> None:
+    measured = measure(prepared, evaluated.saes["none"])
+    assert {(row["step"], row["tokens"]) for row in measured} == {(100, 12_800)}
+
+
+def test_a_damaged_checkpoint_is_named(prepared: Prepared, sae_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(sae_folder, tmp_path / "sae")
+    (tmp_path / "sae/checkpoints/step00000011/sae.safetensors").write_bytes(b"half a file")
+    with pytest.raises(ValueError, match=r"checkpoints/step00000011/sae\.safetensors"):
+        measure(prepared, tmp_path / "sae")
+
+
+def test_curves_make_a_table(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    files.write_json(tmp_path / "curve.json", [{"subject": JOB.point.id, **JOB.labels, **row} for row in rows])
+    write_table(tmp_path / "curves.csv", [tmp_path / "curve.json"])
+    table = read_table(tmp_path / "curves.csv")
+    nmse = table[(table["metric"] == "nmse") & (table["subject"] == JOB.point.id)]
+    assert list(zip(nmse["step"], nmse["tokens"], strict=True)) == [(2, 140), (11, 770), (100, 7000)]
+    assert nmse["value"].tolist() == pytest.approx(
+        [at_step(rows, step)["nmse"]["value"] for step in (2, 11, 100)], rel=1e-5
+    )

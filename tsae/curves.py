@@ -1,0 +1,62 @@
+"""Training curves: the checkpoints of one SAE, each measured like the final SAE."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tsae.baselines import load_sequences, spread
+from tsae.config import Curves, Evaluation
+from tsae.evaluate import measure_reconstruction, patched_losses
+from tsae.metrics import Bootstrap
+from tsae.models import load_model
+from tsae.residuals import open_residuals
+from tsae.sae import load
+from tsae.table import labelled
+
+
+def measure_curve(
+    sae_folder: Path,
+    model_folder: Path,
+    residuals: Path,
+    settings: Evaluation,
+    curves: Curves,
+    compatibility_mode: bool,
+) -> list[dict[str, Any]]:
+    """Measure every checkpoint of an SAE, the trained one last.
+
+    Args:
+        sae_folder: the trained SAE, with its checkpoints in `checkpoints/`.
+        model_folder: the language model.
+        residuals: index of the residual cache.
+        settings: how to evaluate.
+        curves: on how many sequences the loss is measured.
+        compatibility_mode: see the model's configuration.
+
+    Returns:
+        Rows of a table with columns `step` and `tokens`.
+
+    Raises:
+        ValueError: a checkpoint is missing or damaged.
+    """
+    folders = [*sorted((sae_folder / "checkpoints").glob("step*")), sae_folder]
+    layer = load(sae_folder).metadata["layer"]
+    sequences = load_sequences(open_residuals(residuals, "heldout", layer))
+    fewer = spread(sequences, curves.ce_sequences)
+    bootstrap = Bootstrap(len(fewer.tokens), settings.bootstrap, settings.seed)
+    count = fewer.kept[:, :-1].sum(1)
+    rows: list[dict[str, Any]] = []
+    model = load_model(model_folder, compatibility_mode)
+    with torch.inference_mode():
+        clean = patched_losses(None, model, fewer, layer, settings, label="clean loss")
+        for folder in folders:
+            sae = load(folder)
+            reconstruction, _ = measure_reconstruction(sae, sequences, settings)
+            patched = patched_losses(sae, model, fewer, layer, settings, label=folder.name)
+            measured = [
+                *reconstruction,
+                bootstrap.ratio("ce_added", patched - clean, clean, int(count.sum())),
+                bootstrap.ratio("ce_added_nats", patched - clean, count, int(count.sum())),
+            ]
+            rows += labelled({"step": sae.metadata["step"], "tokens": sae.metadata["tokens_trained"]}, measured)
+    return rows

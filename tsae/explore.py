@@ -1,0 +1,150 @@
+"""What notebooks need to look into a finished run: its tables, SAEs and tokens, and contexts to be read."""
+
+import html
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from tsae.features import read_features
+from tsae.lookup import load_unigrams
+from tsae.residuals import ResidualCache, open_residuals
+from tsae.sae import SAE, load
+from tsae.table import read_table
+
+PLACES = ("results/embedded", "../results/embedded")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The results of one profile; made by `open_run`."""
+
+    results: Path
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table: of a block of the sweep, `baselines` or `curves`.
+
+        Raises:
+            ValueError: the run has no such table.
+        """
+        path = self.results / f"tables/{name}.csv"
+        if not path.is_file():
+            raise ValueError(f"{path} is missing; run: snakemake --cores all {path}")
+        return read_table(path)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.results / "model", local_files_only=True)
+
+    @cached_property
+    def baseline(self) -> str:
+        """Id of the baseline that is compared everywhere."""
+        table = self.table("headline")
+        return str(table.loc[table["table"] == "none", "subject"].iloc[0])
+
+    @cached_property
+    def tokenized(self) -> str:
+        """Id of the tokenized SAE that is compared everywhere."""
+        table = self.table("headline")
+        return str(table.loc[table["table"] != "none", "subject"].iloc[0])
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """Layers at which SAEs were trained."""
+        return sorted(int(layer) for layer in self.table("headline")["layer"].unique())
+
+    def folder(self, subject: str, layer: int, seed: int = 0) -> Path:
+        """Folder of a trained SAE."""
+        return self.results / f"saes/layer{layer}/{subject}-s{seed}"
+
+    def sae(self, subject: str, layer: int, seed: int = 0) -> SAE:
+        """A trained SAE, speaking raw residuals."""
+        return load(self.folder(subject, layer, seed))
+
+    def features(self, subject: str, layer: int, seed: int = 0) -> pd.DataFrame:
+        """Statistics of the features of a trained SAE; see `tsae.features.feature_statistics`."""
+        return read_features(self.results / f"features/layer{layer}/{subject}-s{seed}.parquet")
+
+    def unigrams(self, layer: int) -> Tensor:
+        """Unigram residuals (V, d)."""
+        return load_unigrams(self.results / f"unigrams/layer{layer}.safetensors")
+
+    def residuals(self, layer: int, split: str = "heldout") -> ResidualCache:
+        """The cached residuals of a split."""
+        return open_residuals(self.results / "residuals/index.json", split, layer)
+
+    def token(self, text: str) -> int:
+        """Id of the token that is exactly this text; mind the leading space.
+
+        Raises:
+            ValueError: the text is not one token.
+        """
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) != 1:
+            raise ValueError(f"{text!r} is {len(ids)} tokens: {[self.text(i) for i in ids]}")
+        return int(ids[0])
+
+    def text(self, token: int) -> str:
+        """Text of a token id."""
+        return str(self.tokenizer.decode([int(token)]))
+
+    def nearest(self, query: Tensor, table: Tensor, n: int = 8) -> pd.DataFrame:
+        """The n rows of a table (V, d) most similar to a vector (d,), by cosine similarity."""
+        cosine = torch.nn.functional.cosine_similarity(query[None], table, dim=1)
+        best = cosine.topk(n)
+        texts = [self.text(token) for token in best.indices.tolist()]
+        return pd.DataFrame({"token": texts, "cosine": best.values.numpy().round(3)})
+
+
+def open_run(results: str | Path | None = None) -> Run:
+    """Open the results of a profile.
+
+    Args:
+        results: its folder; by default `$TSAE_RESULTS`, else `results/embedded` here or one folder up.
+
+    Raises:
+        ValueError: there is no finished run.
+    """
+    given = results or os.environ.get("TSAE_RESULTS")
+    for place in [given] if given else PLACES:
+        if (Path(place) / "tables/headline.csv").is_file():
+            return Run(Path(place))
+    raise ValueError(f"no finished run in {given or ' or '.join(PLACES)}; run: make reproduce")
+
+
+def contexts_html(run: Run, rows: pd.DataFrame, n_contexts: int = 3) -> str:
+    """Top contexts of features as HTML, the active token marked, everything that comes from the corpus escaped.
+
+    Args:
+        run: the run, for its tokenizer.
+        rows: rows of `Run.features`.
+        n_contexts: contexts shown per feature.
+    """
+    parts = []
+    for _, row in rows.iterrows():
+        share = f"{row['top_token_share']:.0%}" if pd.notna(row["top_token_share"]) else "-"
+        parts.append(
+            f"<p><b>feature {row['feature']}</b>: fires on {row['firing_rate']:.2%} of tokens, {share} of its mass on one token"
+        )
+        columns = ("context_tokens", "context_active", "context_activations", "context_documents")
+        for tokens, active, activation, document in list(zip(*(row[c] for c in columns), strict=True))[:n_contexts]:
+            words = [html.escape(run.text(token)).replace("\n", "↵") for token in tokens]
+            words[active] = f"<mark>{words[active]}</mark>"
+            parts.append(f"<br><small>{activation:.1f}, document {document}:</small> {''.join(words)}")
+        parts.append("</p>")
+    return "\n".join(parts)
+
+
+def features_on(features: pd.DataFrame, tokens: Iterable[int], n: int = 5) -> pd.DataFrame:
+    """Features whose top token is one of these ids, those with the largest share of their mass on it first."""
+    chosen = features[features["top_token"].isin(list(tokens))]
+    return chosen.sort_values("top_token_share", ascending=False, kind="stable").head(n)

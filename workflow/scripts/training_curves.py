@@ -1,0 +1,32 @@
+"""Held-out NMSE and CE added against training tokens: baseline and tokenized, layer by layer (C2)."""
+
+from tsae.plots import COLOURS, draw_curve, grid, key, layers_of, legend_above, log_axis, pick, save
+from tsae.table import read_table
+
+table = read_table(snakemake.input.curves)
+PANELS = {
+    "nmse": ("NMSE", 1),
+    "ce_added": ("CE added (% of clean CE)", 100),
+}
+SUBJECTS = (("baseline", snakemake.params.baseline), ("tokenized", snakemake.params.tokenized))
+table = table[table["tokens"] > 0]  # the axis is logarithmic
+layers = layers_of(table)
+
+fig, panels = grid(len(PANELS), len(layers), height=1.9, sharex=True, sharey="row")
+for row, (metric, (label, scale)) in zip(panels, PANELS.items(), strict=True):
+    for ax, layer in zip(row, layers, strict=True):
+        for name, subject in SUBJECTS:
+            rows = pick(table, subject, metric, layer=layer)
+            draw_curve(ax, rows, "tokens", scale, color=COLOURS[name], label=name)
+            if name == "baseline":
+                final = rows.loc[rows["step"] == rows["step"].max(), "value"].mean()
+                ax.axhline(final * scale, color=COLOURS[name], lw=0.6, zorder=1)
+    row[0].set_ylabel(label)
+    log_axis(row[0], "y", table.loc[table["metric"] == metric, "value"] * scale)
+for ax, layer in zip(panels[0], layers, strict=True):
+    ax.set_title(f"layer {layer}")
+    ax.set_xscale("log")
+fig.supxlabel("training tokens", fontsize="medium")
+final_value = key("baseline's final value", COLOURS["baseline"], lw=0.6)
+legend_above(fig, panels[0][0], final_value)
+save(fig, snakemake.output)

@@ -1,0 +1,126 @@
+"""Do the results of a run hold together, and agree with the run on record? The rule `verify` runs this.
+
+Whether the authors' claims hold is not asked here: a claim that fails is a finding. See `claims.md`.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tsae.claims import measure_claims
+from tsae.config import Config
+from tsae.ledger import load_ledger
+from tsae.manifest import config_sha256
+from tsae.selection import Run
+from tsae.table import read_table
+
+ROOT = Path(__file__).parents[2]
+CONFIG = Config.model_validate_json(os.environ["TSAE_CONFIG"])
+RESULTS, FIGURES = Path(os.environ["TSAE_RESULTS"]), Path(os.environ["TSAE_FIGURES"])
+RECORD = json.loads(Path(os.environ["TSAE_RECORD"]).read_text())
+TABLES = {path.stem: read_table(path) for path in sorted((RESULTS / "tables").glob("*.csv"))}
+METRICS = read_table(RESULTS / "metrics.csv")
+CLAIMS = pd.read_csv(RESULTS / "claims.csv")
+LEDGER = load_ledger(ROOT / "config/claims.yaml")
+SHARES = ("dead_", "feature_", "simple_", "last_token_detection", "outlier_share", "heldout_tokens_seen")
+
+
+def rows(metric: str, table: pd.DataFrame = METRICS) -> pd.DataFrame:
+    chosen = table[table["metric"] == metric]
+    assert len(chosen), f"there is no {metric}"
+    return chosen
+
+
+@pytest.mark.parametrize("metric", ["nmse", "fvu", "ce_added", "l0", "dead_heldout"])
+def test_every_sae_of_the_configuration_is_measured_once(metric: str) -> None:
+    found = rows(metric)
+    measured = sorted(zip(found["layer"], found["subject"], found["seed"], strict=True))
+    assert measured == sorted((job.layer, job.point.id, job.seed) for job in CONFIG.jobs())
+
+
+def test_values_are_finite_and_inside_their_intervals() -> None:
+    assert np.isfinite(METRICS["value"]).all()
+    bounded = METRICS.dropna(subset=["low", "high"])
+    assert (bounded["low"] <= bounded["high"]).all()
+    # A ratio of sums may lie a little outside the quantiles of its bootstrap where it is nearly constant.
+    slack = 1e-6 + 0.05 * (bounded["high"] - bounded["low"])
+    assert ((bounded["low"] - slack <= bounded["value"]) & (bounded["value"] <= bounded["high"] + slack)).all()
+
+
+def test_shares_are_between_zero_and_one() -> None:
+    shares = METRICS[METRICS["metric"].str.startswith(SHARES)]
+    assert shares["value"].between(0, 1).all()
+
+
+def test_no_more_features_are_active_than_allowed() -> None:
+    topk = rows("l0").query("architecture == 'topk'")
+    assert (topk["value"] <= topk["k"].astype(float) + 1e-9).all()
+    assert (rows("l0")["value"] > 0).all()
+
+
+def test_sparsity_penalties_order_l0() -> None:
+    penalised = rows("l0").dropna(subset=["l1"]).sort_values("l1")
+    for _, family in penalised.groupby(["layer", "architecture", "table", "expansion"]):
+        assert family["value"].is_monotonic_decreasing
+
+
+def test_fixed_tables_stay_and_learned_ones_move() -> None:
+    cosine = rows("token_bias_unigram_cosine")
+    cosine = cosine[(cosine["min_count"] == cosine["min_count"].max()) & (cosine["lookup_scale"] > 0)]
+    assert (cosine.loc[cosine["table"] == "fixed", "value"] > 0.9999).all()
+    assert (cosine.loc[cosine["table"] == "learned", "value"] < 0.9999).all()
+
+
+def test_the_clean_loss_is_the_same_for_every_sae_of_a_layer() -> None:
+    assert (rows("ce_clean").groupby("layer")["value"].nunique() == 1).all()
+
+
+def test_the_last_checkpoint_is_the_trained_sae() -> None:
+    curves = rows("nmse", TABLES["curves"])
+    last = curves[curves["step"] == curves["step"].max()].set_index(["layer", "subject", "seed"])["value"]
+    final = rows("nmse", TABLES["headline"]).set_index(["layer", "subject", "seed"])["value"]
+    pd.testing.assert_series_equal(last.sort_index(), final.sort_index(), rtol=1e-4)
+
+
+def test_a_table_is_part_of_all_metrics() -> None:
+    keys = ["layer", "subject", "seed", "metric", "at", "min_count", "value"]
+    known = {tuple(map(str, row)) for row in METRICS[keys].itertuples(index=False, name=None)}
+    for name, table in TABLES.items():
+        if name != "curves":
+            assert {tuple(map(str, row)) for row in table[keys].itertuples(index=False, name=None)} <= known, name
+
+
+def test_every_claim_is_measured_from_the_tables() -> None:
+    again = measure_claims(LEDGER, Run(TABLES, *CONFIG.headline(), CONFIG.simple.threshold))
+    assert again["verdict"].tolist() == CLAIMS["verdict"].tolist()
+    np.testing.assert_allclose(again["measured"], CLAIMS["measured"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("figure", CONFIG.figures)
+@pytest.mark.parametrize("ending", ["svg", "pdf", "png"])
+def test_every_figure_is_there(figure: str, ending: str) -> None:
+    assert (FIGURES / f"{figure}.{ending}").stat().st_size > 5000
+
+
+@pytest.mark.skipif(
+    RECORD["config_sha256"] != config_sha256(CONFIG.model_dump(mode="json")),
+    reason="the run on record is of another configuration",
+)
+def test_claims_agree_with_the_run_on_record() -> None:
+    """Within the tolerance of the ledger, or inside the recorded interval where it has none."""
+    tolerance = {(claim.id, check.name): check.tolerance or 0.0 for claim in LEDGER for check in claim.checks}
+    found = CLAIMS.set_index(["id", "check"])["measured"]
+    differing = []
+    for row in RECORD["claims"]:
+        key = (row["id"], row["check"])
+        if row["measured"] is None:
+            continue
+        slack = tolerance[key] + 1e-9
+        inside = row["low"] <= found[key] <= row["high"]
+        if not inside and abs(found[key] - row["measured"]) > slack:
+            differing.append(f"{key}: {found[key]} here, {row['measured']} on record")
+    assert not differing
