@@ -21,7 +21,6 @@
 # %%
 import matplotlib.pyplot as plt
 import pandas as pd
-import torch
 from torch.nn.functional import cosine_similarity
 
 from tsae.baselines import load_sequences

@@ -96,7 +96,11 @@ rule token_bias_similarity:
         expansion="<results>/tables/expansion.csv",
         code=code("plots", "table"),
     output:
-        svg=report("<figures>/token_bias_similarity.svg", caption="../report/token_bias_similarity.rst", category="Token-biases"),
+        svg=report(
+            "<figures>/token_bias_similarity.svg",
+            caption="../report/token_bias_similarity.rst",
+            category="Token-biases",
+        ),
         pdf="<figures>/token_bias_similarity.pdf",
         png="<figures>/token_bias_similarity.png",
     log:
@@ -133,7 +137,9 @@ rule last_token_detection:
         baselines="<results>/tables/baselines.csv",
         code=code("plots", "table"),
     output:
-        svg=report("<figures>/last_token_detection.svg", caption="../report/last_token_detection.rst", category="Token-biases"),
+        svg=report(
+            "<figures>/last_token_detection.svg", caption="../report/last_token_detection.rst", category="Token-biases"
+        ),
         pdf="<figures>/last_token_detection.pdf",
         png="<figures>/last_token_detection.png",
     log:
@@ -207,7 +213,11 @@ rule reconstruction_by_layer:
         headline="<results>/tables/headline.csv",
         code=code("plots", "table"),
     output:
-        svg=report("<figures>/reconstruction_by_layer.svg", caption="../report/reconstruction_by_layer.rst", category="Reconstruction"),
+        svg=report(
+            "<figures>/reconstruction_by_layer.svg",
+            caption="../report/reconstruction_by_layer.rst",
+            category="Reconstruction",
+        ),
         pdf="<figures>/reconstruction_by_layer.pdf",
         png="<figures>/reconstruction_by_layer.png",
     log:
