@@ -57,8 +57,10 @@ def changed_config(folder: Path, **sections: Mapping[str, object]) -> str:
 def appended(path: Path, text: str) -> Iterator[None]:
     before = path.read_text()
     path.write_text(before + text)
-    yield
-    path.write_text(before)
+    try:
+        yield
+    finally:
+        path.write_text(before)
 
 
 @pytest.fixture(scope="module")

@@ -62,17 +62,22 @@ class Run:
         """Layers at which SAEs were trained."""
         return sorted(int(layer) for layer in self.table("headline")["layer"].unique())
 
-    def folder(self, subject: str, layer: int, seed: int = 0) -> Path:
-        """Folder of a trained SAE."""
-        return self.results / f"saes/layer{layer}/{subject}-s{seed}"
+    @cached_property
+    def seed(self) -> int:
+        """The lowest seed."""
+        return int(self.table("headline")["seed"].min())
 
-    def sae(self, subject: str, layer: int, seed: int = 0) -> SAE:
-        """A trained SAE, speaking raw residuals."""
-        return load(self.folder(subject, layer, seed))
+    def folder(self, subject: str, layer: int) -> Path:
+        """Folder of a trained SAE of the lowest seed."""
+        return self.results / f"saes/layer{layer}/{subject}-s{self.seed}"
 
-    def features(self, subject: str, layer: int, seed: int = 0) -> pd.DataFrame:
-        """Statistics of the features of a trained SAE; see `tsae.features.feature_statistics`."""
-        return read_features(self.results / f"features/layer{layer}/{subject}-s{seed}.parquet")
+    def sae(self, subject: str, layer: int) -> SAE:
+        """A trained SAE of the lowest seed, speaking raw residuals."""
+        return load(self.folder(subject, layer))
+
+    def features(self, subject: str, layer: int) -> pd.DataFrame:
+        """Statistics of the features of that SAE; see `tsae.features.feature_statistics`."""
+        return read_features(self.results / f"features/layer{layer}/{subject}-s{self.seed}.parquet")
 
     def unigrams(self, layer: int) -> Tensor:
         """Unigram residuals (V, d)."""

@@ -57,7 +57,12 @@ try:
     load_ledger(LEDGER, PUBLISHED)
 except ValueError as error:
     raise WorkflowError(str(error))
-NOTEBOOKS = sorted(path.stem for path in Path(workflow.basedir, "notebooks").glob("*.py"))
+# One notebook shows a block that a profile need not have.
+NOTEBOOKS = sorted(
+    path.stem
+    for path in Path(workflow.basedir, "notebooks").glob("*.py")
+    if path.stem != "02_training_and_pareto" or "pareto" in CONFIG.sweep
+)
 
 
 def code(*modules):
@@ -126,9 +131,10 @@ def all_measurements():
 
 
 def results_of_notebook(wildcards):
-    """What a notebook reads: tables, and files of the headline SAEs at the middle layer, first seed."""
+    """What a notebook reads: tables, and files of the headline SAEs at the middle layer, lowest seed."""
     layer = LAYERS[len(LAYERS) // 2]
-    first = {name: f"layer{layer}/{point}-s0" for name, point in HEADLINE.items()}
+    seed = min(job.seed for job in CONFIG.jobs("headline"))
+    first = {name: f"layer{layer}/{point}-s{seed}" for name, point in HEADLINE.items()}
     match wildcards.notebook:
         case "01_token_subspaces":
             return ["<results>/tables/baselines.csv", "<results>/tables/headline.csv"]
@@ -138,3 +144,5 @@ def results_of_notebook(wildcards):
             return ["<results>/tables/headline.csv", f"<results>/saes/{first['tokenized']}/sae.safetensors"]
         case "04_features":
             return ["<results>/tables/headline.csv", *expand("<results>/features/{sae}.parquet", sae=first.values())]
+        case _:
+            return ["<results>/metrics.csv"]
