@@ -10,7 +10,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(
 CORES ?= all
 CONFIGFILE ?= config/config.yaml
 BIN := .venv/bin
-REPORT = results/$(shell sed -n "s/^profile: *//p" $(CONFIGFILE))/report.html
+REPORT = results/$(shell sed -n "s/^profile: *['\"]*\([A-Za-z0-9._-]*\).*/\1/p" $(CONFIGFILE))/report.html
 READY := .venv/ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 # --configfile takes every word up to the next option, so a target must not follow it.
@@ -20,7 +20,7 @@ help:
 	@echo "make reproduce            every figure and number of a profile (CONFIGFILE=$(CONFIGFILE), CORES=$(CORES))"
 	@echo "make figure FIG=name      one figure and what it needs"
 	@echo "make report               one HTML file with figures, claims, notebooks and run times of a finished run"
-	@echo "make smoke                a tiny random model through the whole DAG, in two minutes"
+	@echo "make smoke                a tiny random model through the whole DAG, in a few minutes"
 	@echo "make test                 linters, type checker, test suite, smoke run"
 	@echo "make docs                 fill README.md and docs/ from the last run"
 	@echo "make env                  the environment alone, in .venv"

@@ -61,7 +61,7 @@ plt.show()
 layer = run.layers[len(run.layers) // 2]
 unigrams = run.unigrams(layer)
 sequences = load_sequences(run.residuals(layer))
-sequence = 3
+sequence = min(3, len(sequences.tokens) - 1)
 positions = [p for p in (1, 2, 4, 8, 16, 31, 64, 127) if p < sequences.tokens.shape[1] and sequences.kept[sequence, p]]
 looked_at = []
 for position in positions:

@@ -253,10 +253,20 @@ def test_comparisons_of_expansions_that_are_too_close_say_nothing() -> None:
     smallest = {"block": "expansion", "metric": "nmse", "points": {"table": "none", "expansion": "min"}}
     two = {"kind": "ratio", "of": smallest, "to": {"points": {"expansion": "max"}}, "expansions_apart": 8}
     assert take(expansions(2, 4, 16), **two).value == 8
-    with pytest.raises(NotMeasuredError, match="the expansions 2 and 8 are not 8 times apart"):
+    with pytest.raises(NotMeasuredError, match="expansion 8 is not 8 times 2"):
         take(expansions(2, 8), **two)
-    with pytest.raises(NotMeasuredError, match="the expansions 4 are not 8 times apart"):
+    with pytest.raises(NotMeasuredError, match="expansion 4 is not 8 times 4"):
         take(expansions(4), **two)
+    reversed_two = two | {"of": smallest | {"points": {"expansion": "max"}}, "to": {"points": {"expansion": "min"}}}
+    with pytest.raises(NotMeasuredError, match="expansion 2 is not 8 times 16"):
+        take(expansions(2, 16), **reversed_two)
+
+
+def test_a_thing_is_not_compared_with_itself() -> None:
+    run = run_of(headline=table(row(BASELINE, "nmse", 0.2)))
+    of = {"metric": "nmse", "subject": "baseline", "layer": "last"}
+    with pytest.raises(NotMeasuredError, match="nothing to compare with"):
+        take(run, kind="difference", of=of, to={"layer": "first"})
 
 
 def test_ratio_to_zero_is_not_measured_and_an_interval_down_to_zero_is_unbounded() -> None:
@@ -276,10 +286,15 @@ def points(*values: tuple[float, float], half_width: float = 0.0) -> pd.DataFram
 def test_ratios_at_equal_l0_follow_the_power_law_between_points() -> None:
     # Between (1, 1) and (100, 0.01) the curve is 1 / l0.
     baseline = points((100, 0.01), (1, 1.0))
-    ratios = ratios_at_equal_l0(baseline, points((10, 0.05), (4, 0.2), (1, 0.9), (0.5, 1.0), (101, 0.001)))
+    ratios = ratios_at_equal_l0(baseline, points((10, 0.05), (4, 0.2), (1, 0.9), (0.5, 1.0), (103, 0.001)))
     assert ratios["l0"].tolist() == [1, 4, 10]
     assert ratios["value"].tolist() == pytest.approx([0.9, 0.8, 0.5])
     assert geometric_mean(ratios["value"]) == pytest.approx((0.9 * 0.8 * 0.5) ** (1 / 3))
+
+
+def test_an_l0_a_little_outside_counts_as_at_the_end() -> None:
+    ratios = ratios_at_equal_l0(points((10, 0.5), (100, 0.1)), points((9.9, 0.4), (101, 0.05)))
+    assert ratios["value"].tolist() == pytest.approx([0.8, 0.5])
 
 
 def test_ratios_at_equal_l0_take_the_far_ends() -> None:

@@ -94,6 +94,19 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
         ("figures", ["pareto", "paretto"], "figures.1: Input should be 'token_subspaces', 'pareto'"),
         ("curves.checkpoints", 1, "curves.checkpoints: Input should be greater than or equal to 2"),
         ("curves.first", 1.0, "curves.first: Input should be less than 1"),
+        ("simple", {"threshold": 0.33}, "simple: threshold: shares are measured at multiples of 0.05, not at 0.33"),
+        ("evaluation.min_counts", [0, 20], "evaluation.min_counts: 1 is needed"),
+        (
+            "sweep.expansion.0.k",
+            [16, 32],
+            "sweep.expansion: the figure expansion shows one point for each table and exp",
+        ),
+        (
+            "sweep.init.0.encoder_scale",
+            [None, 0.5],
+            "sweep.init: the figure init_sweep shows one point for each table and lookup_scale, but "
+            "topk-k32-x4-learned-lookup0.25 and topk-k32-x4-learned-lookup0.25-enc0.5 have both alike",
+        ),
         ("simple", {"treshold": 0.5}, "simple.treshold: unknown key; did you mean 'threshold'?"),
         ("phrases.lengths", [1], "phrases.lengths.0: Input should be greater than or equal to 2"),
         ("features", {"n_context": 3}, "features.n_context: unknown key; did you mean 'n_contexts'?"),
@@ -304,3 +317,10 @@ def test_every_key_is_described_in_the_schema_file() -> None:
         assert section["additionalProperties"] is False or name == "Name"
         for key, described in section["properties"].items():
             assert {"description", "$ref"} & set(described) or key == "source", f"{name}.{key}"
+
+
+def test_a_key_given_twice_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("sweep:\n  expansion:\n    - {expansion: [4], table: [none], expansion: [8]}\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml: not valid YAML: the key 'expansion' is given twice\n.*line 3"):
+        config.load(path)

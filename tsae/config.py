@@ -32,6 +32,8 @@ FIGURE_BLOCKS = {
     "encoder_ablation": ("encoder",),
     "reconstruction_by_layer": ("headline",),
 }
+# Along what a figure lays out the points of a block; all else but the table is the same.
+DRAWN_AGAINST = {"expansion": "expansion", "init": "lookup_scale", "encoder": "encoder_input"}
 FIGURE_NAMES = tuple(FIGURE_BLOCKS)
 
 
@@ -147,6 +149,12 @@ class Simple(Section):
         description="Features that fire on fewer held-out tokens are not judged: one firing is always on one token",
     )
 
+    @model_validator(mode="after")
+    def _check_threshold(self) -> "Simple":
+        if abs(self.threshold * 20 - round(self.threshold * 20)) > 1e-9:
+            raise ValueError(f"threshold: shares are measured at multiples of 0.05, not at {self.threshold:g}")
+        return self
+
 
 class Phrases(Section):
     """Frequent phrases of several tokens, on which the encoder's dependence on the last token is measured (C10)."""
@@ -256,6 +264,10 @@ class Config(Section):
             raise ValueError(
                 f"training.tokens ({self.training.tokens}) is smaller than training.batch_size ({self.training.batch_size})"
             )
+        if 1 not in self.evaluation.min_counts:
+            raise ValueError(
+                "evaluation.min_counts: 1 is needed, the tokens seen in training, which claims and figures take"
+            )
         self._check_headline()
         for figure in self.figures:
             self._check_points_of(figure)
@@ -309,8 +321,21 @@ class Config(Section):
                     missing = "a point with encoder_input: without_unigram"
                 elif without - with_unigram:
                     missing = f"{min(point.id for point in without - with_unigram)} (encoder_input: residual)"
+            if block in DRAWN_AGAINST:
+                self._check_one_point_each(block, figure)
             if missing:
                 raise ValueError(f"sweep.{block}: the figure {figure} needs {missing}; {remedy}")
+
+    def _check_one_point_each(self, block: str, figure: str) -> None:
+        drawn: dict[tuple[Any, ...], Point] = {}
+        for job in self.jobs(block):
+            place = (job.layer, job.point.table, getattr(job.point, DRAWN_AGAINST[block]))
+            other = drawn.setdefault(place, job.point)
+            if other != job.point:
+                raise ValueError(
+                    f"sweep.{block}: the figure {figure} shows one point for each table and {DRAWN_AGAINST[block]}, but "
+                    f"{other.id} and {job.point.id} have both alike; move one to a block of its own"
+                )
 
     def jobs(self, block: str | None = None) -> list[Job]:
         """Every SAE of one block of the sweep, or of all, once, in the order of the configuration."""
@@ -400,16 +425,38 @@ def parse(data: Mapping[str, Any], where: str = "config") -> Config:
         raise ValueError(describe_errors(error, Config, where)) from None
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice, where YAML silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file in which no mapping has a key twice.
+
+    Raises:
+        ValueError: it cannot be read, or is not such YAML; the message names the file and the line.
+    """
+    try:
+        return yaml.load(path.read_text(), _StrictLoader)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {error}") from None
+
+
 def load(path: Path) -> Config:
     """Read and validate a configuration file.
 
     Raises:
         ValueError: not YAML, or one line per mistake, each naming the file and the key.
     """
-    try:
-        data = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from None
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected a mapping of sections at the top level")
     return parse(data, str(path))

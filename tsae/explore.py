@@ -47,15 +47,15 @@ class Run:
 
     @cached_property
     def baseline(self) -> str:
-        """Id of the baseline that is compared everywhere."""
+        """Id of the baseline that is compared everywhere: `$TSAE_BASELINE`, else the first one of the headline."""
         table = self.table("headline")
-        return str(table.loc[table["table"] == "none", "subject"].iloc[0])
+        return os.environ.get("TSAE_BASELINE") or str(table.loc[table["table"] == "none", "subject"].iloc[0])
 
     @cached_property
     def tokenized(self) -> str:
-        """Id of the tokenized SAE that is compared everywhere."""
+        """Id of the tokenized SAE that is compared everywhere: `$TSAE_TOKENIZED`, else the first one of the headline."""
         table = self.table("headline")
-        return str(table.loc[table["table"] != "none", "subject"].iloc[0])
+        return os.environ.get("TSAE_TOKENIZED") or str(table.loc[table["table"] != "none", "subject"].iloc[0])
 
     @cached_property
     def layers(self) -> list[int]:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import pandas as pd
-import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from tsae.config import describe_errors
+from tsae.config import describe_errors, read_yaml
 from tsae.measures import Measure, Pareto, geometric_mean, ratios_at_equal_l0
 from tsae.section import Section
 from tsae.selection import Metric
@@ -126,15 +125,6 @@ Ledger = tuple[Claim, ...]
 Form = TypeVar("Form", bound=BaseModel)
 
 
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from None
-
-
 def _validated(form: type[Form], data: Any, where: str) -> Form:
     try:
         return form.model_validate(data)
@@ -151,7 +141,7 @@ def load_published(path: str | Path) -> dict[str, pd.DataFrame]:
     Raises:
         ValueError: one line per mistake.
     """
-    published = _validated(Published, _read_yaml(Path(path)), str(path))
+    published = _validated(Published, read_yaml(Path(path)), str(path))
     return {
         "pareto": pd.DataFrame(
             [(c.architecture, c.table, c.metric, *point) for c in published.pareto for point in c.points],
@@ -176,7 +166,7 @@ def load_ledger(path: str | Path, published: str | Path | None = None) -> Ledger
     """
     path = Path(path)
     published = path.with_name("published.yaml") if published is None else Path(published)
-    entries = _read_yaml(path)
+    entries = read_yaml(path)
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path}: expected a list of claims")
     curves = load_published(published)["pareto"]

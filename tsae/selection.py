@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tsae.metrics import METRICS
 from tsae.section import Section
-from tsae.sweep import ArchitectureName
+from tsae.sweep import SPARSITY, ArchitectureName
 
 Block = Literal["headline", "pareto", "expansion", "init", "encoder", "baselines", "curves"]
 ROLES = ("baseline", "tokenized")
@@ -46,7 +46,7 @@ def _known_metric(metric: str) -> str:
 
 def _known_subject(subject: str) -> str:
     known = [*ROLES, *TABLES_ALONE]
-    if subject not in known and not subject.startswith(("topk-", "relu-", "gated-")):
+    if subject not in known and not subject.startswith(tuple(f"{name}-" for name in SPARSITY)):
         raise ValueError(f"unknown subject{suggest(subject, known)}")
     return subject
 

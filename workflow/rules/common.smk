@@ -13,6 +13,8 @@ from tsae.sources import FileCorpus, FolderModel, WheelFile
 
 CONFIGFILE = ", ".join(map(str, workflow.config_settings.configfiles)) or "config/config.yaml"
 try:
+    for path in workflow.config_settings.configfiles:
+        configuration.read_yaml(Path(path))
     CONFIG = configuration.parse(config, CONFIGFILE)
     configuration.check_local_sources(CONFIG)
 except ValueError as error:
@@ -135,14 +137,20 @@ def results_of_notebook(wildcards):
     layer = LAYERS[len(LAYERS) // 2]
     seed = min(job.seed for job in CONFIG.jobs("headline"))
     first = {name: f"layer{layer}/{point}-s{seed}" for name, point in HEADLINE.items()}
+    saes = expand("<results>/saes/{sae}/sae.safetensors", sae=first.values())
+    residuals = ["<results>/residuals/index.json", *expand("<results>/unigrams/layer{layer}.safetensors", layer=LAYERS)]
     match wildcards.notebook:
         case "01_token_subspaces":
-            return ["<results>/tables/baselines.csv", "<results>/tables/headline.csv"]
+            return [*expand("<results>/tables/{table}.csv", table=["headline", "baselines"]), *residuals]
         case "02_training_and_pareto":
-            return expand("<results>/tables/{table}.csv", table=["headline", "curves", "pareto"])
+            return [*expand("<results>/tables/{table}.csv", table=["headline", "curves", "pareto"]), *saes]
         case "03_token_biases":
-            return ["<results>/tables/headline.csv", f"<results>/saes/{first['tokenized']}/sae.safetensors"]
+            return ["<results>/tables/headline.csv", *saes, *residuals]
         case "04_features":
-            return ["<results>/tables/headline.csv", *expand("<results>/features/{sae}.parquet", sae=first.values())]
+            return [
+                "<results>/tables/headline.csv",
+                *saes,
+                *expand("<results>/features/{sae}.parquet", sae=first.values()),
+            ]
         case _:
             return ["<results>/metrics.csv"]

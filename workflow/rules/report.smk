@@ -25,7 +25,19 @@ rule notebook:
     input:
         notebook=lambda wildcards: local(f"notebooks/{wildcards.notebook}.py"),
         results=results_of_notebook,
-        code=code("explore", "features", "table", "plots", "metrics", "measures", "baselines", *SAE_CODE),
+        code=code(
+            "explore",
+            "features",
+            "table",
+            "plots",
+            "metrics",
+            "measures",
+            "selection",
+            "baselines",
+            "residuals",
+            "lookup",
+            *SAE_CODE,
+        ),
     output:
         ipynb="<results>/notebooks/{notebook}.ipynb",
         html=report("<results>/notebooks/{notebook}.html", caption="../report/notebook.rst", category="Notebooks"),
@@ -34,11 +46,12 @@ rule notebook:
     benchmark:
         "<benchmarks>/notebook/{notebook}.tsv"
     params:
+        **HEADLINE,
         results=lambda wildcards: workflow.pathvars.items["results"],
     message:
         "Running the notebook {wildcards.notebook}"
     shell:
-        "(export TSAE_RESULTS={params.results};"
+        "(export TSAE_RESULTS={params.results} TSAE_BASELINE={params.baseline} TSAE_TOKENIZED={params.tokenized};"
         " python -m jupytext --to ipynb --set-kernel python3 --execute --run-path . --output {output.ipynb} {input.notebook}"
         " && python -m nbconvert --to html --log-level WARN {output.ipynb}) > {log} 2>&1"
 
@@ -51,9 +64,10 @@ rule verify:
             *expand("<results>/tables/{table}.csv", table=TABLES),
             *expand("<figures>/{figure}.{format}", figure=FIGURES, format=FORMATS),
         ],
+        ledger=[LEDGER, PUBLISHED],
         record=local("docs/record.json"),
         tests=local("workflow/verify/test_results.py"),
-        code=code("claims", "ledger", "measures", "selection", "manifest"),
+        code=code("claims", "ledger", "measures", "selection", "manifest", "table"),
     output:
         "<results>/verified.txt",
     log:

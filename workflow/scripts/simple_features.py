@@ -8,7 +8,7 @@ from tsae.table import read_table
 table = read_table(snakemake.input.headline)
 PANELS = {
     "simple_unigram": ("token", (35, 45)),
-    "simple_bigram": ("bigram", (70, 70)),
+    "simple_bigram": ("bigram", None),
 }
 SUBJECTS = (("baseline", snakemake.params.baseline), ("tokenized", snakemake.params.tokenized))
 layers = layers_of(table)
@@ -16,7 +16,8 @@ layers = layers_of(table)
 fig, panels = grid(len(PANELS), len(layers), height=1.9, sharex=True, sharey=True)
 for row, (metric, (of, published)) in zip(panels, PANELS.items(), strict=True):
     for ax, layer in zip(row, layers, strict=True):
-        ax.axhspan(*published, color=PUBLISHED, alpha=0.25, lw=0.8, zorder=0)
+        if published:
+            ax.axhspan(*published, color=PUBLISHED, alpha=0.25, lw=0.8, zorder=0)
         ax.axvline(snakemake.params.simple_threshold, color="0.25", lw=0.8, ls="--", zorder=1)
         for name, subject in SUBJECTS:
             rows = table[(table["layer"] == layer) & (table["subject"] == subject) & (table["metric"] == metric)]

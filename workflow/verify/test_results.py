@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = Config.model_validate_json(os.environ["TSAE_CONFIG"])
 RESULTS, FIGURES = Path(os.environ["TSAE_RESULTS"]), Path(os.environ["TSAE_FIGURES"])
 RECORD = json.loads(Path(os.environ["TSAE_RECORD"]).read_text())
-TABLES = {path.stem: read_table(path) for path in sorted((RESULTS / "tables").glob("*.csv"))}
+TABLES = {name: read_table(RESULTS / f"tables/{name}.csv") for name in [*CONFIG.sweep, "baselines", "curves"]}
 METRICS = read_table(RESULTS / "metrics.csv")
 CLAIMS = pd.read_csv(RESULTS / "claims.csv")
 LEDGER = load_ledger(ROOT / "config/claims.yaml")
@@ -64,7 +64,8 @@ def test_no_more_features_are_active_than_allowed() -> None:
 
 def test_sparsity_penalties_order_l0() -> None:
     penalised = rows("l0").dropna(subset=["l1"]).sort_values("l1")
-    for _, family in penalised.groupby(["layer", "architecture", "table", "expansion"]):
+    settings = ["layer", "seed", "architecture", "table", "expansion", "lookup_scale", "encoder_input", "b_dec"]
+    for _, family in penalised.groupby(settings):
         assert family["value"].is_monotonic_decreasing
 
 
@@ -117,10 +118,9 @@ def test_claims_agree_with_the_run_on_record() -> None:
     differing = []
     for row in RECORD["claims"]:
         key = (row["id"], row["check"])
-        if row["measured"] is None:
-            continue
-        slack = tolerance[key] + 1e-9
+        if row["measured"] is None or key not in tolerance:
+            continue  # nothing was measured then, or the ledger no longer asks
         inside = row["low"] <= found[key] <= row["high"]
-        if not inside and abs(found[key] - row["measured"]) > slack:
+        if not inside and not abs(found[key] - row["measured"]) <= tolerance[key] + 1e-9:
             differing.append(f"{key}: {found[key]} here, {row['measured']} on record")
     assert not differing
