@@ -286,9 +286,49 @@ def check(claim: str, name: str) -> str:
     return f"{row['measured']:.3g} ({row['low']:.3g} to {row['high']:.3g})"
 
 
+def of_block(block: str, metric: str, subject: str, form: str, scale: float = 1.0, **where: object) -> str:
+    """A metric of one subject in a block, with its interval."""
+    table = read_table(RESULTS / f"tables/{block}.csv")
+    table = table[(table["metric"] == metric) & (table["subject"] == subject)]
+    for column, value in where.items():
+        table = table[table[column] == value]
+    return of_seeds(table, form, scale)
+
+
 def findings() -> str:
     """The five findings that the page opens with."""
-    return "TODO"
+    smallest, largest = "topk-k32-x2-learned", "topk-k32-x16-none"
+    layer = PROFILE.residuals.layers[-1]
+    simple = {"at": PROFILE.simple.threshold}
+    found = [
+        "**At equal sparsity the table lowers the error by a sixth or more.** NMSE of a tokenized TopK SAE over its baseline's at "
+        f"equal L0: {check('C1', 'NMSE, TopK')}; CE added: {check('C1', 'CE added, TopK')}. For ReLU SAEs, which waste the most "
+        f"on tokens, NMSE: {check('C1', 'NMSE, ReLU')}. ([`pareto`](figures/pareto.png))",
+        "**A table is worth about eight times the features.** The tokenized SAE of 2 features per dimension has an NMSE of "
+        f"{of_block('expansion', 'nmse', smallest, '{:.4f}')}, the baseline of 16 one of "
+        f"{of_block('expansion', 'nmse', largest, '{:.4f}')}, on a budget of tokens that leaves much of the larger one dead "
+        f"({of_block('expansion', 'dead_heldout', largest, '{:.0f}%', 100)}). ([`expansion`](figures/expansion.png))",
+        "**Hiding the token from the encoder makes it better, not blind.** With the unigram direction taken out of its input, the "
+        f"tokenized SAE reconstructs better (NMSE {of_block('encoder', 'nmse', TOKENIZED + '-nounigram', '{:.4f}')} against "
+        f"{of_block('encoder', 'nmse', TOKENIZED, '{:.4f}', seed=0)}), has fewer dead features "
+        f"({of_block('encoder', 'dead_heldout', TOKENIZED + '-nounigram', '{:.0f}%', 100)} against "
+        f"{of_block('encoder', 'dead_heldout', TOKENIZED, '{:.0f}%', 100, seed=0)}), and its features still fire on every token of "
+        f"frequent phrases (coverage {of_block('encoder', 'phrase_coverage', TOKENIZED + '-nounigram', '{:.2f}')} against "
+        f"{of_block('encoder', 'phrase_coverage', TOKENIZED, '{:.2f}', seed=0)}): the opposite of what the authors saw. "
+        "([`encoder_ablation`](figures/encoder_ablation.png))",
+        "**Features stop pointing at tokens, but do not stop firing on them.** At layer "
+        f"{layer}, {of_block('headline', 'feature_token_bias_similar_alive', BASELINE, '{:.1f}%', 100, layer=layer, min_count=1)} of "
+        "the baseline's alive features point along a token-bias, and "
+        f"{of_block('headline', 'feature_token_bias_similar_alive', TOKENIZED, '{:.1f}%', 100, layer=layer, min_count=1)} of the "
+        "tokenized SAE's. Yet features with half of their activation mass on one token are "
+        f"{of_block('headline', 'simple_unigram', BASELINE, '{:.1f}%', 100, layer=layer, **simple)} of the baseline's and "
+        f"{of_block('headline', 'simple_unigram', TOKENIZED, '{:.1f}%', 100, layer=layer, **simple)} of the tokenized SAE's. "
+        "([`simple_features`](figures/simple_features.png), [`token_bias_similarity`](figures/token_bias_similarity.png))",
+        f"**Training is faster, by less than claimed.** The tokenized SAE reaches its baseline's final NMSE {check('C2', 'NMSE')} "
+        f"times sooner, and its CE added {check('C2', 'CE added')} times: as for the authors on Pythia-1.4B rather than on GPT-2. "
+        "([`speedup`](figures/speedup.png))",
+    ]
+    return "\n".join(f"{number}. {text}" for number, text in enumerate(found, start=1))
 
 
 def _fields(schema: dict[str, Any], node: dict[str, Any], prefix: str) -> Iterator[dict[str, object]]:
