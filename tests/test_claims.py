@@ -262,6 +262,24 @@ def test_comparisons_of_expansions_that_are_too_close_say_nothing() -> None:
         take(expansions(2, 16), **reversed_two)
 
 
+def phrase_rows(encoder_input: str, **scores: float) -> list[dict[str, Any]]:
+    columns = {"layer": 8, "seed": 0, "table": "learned", "encoder_input": encoder_input}
+    return [columns | {"text": text, "score": score, "mean_recall": score / 2} for text, score in scores.items()]
+
+
+def test_phrases_are_paired_by_text() -> None:
+    rows = [*phrase_rows("without_unigram", a=0.1, b=0.5, c=0.9), *phrase_rows("residual", b=0.7, a=0.3, d=0.1)]
+    run = run_of(phrases=pd.DataFrame(rows))
+    # Both pairs differ by -0.2 alone, so that every resample does.
+    assert take(run, kind="phrases", table="learned", column="score") == pytest.approx((-0.2, -0.2, -0.2, 2, ""))
+    assert take(run, kind="phrases", table="learned", column="mean_recall").value == pytest.approx(-0.1)
+    with pytest.raises(NotMeasuredError, match="no phrases of a table none"):
+        take(run, kind="phrases", table="none", column="score")
+    alone = run_of(phrases=pd.DataFrame(phrase_rows("residual", a=0.1)))
+    with pytest.raises(NotMeasuredError, match="both with and without"):
+        take(alone, kind="phrases", table="learned", column="score")
+
+
 def test_a_thing_is_not_compared_with_itself() -> None:
     run = run_of(headline=table(row(BASELINE, "nmse", 0.2)))
     of = {"metric": "nmse", "subject": "baseline", "layer": "last"}

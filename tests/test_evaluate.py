@@ -23,8 +23,10 @@ from tsae.evaluate import (
 from tsae.features import read_features
 from tsae.lookup import load_unigrams
 from tsae.metrics import METRICS, Measurement
-from tsae.phrases import Phrase, measure_phrases_of, write_phrases
+from tsae.phrases import Phrase, measure_phrases_of, write_phrase_tables, write_phrases
 from tsae.sae import load
+from tsae.sweep import Job, Point
+from tsae.table import read_table
 from tsae.tokens import load_tokens
 
 FEATURES = Features(n_contexts=3, context_before=4, context_after=2)
@@ -272,9 +274,16 @@ def test_every_metric_that_is_measured_is_described_and_no_other(
     pair = Counter(tuple(pairs.tokens[s, p + 1 : p + 3].tolist()) for s, p in both.tolist()).most_common(1)[0][0]
     places = [(s, p + 1) for s, p in both.tolist() if tuple(pairs.tokens[s, p + 1 : p + 3].tolist()) == pair]
     write_phrases(tmp_path / "phrases.json", [Phrase(pair, "", len(places), *zip(*places, strict=True))])
+    job = Job(layer=LAYER, point=Point(k=4, expansion=2, table="learned"), seed=0)
     phrases = measure_phrases_of(
-        sae, prepared.residuals, tmp_path / "phrases.json", Phrases(bootstrap=10), tmp_path / "examples.csv"
+        job, sae, prepared.residuals, tmp_path / "phrases.json", Phrases(bootstrap=10), tmp_path / "examples.csv"
     )
+    write_phrase_tables(tmp_path / "phrases.csv", [tmp_path / "examples.csv"] * 2)
+    written = read_table(tmp_path / "phrases.csv")
+    assert written[["layer", "seed", "table", "encoder_input"]].drop_duplicates().values.tolist() == [
+        [LAYER, 0, "learned", "residual"]
+    ]
+    assert written["mean_recall"].tolist() == pytest.approx([phrases[1].value] * 2, abs=1e-4)
     curve = measure_curve(sae, prepared.model, prepared.residuals, SETTINGS, Curves(ce_sequences=2), False)
     baselines = measure_baselines(prepared.residuals, prepared.unigrams, LAYER, SETTINGS)
     groups = [*measured.values(), phrases, *baselines.values()]

@@ -223,8 +223,16 @@ def measure_phrases(
     from tsae.table import write_measurements
 
     of = _parse(Job, job)
-    measured = measure_phrases_of(sae, residuals, phrases, _parse(config.Phrases, settings), examples)
+    measured = measure_phrases_of(of, sae, residuals, phrases, _parse(config.Phrases, settings), examples)
     write_measurements(output, of.labels, {of.point.id: measured})
+
+
+@app.command()
+def collect_phrases(output: File, tables: list[Path]) -> None:
+    """Gather the phrase tables of several SAEs in one."""
+    from tsae.phrases import write_phrase_tables
+
+    write_phrase_tables(output, tables)
 
 
 @app.command()

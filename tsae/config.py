@@ -279,7 +279,7 @@ class Config(Section):
                 yield name, place, grid
 
     def _check_headline(self) -> None:
-        if reserved := {"baselines", "curves"} & self.sweep.keys():
+        if reserved := {"baselines", "curves", "phrases"} & self.sweep.keys():
             raise ValueError(f"sweep: {min(reserved)!r} is the name of another table; call the block otherwise")
         if "headline" not in self.sweep:
             raise ValueError(

@@ -14,6 +14,8 @@ from tsae.section import Section
 from tsae.selection import Change, Metric, NotMeasuredError, Run, Selection, keep, select, table_of
 from tsae.sweep import ArchitectureName
 
+BOOTSTRAP = 1000  # samples
+
 
 class Value(Section):
     """A metric: mean over layers and seeds; the interval is the hull of theirs."""
@@ -67,7 +69,18 @@ class SpeedUp(Section):
     metric: Metric
 
 
-Measure = Annotated[Value | Comparison | Pareto | SpeedUp, Field(discriminator="kind")]
+class Phrases(Section):
+    """What an encoder without the unigram direction changes on phrases: mean difference of a column of the phrase tables.
+
+    Paired phrase by phrase, with a 95% bootstrap interval over phrases; over all layers and seeds.
+    """
+
+    kind: Literal["phrases"]
+    table: Literal["none", "fixed", "learned"]
+    column: Literal["score", "mean_recall"]
+
+
+Measure = Annotated[Value | Comparison | Pareto | SpeedUp | Phrases, Field(discriminator="kind")]
 
 
 class Measured(NamedTuple):
@@ -96,6 +109,8 @@ def measure(declared: Measure, run: Run) -> Measured:
             return _pareto(run, declared)
         case SpeedUp():
             return _speed_up(run, declared)
+        case Phrases():
+            return _phrases(run, declared)
 
 
 def _compare(run: Run, measure: Comparison) -> Measured:
@@ -250,3 +265,20 @@ def _speed_up(run: Run, measure: SpeedUp) -> Measured:
         failed = f"the tokenized SAE never reaches the baseline's final {measure.metric} at {where}"
         return Measured(math.nan, math.nan, speedup.max(), len(found), failed)
     return Measured(speedup.mean(), speedup.min(), speedup.max(), len(found))
+
+
+def _phrases(run: Run, measure: Phrases) -> Measured:
+    rows = table_of(run, "phrases")
+    rows = keep(rows, rows["table"] == measure.table, f"block 'encoder' has no phrases of a table {measure.table}")
+    without = rows["encoder_input"] == "without_unigram"
+    keys = ["layer", "seed", "text"]
+    pairs = rows[without].merge(rows[~without], on=keys, suffixes=("", "_with"))
+    pairs = keep(
+        pairs, pairs[measure.column].notna(), "no phrase was measured both with and without the unigram direction"
+    )
+    differences = (
+        (pairs[measure.column] - pairs[f"{measure.column}_with"]).groupby(pairs["text"]).mean().to_numpy(float)
+    )
+    draws = np.random.default_rng(0).choice(differences, (BOOTSTRAP, len(differences)))
+    low, high = np.quantile(draws.mean(1), [0.025, 0.975])
+    return Measured(differences.mean(), float(low), float(high), len(differences))

@@ -34,6 +34,7 @@ from tsae.files import write_json, write_text
 from tsae.metrics import Bootstrap, Measurement
 from tsae.residuals import ResidualCache, open_residuals
 from tsae.sae import SAE, load
+from tsae.sweep import Job
 
 LOG = logging.getLogger(__name__)
 BATCH_TOKENS = 1024  # encoded together, which bounds the memory of pre-activations
@@ -321,11 +322,19 @@ def find_phrases_of(model: Path, train: Path, settings: Phrases, output: Path) -
 
 
 def measure_phrases_of(
-    sae_folder: Path, residuals: Path, phrases: Path, settings: Phrases, examples: Path
+    job: Job, sae_folder: Path, residuals: Path, phrases: Path, settings: Phrases, examples: Path
 ) -> list[Measurement]:
-    """Measure an SAE on phrases; write a row per phrase to `examples`."""
+    """Measure the SAE of a job on phrases; write a row per phrase to `examples`."""
     sae = load(sae_folder)
     cache = open_residuals(residuals, "train", sae.metadata["layer"])
     measured, frame = measure_phrases(sae, cache, read_phrases(phrases), settings)
-    write_phrase_table(examples, frame)
+    labels = {key: value for key, value in job.labels.items() if key in ("layer", "seed", "table", "encoder_input")}
+    write_phrase_table(examples, frame.assign(subject=job.point.id, **labels))
     return measured
+
+
+def write_phrase_tables(path: Path, tables: Sequence[Path]) -> None:
+    """Write the phrase tables of several SAEs as one, with the mean recall over each phrase's places."""
+    rows = pd.concat([pd.read_csv(table, keep_default_na=False) for table in tables])
+    mean_recall = [float(np.mean(json.loads(recall))) for recall in rows["recall"]]
+    write_text(path, rows.assign(mean_recall=mean_recall).to_csv(index=False, float_format="%.6g", lineterminator="\n"))

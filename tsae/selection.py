@@ -12,7 +12,7 @@ from tsae.metrics import METRICS
 from tsae.section import Section
 from tsae.sweep import SPARSITY, ArchitectureName
 
-Block = Literal["headline", "pareto", "expansion", "init", "encoder", "baselines", "curves"]
+Block = Literal["headline", "pareto", "expansion", "init", "encoder", "baselines", "curves", "phrases"]
 ROLES = ("baseline", "tokenized")
 TABLES_ALONE = ("unigram-residuals", "conditional-means", "residuals")
 

@@ -31,6 +31,7 @@ LAYERS = sorted({job.layer for job in JOBS.values()})
 # The headline SAEs leave checkpoints on the way; the last step is the trained SAE.
 CHECKPOINTS = " ".join(f"--checkpoint {step}" for step in CONFIG.checkpoint_steps()[:-1])
 TABLES = [*CONFIG.sweep, "baselines", "curves"]
+PHRASES = ["<results>/tables/phrases.csv"] if "encoder" in CONFIG.sweep else []
 SAE_CODE = ["sae", "architectures", "kernels"]
 
 # glibc returns large tensors to the system as soon as they are freed, and pays page faults for every new one; keeping

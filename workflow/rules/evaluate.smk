@@ -146,6 +146,20 @@ rule measure_phrases:
         " --output {output.metrics} --examples {output.examples}"
 
 
+rule collect_phrases:
+    input:
+        tables=expand("<results>/phrases/{job}.csv", job=[job.id for job in CONFIG.jobs("encoder")]),
+        code=code("phrases"),
+    output:
+        "<results>/tables/phrases.csv",
+    log:
+        "<logs>/collect_phrases.log",
+    message:
+        "Gathering the table phrases"
+    shell:
+        "python -m tsae --log {log} collect-phrases --output {output} {input.tables}"
+
+
 rule collect:
     input:
         measurements=measurements_of,

@@ -2,7 +2,7 @@ rule measure_claims:
     input:
         ledger=LEDGER,
         published=PUBLISHED,
-        tables=expand("<results>/tables/{table}.csv", table=TABLES),
+        tables=[*expand("<results>/tables/{table}.csv", table=TABLES), *PHRASES],
         code=code("claims", "ledger", "measures", "selection", "metrics", "table"),
     output:
         csv="<results>/claims.csv",
@@ -62,6 +62,7 @@ rule verify:
             "<results>/claims.csv",
             "<results>/metrics.csv",
             *expand("<results>/tables/{table}.csv", table=TABLES),
+            *PHRASES,
             *expand("<figures>/{figure}.{format}", figure=FIGURES, format=FORMATS),
         ],
         ledger=[LEDGER, PUBLISHED],
