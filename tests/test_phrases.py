@@ -269,7 +269,7 @@ def test_coverage_by_hand(tmp_path: Path, architecture: str) -> None:
     assert frame.to_dict("records") == [
         {
             "text": " Golden Gate",
-            "tokens": [GOLDEN, GATE],
+            "ids": [GOLDEN, GATE],
             "count": 7,
             "n_measured": 5,
             "feature": 1,

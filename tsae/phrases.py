@@ -40,7 +40,7 @@ LOG = logging.getLogger(__name__)
 BATCH_TOKENS = 1024  # encoded together, which bounds the memory of pre-activations
 # Of a candidate that shares tokens with better phrases in more of its occurrences than this, little is left of its own.
 MAX_OVERLAP = 0.5
-COLUMNS = ["text", "tokens", "count", "n_measured", "feature", "base_rate", "recall", "score"]
+COLUMNS = ["text", "ids", "count", "n_measured", "feature", "base_rate", "recall", "score"]
 
 
 class Phrase(NamedTuple):
@@ -185,7 +185,7 @@ def measure_phrases(
         settings: number of tokens for base rates, samples of the bootstrap, and the seed.
 
     Returns:
-        The two measurements, or none without a phrase; and a row per phrase with its text, tokens, count in the split,
+        The two measurements, or none without a phrase; and a row per phrase with its text, token ids, count in the split,
         n_measured occurrences (both halves), feature, its base_rate, its held-out recall (a list, by place) and score.
 
     Raises:
@@ -302,7 +302,7 @@ def read_phrases(path: Path) -> list[Phrase]:
 def write_phrase_table(path: Path, frame: pd.DataFrame) -> None:
     """Write the table of `measure_phrases` as CSV, lists as JSON."""
     written = frame.assign(
-        tokens=frame["tokens"].map(json.dumps),
+        ids=frame["ids"].map(json.dumps),
         recall=frame["recall"].map(lambda recall: json.dumps([round(share, 6) for share in recall])),
     )
     write_text(path, written.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
