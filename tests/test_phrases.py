@@ -385,7 +385,7 @@ def test_nothing_to_measure(tmp_path: Path) -> None:
     rows, frame = measure_phrases(identity_sae(4), write_residuals(tmp_path, firing(), IDS), [], SETTINGS)
     assert rows == []
     write_phrase_table(tmp_path / "phrases.csv", frame)
-    assert (tmp_path / "phrases.csv").read_text() == "text,tokens,count,n_measured,feature,base_rate,recall,score\n"
+    assert (tmp_path / "phrases.csv").read_text() == "text,ids,count,n_measured,feature,base_rate,recall,score\n"
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -414,7 +414,7 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     _, frame = measure_phrases(identity_sae(4), write_residuals(tmp_path, firing(), IDS), [BRIDGED], SETTINGS)
     write_phrase_table(path, frame.assign(recall=pd.Series([[1 / 3, 1.0]], dtype=object)))
     assert path.read_text().splitlines() == [
-        "text,tokens,count,n_measured,feature,base_rate,recall,score",
+        "text,ids,count,n_measured,feature,base_rate,recall,score",
         ' Golden Gate,"[3, 4]",7,5,1,0.5,"[0.333333, 1.0]",0.5',
     ]
     read = pd.read_csv(path)
