@@ -130,7 +130,8 @@ def stages() -> str:
                 "peak memory of a job [MB]": f"{runs['max_rss'].max():.0f}",
             }
         )
-    return markdown(rows)
+    total = sum(float(row["wall time in all [s]"]) for row in rows)
+    return f"{markdown(rows)}\n\nAll jobs together: {total / 3600:.1f} hours of wall time."
 
 
 def machine() -> str:
