@@ -134,6 +134,10 @@ def test_table_without_frequent_tokens() -> None:
     }
 
 
+def test_a_table_of_zeros_has_no_geometry() -> None:
+    assert measure_table(torch.zeros(6, 4), torch.randn(6, 4), torch.ones(6, dtype=torch.int64), SETTINGS) == []
+
+
 def test_other_cosine_is_never_with_a_tokens_own_unigram_residual() -> None:
     e = torch.eye(5)
     settings = SETTINGS.model_copy(update={"min_counts": (0,)})
