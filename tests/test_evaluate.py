@@ -279,7 +279,7 @@ def test_every_metric_that_is_measured_is_described_and_no_other(
     phrases = measure_phrases_of(
         sae, prepared.residuals, tmp_path / "phrases.json", Phrases(bootstrap=10), tmp_path / "examples.csv"
     )
-    curve = measure_curve(sae, prepared.model, prepared.residuals, SETTINGS, Curves(ce_sequences=2), False)
+    curve = measure_curve(sae, (), prepared.model, prepared.residuals, SETTINGS, Curves(ce_sequences=2), False)
     baselines = measure_baselines(prepared.residuals, prepared.unigrams, LAYER, SETTINGS)
     groups = [*measured.values(), phrases, *baselines.values()]
     names = {m.metric for group in groups for m in group} | {row["metric"] for row in curve}
