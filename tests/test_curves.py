@@ -1,6 +1,7 @@
 """Training curves: a row per checkpoint and metric, the trained SAE last."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,10 @@ def sae_folder(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-def measure(prepared: Prepared, sae_folder: Path, curves: Curves = CURVES) -> list[dict[str, Any]]:
-    return measure_curve(sae_folder, prepared.model, prepared.residuals, SETTINGS, curves, False)
+def measure(
+    prepared: Prepared, sae_folder: Path, curves: Curves = CURVES, checkpoints: Sequence[int] = CHECKPOINTS
+) -> list[dict[str, Any]]:
+    return measure_curve(sae_folder, checkpoints, prepared.model, prepared.residuals, SETTINGS, curves, False)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +111,7 @@ def test_the_loss_is_measured_on_its_own_number_of_sequences(
 
 
 def test_an_sae_without_checkpoints_has_its_end_alone(prepared: Prepared, evaluated: Evaluated) -> None:
-    measured = measure(prepared, evaluated.saes["none"])
+    measured = measure(prepared, evaluated.saes["none"], checkpoints=())
     assert {(row["step"], row["tokens"]) for row in measured} == {(100, 12_800)}
 
 
@@ -116,6 +119,9 @@ def test_a_damaged_checkpoint_is_named(prepared: Prepared, sae_folder: Path, tmp
     shutil.copytree(sae_folder, tmp_path / "sae")
     (tmp_path / "sae/checkpoints/step00000011/sae.safetensors").write_bytes(b"half a file")
     with pytest.raises(ValueError, match=r"checkpoints/step00000011/sae\.safetensors"):
+        measure(prepared, tmp_path / "sae")
+    shutil.rmtree(tmp_path / "sae/checkpoints/step00000011")
+    with pytest.raises(ValueError, match=r"checkpoints/step00000011/config\.json: no such file"):
         measure(prepared, tmp_path / "sae")
 
 

@@ -136,6 +136,10 @@ def test_table_without_frequent_tokens() -> None:
     }
 
 
+def test_a_table_of_zeros_has_no_geometry() -> None:
+    assert measure_table(torch.zeros(6, 4), torch.randn(6, 4), torch.ones(6, dtype=torch.int64), SETTINGS) == []
+
+
 def test_other_cosine_is_never_with_a_tokens_own_unigram_residual() -> None:
     e = torch.eye(5)
     settings = SETTINGS.model_copy(update={"min_counts": (0,)})
@@ -284,7 +288,7 @@ def test_every_metric_that_is_measured_is_described_and_no_other(
         [LAYER, 0, "learned", "residual"]
     ]
     assert written["mean_recall"].tolist() == pytest.approx([phrases[1].value] * 2, abs=1e-4)
-    curve = measure_curve(sae, prepared.model, prepared.residuals, SETTINGS, Curves(ce_sequences=2), False)
+    curve = measure_curve(sae, (), prepared.model, prepared.residuals, SETTINGS, Curves(ce_sequences=2), False)
     baselines = measure_baselines(prepared.residuals, prepared.unigrams, LAYER, SETTINGS)
     groups = [*measured.values(), phrases, *baselines.values()]
     names = {m.metric for group in groups for m in group} | {row["metric"] for row in curve}

@@ -237,7 +237,8 @@ def test_values_have_gradients_where_the_decoder_has_none(branch: str) -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_decode_sums_a_feature_that_a_token_names_twice(branch: str) -> None:
+@pytest.mark.parametrize("function", [decode, dense_decode])
+def test_decode_sums_a_feature_that_a_token_names_twice(branch: str, function: Callable[..., Tensor]) -> None:
     generator = torch.Generator().manual_seed(0)
     counts = torch.randint(0, 7, (N,), generator=generator)
     features = torch.randint(0, 4, (int(counts.sum()),), generator=generator)
@@ -245,7 +246,7 @@ def test_decode_sums_a_feature_that_a_token_names_twice(branch: str) -> None:
     weights = torch.randn(N, D, generator=generator, dtype=torch.float64)
     values = torch.linspace(-1, 1, len(features), dtype=torch.float64).requires_grad_()
     W_dec = make_inputs("random", torch.float64).W_dec.requires_grad_()
-    x_hat = decode(values, features, offsets, W_dec)
+    x_hat = function(values, features, offsets, W_dec)
     (x_hat * weights).sum().backward()
 
     expected = torch.zeros(N, D, dtype=torch.float64)

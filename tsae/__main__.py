@@ -188,6 +188,7 @@ def measure_curve(
     model: File,
     residuals: File,
     output: File,
+    checkpoints: Annotated[list[int], typer.Option("--checkpoint", help="Step that left a checkpoint")],
     compatibility_mode: Compatibility = False,
 ) -> None:
     """Measure the checkpoints of one SAE."""
@@ -197,6 +198,7 @@ def measure_curve(
     of = _parse(Job, job)
     rows = measure_curve(
         sae,
+        checkpoints,
         model,
         residuals,
         _parse(config.Evaluation, settings),

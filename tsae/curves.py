@@ -1,5 +1,6 @@
 """Training curves: the checkpoints of one SAE, each measured like the final SAE."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tsae.table import labelled
 
 def measure_curve(
     sae_folder: Path,
+    checkpoints: Sequence[int],
     model_folder: Path,
     residuals: Path,
     settings: Evaluation,
@@ -27,6 +29,7 @@ def measure_curve(
 
     Args:
         sae_folder: the trained SAE, with its checkpoints in `checkpoints/`.
+        checkpoints: their steps.
         model_folder: the language model.
         residuals: index of the residual cache.
         settings: how to evaluate.
@@ -39,7 +42,7 @@ def measure_curve(
     Raises:
         ValueError: a checkpoint is missing or damaged.
     """
-    folders = [*sorted((sae_folder / "checkpoints").glob("step*")), sae_folder]
+    folders = [*(sae_folder / f"checkpoints/step{step:08d}" for step in checkpoints), sae_folder]
     layer = load(sae_folder).metadata["layer"]
     sequences = load_sequences(open_residuals(residuals, "heldout", layer))
     fewer = spread(sequences, curves.ce_sequences)

@@ -180,6 +180,8 @@ def measure_table(table: Tensor, unigrams: Tensor, counts: Tensor, settings: Eva
     `token_bias_other_cosine`, the floor of both, that to the unigram residual of another token at random; with suffix
     `_share`, the share of rows at or above each threshold.
     """
+    if not table.any():
+        return []  # a fixed table that starts at zero is none
     own = cosine_similarity(table, unigrams, dim=1)
     generator = torch.Generator().manual_seed(settings.seed)
     rows = []

@@ -169,4 +169,4 @@ def dense_encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select) -> tup
 def dense_decode(values: Tensor, features: Tensor, offsets: Tensor, W_dec: Tensor) -> Tensor:
     """Twin of `decode` through a dense (N, F) matrix of activations."""
     acts = values.new_zeros(len(offsets), len(W_dec))
-    return acts.index_put((rows_of(offsets, len(features)), features), values) @ W_dec
+    return acts.index_put((rows_of(offsets, len(features)), features), values, accumulate=True) @ W_dec

@@ -50,7 +50,18 @@ rule evaluate:
         heldout=rules.tokenize.output.heldout,
         unigrams="<results>/unigrams/layer{layer}.safetensors",
         ablations=rules.ablate.output,
-        code=code("evaluate", "features", "baselines", "metrics", "models", "residuals", "lookup", "table", *SAE_CODE),
+        code=code(
+            "evaluate",
+            "features",
+            "baselines",
+            "metrics",
+            "models",
+            "residuals",
+            "lookup",
+            "table",
+            "sweep",
+            *SAE_CODE,
+        ),
     output:
         metrics="<results>/metrics/layer{layer}/{point}-s{seed}.json",
         features="<results>/features/layer{layer}/{point}-s{seed}.parquet",
@@ -59,6 +70,8 @@ rule evaluate:
     benchmark:
         "<benchmarks>/evaluate/layer{layer}/{point}-s{seed}.tsv"
     threads: 1
+    resources:
+        mem_mb=3000,
     params:
         job=lambda wildcards: to_json(job_of(wildcards)),
         settings=to_json(CONFIG.evaluation),
@@ -80,7 +93,8 @@ rule measure_curve:
         sae=rules.train.output.sae,
         model=rules.prepare_model.output,
         residuals=rules.cache_residuals.output,
-        code=code("curves", "evaluate", "baselines", "metrics", "models", "residuals", "table", *SAE_CODE),
+        checkpoints=rules.train.output.checkpoints,
+        code=code("curves", "evaluate", "baselines", "metrics", "models", "residuals", "table", "sweep", *SAE_CODE),
     output:
         "<results>/curves/layer{layer}/{point}-s{seed}.json",
     log:
@@ -88,17 +102,20 @@ rule measure_curve:
     benchmark:
         "<benchmarks>/measure_curve/layer{layer}/{point}-s{seed}.tsv"
     threads: 1
+    resources:
+        mem_mb=3000,
     params:
         job=lambda wildcards: to_json(job_of(wildcards)),
         settings=to_json(CONFIG.evaluation),
         curves=to_json(CONFIG.curves),
+        checkpoints=CHECKPOINTS,
         compatibility=COMPATIBILITY,
     message:
         "Measuring the checkpoints of {wildcards.point} at layer {wildcards.layer}, seed {wildcards.seed}"
     shell:
         "python -m tsae --log {log} measure-curve --job {params.job:q} --settings {params.settings:q}"
         " --curves {params.curves:q} {params.compatibility} --sae $(dirname {input.sae}) --model $(dirname {input.model})"
-        " --residuals {input.residuals} --output {output}"
+        " --residuals {input.residuals} {params.checkpoints} --output {output}"
 
 
 rule find_phrases:
@@ -126,7 +143,7 @@ rule measure_phrases:
         sae=rules.train.output.sae,
         residuals=rules.cache_residuals.output,
         phrases=rules.find_phrases.output,
-        code=code("phrases", "metrics", "residuals", "table", *SAE_CODE),
+        code=code("phrases", "metrics", "residuals", "table", "sweep", *SAE_CODE),
     output:
         metrics="<results>/phrases/layer{layer}/{point}-s{seed}.json",
         examples="<results>/phrases/layer{layer}/{point}-s{seed}.csv",

@@ -6,7 +6,7 @@ rule train:
     output:
         "<results>/saes/layer{layer}/{point}-s{seed}/config.json",
         "<results>/saes/layer{layer}/{point}-s{seed}/history.csv",
-        directory("<results>/saes/layer{layer}/{point}-s{seed}/checkpoints"),
+        checkpoints=directory("<results>/saes/layer{layer}/{point}-s{seed}/checkpoints"),
         sae="<results>/saes/layer{layer}/{point}-s{seed}/sae.safetensors",
     log:
         "<logs>/train/layer{layer}/{point}-s{seed}.log",
