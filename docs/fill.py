@@ -165,6 +165,7 @@ def residuals() -> str:
 def sweep(block: str, columns: dict[str, tuple[str, str, float]]) -> str:
     """A row per SAE of a block of the sweep: its id, and metrics with their intervals."""
     table = read_table(RESULTS / f"tables/{block}.csv")
+    table = table[table["min_count"].isna() | (table["min_count"] == 1)]
     rows = []
     for subject, of_subject in table.groupby("subject", sort=False):
         row: dict[str, object] = {"SAE": f"`{subject}`"}
@@ -188,7 +189,9 @@ def pareto() -> str:
 def expansion() -> str:
     """Every point of the expansion sweep."""
     similar = ("feature_token_bias_similar", "{:.1f}%", 100.0)
-    return sweep("expansion", {"NMSE": NMSE, "CE added": CE, "dead, held-out": DEAD, "similar": similar})
+    return sweep(
+        "expansion", {"NMSE": NMSE, "CE added": CE, "dead, held-out": DEAD, "features similar to a token-bias": similar}
+    )
 
 
 def init() -> str:
