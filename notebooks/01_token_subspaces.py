@@ -71,7 +71,7 @@ for position in positions:
     looked_at.append(
         {
             "position": position,
-            "token": run.text(token),
+            "token": run.shown(token),
             "own cosine": round(cosine_similarity(residual, unigrams[token], dim=0).item(), 3),
             "nearest unigram residuals": " | ".join(near["token"]),
         }

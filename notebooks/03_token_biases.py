@@ -40,7 +40,7 @@ print(f"layer {layer}: {len(table)} token-biases, {(counts > 0).sum()} of tokens
 # %%
 frequent = counts.argsort(descending=True)[:400:40].tolist()
 pd.DataFrame(
-    {run.text(token): run.nearest(table[token], table, 7)["token"][1:].tolist() for token in frequent}
+    {run.shown(token): run.nearest(table[token], table, 7)["token"][1:].tolist() for token in frequent}
 ).T.rename_axis("token")
 
 # %% [markdown]
@@ -77,7 +77,7 @@ pd.DataFrame(groups).round(3)
 # %%
 seen = (counts >= 20).nonzero().flatten()
 moved = seen[own[seen].argsort()[:12]].tolist()
-pd.DataFrame([{"token": run.text(t), "cosine": round(own[t].item(), 3), "seen": int(counts[t])} for t in moved])
+pd.DataFrame([{"token": run.shown(t), "cosine": round(own[t].item(), 3), "seen": int(counts[t])} for t in moved])
 
 # %% [markdown]
 # ## Detecting the last token
@@ -98,8 +98,8 @@ wrong = (named["token-biases"] != tokens).nonzero().flatten()[:10].tolist()
 pd.DataFrame(
     [
         {
-            "last token": run.text(tokens[i]),
-            **{name: run.text(found[i]) for name, found in named.items()},
+            "last token": run.shown(tokens[i]),
+            **{name: run.shown(found[i]) for name, found in named.items()},
             "seen": int(counts[tokens[i]]),
         }
         for i in wrong

@@ -43,8 +43,8 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
     """The columns to look at, with tokens as text."""
     texts = rows.assign(
         **{
-            "top": [run.text(token) if pd.notna(token) else "" for token in rows["top_token"]],
-            "nearest token-bias": [run.text(token) for token in rows["token_bias_token"]],
+            "top": [run.shown(token) if pd.notna(token) else "" for token in rows["top_token"]],
+            "nearest token-bias": [run.shown(token) for token in rows["token_bias_token"]],
         }
     )
     return texts[SHOWN].round(3)
@@ -81,7 +81,7 @@ pd.DataFrame(
 # %%
 firing = features["baseline"].query("firings >= 10").sort_values("top_token_share", ascending=False)
 token = int(firing["top_token"].iloc[0])
-print("token:", repr(run.text(token)))
+print("token:", run.shown(token))
 for name, frame in features.items():
     found = features_on(frame, [token], n=3)
     display(HTML(f"<h3>{name}: {len(features_on(frame, [token], n=10**6))} features with this top token</h3>"))
@@ -91,10 +91,11 @@ for name, frame in features.items():
 # %% [markdown]
 # ## The most complex features of a tokenized SAE
 #
-# Those with the least of their mass on one token, among features that fire often enough to judge.
+# Those with the least of their mass on one token, among features that fire often enough to judge and on fewer than one token in
+# fifty.
 
 # %%
-often = features["tokenized"].query("firings >= 30").sort_values("top_token_share")
+often = features["tokenized"].query("firings >= 30 and firing_rate < 0.02").sort_values("top_token_share")
 display(readable(often.head(8)))
 display(HTML(contexts_html(run, often.head(5))))
 
@@ -114,7 +115,7 @@ matched = features["tokenized"].iloc[match.tolist()]
 pd.DataFrame(
     {
         "baseline feature": simple["feature"].to_numpy(),
-        "its top token": [run.text(t) for t in simple["top_token"]],
+        "its top token": [run.shown(t) for t in simple["top_token"]],
         "its share": simple["top_token_share"].to_numpy(),
         "nearest tokenized feature": match.tolist(),
         "cosine": cosine.tolist(),

@@ -45,7 +45,7 @@ def test_a_missing_run_or_table_says_what_to_do(run: Run, tmp_path: Path, monkey
 def test_nearest_rows_by_hand(run: Run) -> None:
     table = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 0.0]])
     found = run.nearest(torch.tensor([2.0, 0.0]), table, n=2)
-    assert found["token"].tolist() == [run.text(0), run.text(2)]
+    assert found["token"].tolist() == [run.shown(0), run.shown(2)]
     assert found["cosine"].tolist() == pytest.approx([1.0, 0.707])
 
 

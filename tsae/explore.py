@@ -2,6 +2,7 @@
 
 import html
 import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +42,8 @@ class Run:
     @cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
+        # Its progress bars ask for a notebook extension that nothing here needs.
+        warnings.filterwarnings("ignore", message="IProgress not found")
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(self.results / "model", local_files_only=True)
@@ -95,18 +98,22 @@ class Run:
         """
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         if len(ids) != 1:
-            raise ValueError(f"{text!r} is {len(ids)} tokens: {[self.text(i) for i in ids]}")
+            raise ValueError(f"{text!r} is {len(ids)} tokens: [{', '.join(map(self.shown, ids))}]")
         return int(ids[0])
 
     def text(self, token: int) -> str:
         """Text of a token id."""
         return str(self.tokenizer.decode([int(token)]))
 
+    def shown(self, token: int) -> str:
+        """Text of a token id in quotes, so that its spaces and line feeds are seen."""
+        return repr(self.text(token))
+
     def nearest(self, query: Tensor, table: Tensor, n: int = 8) -> pd.DataFrame:
         """The n rows of a table (V, d) most similar to a vector (d,), by cosine similarity."""
         cosine = torch.nn.functional.cosine_similarity(query[None], table, dim=1)
         best = cosine.topk(n)
-        texts = [self.text(token) for token in best.indices.tolist()]
+        texts = [self.shown(token) for token in best.indices.tolist()]
         return pd.DataFrame({"token": texts, "cosine": best.values.numpy().round(3)})
 
 
