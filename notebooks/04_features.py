@@ -110,7 +110,7 @@ from tsae.metrics import max_cosine_similarity
 
 saes = {name: run.sae(subject, layer) for name, subject in (("baseline", run.baseline), ("tokenized", run.tokenized))}
 simple = firing.head(8)
-cosine, match = max_cosine_similarity(saes["baseline"].W_dec[simple["feature"].to_numpy()], saes["tokenized"].W_dec)
+cosine, match = max_cosine_similarity(saes["baseline"].W_dec[simple["feature"].tolist()], saes["tokenized"].W_dec)
 matched = features["tokenized"].iloc[match.tolist()]
 pd.DataFrame(
     {
