@@ -39,7 +39,7 @@ def snakemake(folder: Path, *arguments: str, configfile: str = "config/smoke.yam
 
 def planned(folder: Path, *arguments: str, configfile: str = "config/smoke.yaml") -> dict[str, int]:
     """Number of jobs by rule."""
-    code, output = snakemake(folder, "--dry-run", "--quiet", "rules", *arguments, configfile=configfile)
+    code, output = snakemake(folder, *arguments, "--dry-run", "--quiet", "rules", configfile=configfile)
     assert code == 0, output
     words = (line.split() for line in output.splitlines())
     return {row[0]: int(row[1]) for row in words if len(row) == 2 and row[1].isdigit() and row[0] != "total"}
