@@ -131,7 +131,8 @@ def stages() -> str:
             }
         )
     total = sum(float(row["wall time in all [s]"]) for row in rows)
-    return f"{markdown(rows)}\n\nAll jobs together: {total / 3600:.1f} hours of wall time."
+    size = sum(path.stat().st_size for path in RESULTS.rglob("*") if path.is_file())
+    return f"{markdown(rows)}\n\nAll jobs together: {total / 3600:.1f} hours of wall time. The results take {size / 1e9:.1f} GB of disk."
 
 
 def machine() -> str:
