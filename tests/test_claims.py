@@ -9,7 +9,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from tsae.claims import judge, measure_claims, print_claims, write_claims
-from tsae.ledger import Check, Ledger, load_ledger, load_published
+from tsae.ledger import Check, Ledger, load_ledger, load_published, published_range
 from tsae.measures import Measure, Measured, geometric_mean, measure, ratios_at_equal_l0, speedups
 from tsae.selection import NotMeasuredError, Run
 from tsae.table import COLUMNS
@@ -601,3 +601,11 @@ def test_a_summary_shows_the_check_that_decides(tmp_path: Path) -> None:
     )
     shown = print_claims(csv).splitlines()[1]
     assert shown.split() == ["C1", "fails", "no", "number", "0.5", "(0.49", "to", "0.51)", "does", "not", "hold"]
+
+
+def test_published_numbers_are_found_by_their_check(tmp_path: Path) -> None:
+    ledger = load(tmp_path, claim(LEVEL), claim({**LEVEL, "published": [0.1, 0.2]}, id="C2"))
+    assert published_range(ledger, "C2", "level") == (0.1, 0.2)
+    assert published_range(ledger, "C1", "level") == (0.5, 0.5)
+    with pytest.raises(ValueError, match="no published number for C2: 'other'"):
+        published_range(ledger, "C2", "other")

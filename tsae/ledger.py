@@ -188,6 +188,19 @@ def load_ledger(path: str | Path, published: str | Path | None = None) -> Ledger
     return tuple(claims)
 
 
+def published_range(ledger: Ledger, claim: str, check: str) -> tuple[float, float]:
+    """The range that was published for a check of the ledger; both ends alike for a number.
+
+    Raises:
+        ValueError: there is no such check, or no number was published for it.
+    """
+    for entry in ledger:
+        for candidate in entry.checks:
+            if (entry.id, candidate.name) == (claim, check) and isinstance(candidate.published, tuple):
+                return candidate.published
+    raise ValueError(f"the ledger has no published number for {claim}: {check!r}")
+
+
 def _with_published(check: Check, curves: pd.DataFrame, where: str) -> Check:
     if check.published != "computed" or not isinstance(check.measure, Pareto):
         return check

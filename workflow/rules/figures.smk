@@ -94,7 +94,9 @@ rule token_bias_similarity:
     input:
         headline="<results>/tables/headline.csv",
         expansion="<results>/tables/expansion.csv",
-        code=code("plots", "table"),
+        ledger=LEDGER,
+        published=PUBLISHED,
+        code=code("plots", "table", "ledger", "measures", "selection"),
     output:
         svg=report(
             "<figures>/token_bias_similarity.svg",
@@ -116,7 +118,9 @@ rule token_bias_similarity:
 rule lookup_geometry:
     input:
         headline="<results>/tables/headline.csv",
-        code=code("plots", "table"),
+        ledger=LEDGER,
+        published=PUBLISHED,
+        code=code("plots", "table", "ledger", "measures", "selection"),
     output:
         svg=report("<figures>/lookup_geometry.svg", caption="../report/lookup_geometry.rst", category="Token-biases"),
         pdf="<figures>/lookup_geometry.pdf",
@@ -135,7 +139,9 @@ rule last_token_detection:
     input:
         headline="<results>/tables/headline.csv",
         baselines="<results>/tables/baselines.csv",
-        code=code("plots", "table"),
+        ledger=LEDGER,
+        published=PUBLISHED,
+        code=code("plots", "table", "ledger", "measures", "selection"),
     output:
         svg=report(
             "<figures>/last_token_detection.svg", caption="../report/last_token_detection.rst", category="Token-biases"
@@ -173,7 +179,9 @@ rule init_sweep:
 rule simple_features:
     input:
         headline="<results>/tables/headline.csv",
-        code=code("plots", "table"),
+        ledger=LEDGER,
+        published=PUBLISHED,
+        code=code("plots", "table", "ledger", "measures", "selection"),
     output:
         svg=report("<figures>/simple_features.svg", caption="../report/simple_features.rst", category="Features"),
         pdf="<figures>/simple_features.pdf",

@@ -2,6 +2,7 @@
 
 from matplotlib.patches import Patch
 
+from tsae.ledger import load_ledger, published_range
 from tsae.plots import COLOURS, PUBLISHED, draw_by_layer, figure, label_layers, legend_above, pick, save
 from tsae.table import read_table
 
@@ -15,7 +16,10 @@ TABLES = (
     ("unigram residuals", baselines, "unigram-residuals", 0),
     ("conditional means", baselines, "conditional-means", 0.12),
 )
-PUBLISHED_RANGES = {"token-biases": (88, 98), "unigram residuals": (35, 77)}
+ledger = load_ledger(snakemake.input.ledger, snakemake.input.published)
+published = {
+    name: published_range(ledger, "C9", f"detection with {name}") for name in ("token-biases", "unigram residuals")
+}
 
 fig, axes = figure(len(PANELS), sharey=True)
 for ax, (metric, title) in zip(axes, PANELS.items(), strict=True):
@@ -25,8 +29,8 @@ for ax, (metric, title) in zip(axes, PANELS.items(), strict=True):
     label_layers(ax, rows["layer"])
     ax.set_ylim(0, 100)
     ax.set_title(title)
-for name, (low, high) in PUBLISHED_RANGES.items():
-    axes[0].axhspan(low, high, color=COLOURS[name], alpha=0.12, lw=0)
+for name, (low, high) in published.items():
+    axes[0].axhspan(low * 100, high * 100, color=COLOURS[name], alpha=0.12, lw=0)
 axes[0].set_ylabel("last token named (%)")
 legend_above(fig, axes[0], Patch(color=PUBLISHED, alpha=0.3, lw=0, label="published range (GPT-2)"))
 save(fig, snakemake.output)

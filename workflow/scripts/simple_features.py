@@ -2,22 +2,23 @@
 
 from matplotlib.patches import Patch
 
+from tsae.ledger import load_ledger, published_range
 from tsae.plots import COLOURS, PUBLISHED, draw_curve, grid, key, layers_of, legend_above, save
 from tsae.table import read_table
 
 table = read_table(snakemake.input.headline)
-PANELS = {
-    "simple_unigram": ("token", (35, 45)),
-    "simple_bigram": ("bigram", None),
-}
+PANELS = {"simple_unigram": "token", "simple_bigram": "bigram"}
+low, high = published_range(
+    load_ledger(snakemake.input.ledger, snakemake.input.published), "C11", "features of one token, baseline"
+)
 SUBJECTS = (("baseline", snakemake.params.baseline), ("tokenized", snakemake.params.tokenized))
 layers = layers_of(table)
 
 fig, panels = grid(len(PANELS), len(layers), height=1.9, sharex=True, sharey=True)
-for row, (metric, (of, published)) in zip(panels, PANELS.items(), strict=True):
+for row, (metric, of) in zip(panels, PANELS.items(), strict=True):
     for ax, layer in zip(row, layers, strict=True):
-        if published:
-            ax.axhspan(*published, color=PUBLISHED, alpha=0.25, lw=0.8, zorder=0)
+        if metric == "simple_unigram":
+            ax.axhspan(low * 100, high * 100, color=PUBLISHED, alpha=0.25, lw=0.8, zorder=0)
         ax.axvline(snakemake.params.simple_threshold, color="0.25", lw=0.8, ls="--", zorder=1)
         for name, subject in SUBJECTS:
             rows = table[(table["layer"] == layer) & (table["subject"] == subject) & (table["metric"] == metric)]

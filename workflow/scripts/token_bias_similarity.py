@@ -1,5 +1,6 @@
 """How many features resemble a token, by their most similar token-bias or unigram residual (C4, C5)."""
 
+from tsae.ledger import load_ledger, published_range
 from tsae.plots import (
     COLOURS,
     PUBLISHED,
@@ -20,7 +21,10 @@ headline, expansion = read_table(snakemake.input.headline), read_table(snakemake
 SEEN = 1  # compared with rows of tokens that occur in training
 STYLES = {"token_bias": ("-", "token-biases"), "unigram": (":", "unigram residuals")}
 BAND = (0.4, 0.9)  # the authors' "similar"
-PUBLISHED_EXPANSION, PUBLISHED_SHARE, PUBLISHED_MOST = 64, 25, 66  # "up to 66%" at smaller expansions
+ledger = load_ledger(snakemake.input.ledger, snakemake.input.published)
+PUBLISHED_EXPANSION = 64
+published_share, _ = published_range(ledger, "C4", "similar features, 64x baseline")
+_, published_most = published_range(ledger, "C4", "similar features, 4x baseline")  # "up to" at smaller expansions
 ALIVE = {"color": COLOURS["baseline"], "lw": 0.7, "alpha": 0.6}
 layers, baselines = layers_of(headline), expansion[(expansion["table"] == "none") & (expansion["min_count"] == SEEN)]
 by_expansion = layers_of(baselines)
@@ -43,8 +47,8 @@ for ax, layer in zip(axes[len(layers) :], by_expansion, strict=True):
         draw_against(ax, similar, "expansion", 100, color=COLOURS["baseline"], fmt=f"o{style}")
         alive = over_seeds(rows[rows["metric"] == f"feature_{target}_similar_alive"], "expansion")["value"] * 100
         ax.plot(alive.index, alive, style, **ALIVE)
-    ax.axhline(PUBLISHED_MOST, color=PUBLISHED, lw=0.6, ls="--", zorder=1)
-    ax.plot(PUBLISHED_EXPANSION, PUBLISHED_SHARE, "o", mfc="none", color=PUBLISHED)
+    ax.axhline(published_most * 100, color=PUBLISHED, lw=0.6, ls="--", zorder=1)
+    ax.plot(PUBLISHED_EXPANSION, published_share * 100, "o", mfc="none", color=PUBLISHED)
     log2_ticks(ax, [*rows["expansion"], PUBLISHED_EXPANSION])
     ax.set_title(f"layer {layer}, baseline")
     ax.set_xlabel("expansion")
