@@ -13,7 +13,7 @@ from tsae.sources import FileCorpus, FolderModel, WheelFile
 
 CONFIGFILE = ", ".join(map(str, workflow.config_settings.configfiles)) or "config/config.yaml"
 try:
-    for path in workflow.config_settings.configfiles:
+    for path in workflow.configfiles:
         configuration.read_yaml(Path(path))
     CONFIG = configuration.parse(config, CONFIGFILE)
     configuration.check_local_sources(CONFIG)
