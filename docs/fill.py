@@ -3,6 +3,7 @@
 A block between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced by what the function NAME below returns.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -44,31 +45,49 @@ def of_seeds(table: pd.DataFrame, form: str, scale: float = 1.0) -> str:
     return f"{value} ({low} to {high})"
 
 
-def chosen(metric: str, layer: int, subject: str, **where: object) -> pd.DataFrame:
-    """Rows of the headline metrics."""
-    table = read_table(RESULTS / "metrics.csv")
-    table = table[(table["metric"] == metric) & (table["layer"] == layer) & (table["subject"] == subject)]
+@functools.cache
+def read(name: str) -> pd.DataFrame:
+    """A table of the run."""
+    return read_table(RESULTS / f"{name}.csv")
+
+
+def rows_of(table: pd.DataFrame, **where: object) -> pd.DataFrame:
+    """Rows with these values in these columns."""
     for column, value in where.items():
         table = table[table[column] == value]
     return table
 
 
+def chosen(metric: str, layer: int, subject: str, **where: object) -> pd.DataFrame:
+    """Rows of one metric, layer and subject among all measurements."""
+    return rows_of(read("metrics"), metric=metric, layer=layer, subject=subject, **where)
+
+
+# A metric, how its number is written, and what it is multiplied by.
+NMSE, FVU = ("nmse", "{:.4f}", 1.0), ("fvu", "{:.3f}", 1.0)
+CE, DEAD = ("ce_added", "{:.2f}%", 100.0), ("dead_heldout", "{:.1f}%", 100.0)
+L0 = ("l0", "{:.1f}", 1.0)
+Columns = dict[str, tuple[str, str, float]]
+
+
+def cells(rows: pd.DataFrame, columns: Columns) -> dict[str, object]:
+    """Metrics with their intervals, by label."""
+    return {
+        label: of_seeds(rows_of(rows, metric=metric), form, scale) for label, (metric, form, scale) in columns.items()
+    }
+
+
 def headline() -> str:
     """Reconstruction of the two headline SAEs by layer."""
-    rows = []
-    for layer in PROFILE.residuals.layers:
-        for name, subject in (("baseline", BASELINE), ("tokenized", TOKENIZED)):
-            rows.append(
-                {
-                    "layer, SAE": f"{layer}, {name}",
-                    "NMSE": of_seeds(chosen("nmse", layer, subject), "{:.4f}"),
-                    "FVU": of_seeds(chosen("fvu", layer, subject), "{:.3f}"),
-                    "CE added": of_seeds(chosen("ce_added", layer, subject), "{:.2f}%", 100),
-                    "CE recovered (mean abl.)": of_seeds(chosen("ce_recovered_mean", layer, subject), "{:.2f}%", 100),
-                    "dead, held-out": of_seeds(chosen("dead_heldout", layer, subject), "{:.1f}%", 100),
-                }
-            )
-    return markdown(rows)
+    recovered = ("ce_recovered_mean", "{:.2f}%", 100.0)
+    columns = {"NMSE": NMSE, "FVU": FVU, "CE added": CE, "CE recovered (mean abl.)": recovered, "dead, held-out": DEAD}
+    return markdown(
+        [
+            {"layer, SAE": f"{layer}, {name}"} | cells(rows_of(read("metrics"), layer=layer, subject=subject), columns)
+            for layer in PROFILE.residuals.layers
+            for name, subject in (("baseline", BASELINE), ("tokenized", TOKENIZED))
+        ]
+    )
 
 
 def tables() -> str:
@@ -163,23 +182,16 @@ def residuals() -> str:
     return markdown(rows)
 
 
-def sweep(block: str, columns: dict[str, tuple[str, str, float]]) -> str:
+def sweep(block: str, columns: Columns) -> str:
     """A row per SAE of a block of the sweep: its id, and metrics with their intervals."""
-    table = read_table(RESULTS / f"tables/{block}.csv")
+    table = read(f"tables/{block}")
     table = table[table["min_count"].isna() | (table["min_count"] == 1)]
-    rows = []
-    for subject, of_subject in table.groupby("subject", sort=False):
-        row: dict[str, object] = {"SAE": f"`{subject}`"}
-        for label, (metric, form, scale) in columns.items():
-            row[label] = of_seeds(of_subject[of_subject["metric"] == metric], form, scale)
-        rows.append(row)
+    rows = [
+        {"SAE": f"`{subject}`"} | cells(of_subject, columns)
+        for subject, of_subject in table.groupby("subject", sort=False)
+    ]
     layers = sorted(int(layer) for layer in table["layer"].unique())
     return f"Layer {', '.join(map(str, layers))}.\n\n{markdown(rows)}"
-
-
-NMSE, FVU = ("nmse", "{:.4f}", 1.0), ("fvu", "{:.3f}", 1.0)
-CE, DEAD = ("ce_added", "{:.2f}%", 100.0), ("dead_heldout", "{:.1f}%", 100.0)
-L0 = ("l0", "{:.1f}", 1.0)
 
 
 def pareto() -> str:
@@ -213,19 +225,14 @@ def encoder() -> str:
 
 def zero_bias() -> str:
     """What the start of b_dec does, at the layer where both are trained, for the seed that both have."""
-    rows = []
     job = PROFILE.jobs("zero_bias")[0]
-    for start, suffix in (("mean", ""), ("zero, as the authors", "-bzero")):
-        for name, subject in (("baseline", BASELINE), ("tokenized", TOKENIZED)):
-            row: dict[str, object] = {"b_dec starts at": f"{start}, {name}"}
-            for label, (metric, form, scale) in {
-                "dead, held-out": DEAD,
-                "NMSE": NMSE,
-                "FVU": FVU,
-                "CE added": CE,
-            }.items():
-                row[label] = of_seeds(chosen(metric, job.layer, subject + suffix, seed=job.seed), form, scale)
-            rows.append(row)
+    measured = rows_of(read("metrics"), layer=job.layer, seed=job.seed)
+    columns = {"dead, held-out": DEAD, "NMSE": NMSE, "FVU": FVU, "CE added": CE}
+    rows = [
+        {"b_dec starts at": f"{start}, {name}"} | cells(rows_of(measured, subject=subject + suffix), columns)
+        for start, suffix in (("mean", ""), ("zero, as the authors", "-bzero"))
+        for name, subject in (("baseline", BASELINE), ("tokenized", TOKENIZED))
+    ]
     return f"Layer {job.layer}, seed {job.seed}:\n\n{markdown(rows)}"
 
 
@@ -262,7 +269,7 @@ def claims_summary() -> str:
 
 def speedup() -> str:
     """Speed-ups by layer and metric."""
-    curves = read_table(RESULTS / "tables/curves.csv")
+    curves = read("tables/curves")
     rows = []
     for layer in PROFILE.residuals.layers:
         row: dict[str, object] = {"layer": layer}
@@ -282,11 +289,7 @@ def check(claim: str, name: str) -> str:
 
 def of_block(block: str, metric: str, subject: str, form: str, scale: float = 1.0, **where: object) -> str:
     """A metric of one subject in a block, with its interval."""
-    table = read_table(RESULTS / f"tables/{block}.csv")
-    table = table[(table["metric"] == metric) & (table["subject"] == subject)]
-    for column, value in where.items():
-        table = table[table[column] == value]
-    return of_seeds(table, form, scale)
+    return of_seeds(rows_of(read(f"tables/{block}"), metric=metric, subject=subject, **where), form, scale)
 
 
 def findings() -> str:

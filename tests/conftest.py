@@ -2,12 +2,17 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Tiny tensors: a second thread costs more than it brings, many times more beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import tiny
+
+if TYPE_CHECKING:
+    from evaluation import Evaluated
+    from test_train import Prepared
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +37,22 @@ def tiny_llama(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("llama")
     tiny.write_llama(folder, tiny_corpus)
     return folder
+
+
+# The helpers live beside the tests of their module, and are imported when those have been collected.
+
+
+@pytest.fixture(scope="session")
+def prepared(tiny_corpus: Path, tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> "Prepared":
+    """The stages up to training, run on the tiny corpus and model."""
+    from test_train import prepare
+
+    return prepare(tiny_corpus, tiny_gpt2, tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture(scope="session")
+def evaluated(prepared: "Prepared") -> "Evaluated":
+    """A layer with its ablations and trained SAEs."""
+    from evaluation import open_evaluated
+
+    return open_evaluated(prepared)

@@ -1,6 +1,5 @@
 """What the tests of evaluation share: one layer with trained SAEs, SAEs by hand, and the loss of the whole model."""
 
-import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,9 +33,8 @@ class Evaluated(NamedTuple):
     saes: dict[str, Path]  # trained ones, by their table
 
 
-@functools.cache
 def open_evaluated(prepared: Prepared) -> Evaluated:
-    """Measure the ablations and train the SAEs, once per run."""
+    """Measure the ablations and train the SAEs."""
     folder = prepared.residuals.parents[1]
     ablations = folder / "ablations.safetensors"
     measure_ablations(prepared.model, prepared.residuals, LAYER, SETTINGS, False, ablations)

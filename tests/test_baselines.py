@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluation import SETTINGS, Evaluated, by_name, open_evaluated
-from test_train import LAYER, Prepared, one_thread, prepare, write_cache  # noqa: F401
+from evaluation import SETTINGS, Evaluated, by_name
+from test_train import LAYER, Prepared, one_thread, write_cache  # noqa: F401
 from torch import Tensor
 
 from tsae.baselines import (
@@ -22,16 +22,6 @@ from tsae.baselines import (
 from tsae.lookup import load_unigrams
 from tsae.metrics import Measurement
 from tsae.tokens import load_tokens
-
-
-@pytest.fixture(scope="module")
-def prepared(tiny_corpus: Path, tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(tiny_corpus, tiny_gpt2, tmp_path_factory.getbasetemp() / "prepared")
-
-
-@pytest.fixture(scope="module")
-def evaluated(prepared: Prepared) -> Evaluated:
-    return open_evaluated(prepared)
 
 
 def test_sequences_are_spread_evenly(prepared: Prepared, evaluated: Evaluated) -> None:

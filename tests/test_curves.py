@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluation import SETTINGS, Evaluated, by_name, open_evaluated
-from test_train import LAYER, Prepared, one_thread, prepare  # noqa: F401
+from evaluation import SETTINGS, Evaluated, by_name
+from test_train import LAYER, Prepared, one_thread  # noqa: F401
 
 from tsae import files
 from tsae.baselines import load_sequences, spread
@@ -23,16 +23,6 @@ CHECKPOINTS = (2, 11)
 JOB = Job(layer=LAYER, point=Point(k=4, expansion=2, table="learned"), seed=0)
 TRAINING = Training(tokens=7000, batch_size=70, lr=3e-3, lr_end=3e-4, table_lr=1e-2, buffer_tokens=2000)
 CURVES = Curves(ce_sequences=SETTINGS.ce_sequences)
-
-
-@pytest.fixture(scope="module")
-def prepared(tiny_corpus: Path, tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(tiny_corpus, tiny_gpt2, tmp_path_factory.getbasetemp() / "prepared")
-
-
-@pytest.fixture(scope="module")
-def evaluated(prepared: Prepared) -> Evaluated:
-    return open_evaluated(prepared)
 
 
 @pytest.fixture(scope="module")

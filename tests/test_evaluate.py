@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluation import SETTINGS, Evaluated, make_sae, open_evaluated
-from test_train import LAYER, Prepared, one_thread, prepare  # noqa: F401
+from evaluation import SETTINGS, Evaluated, make_sae
+from test_train import LAYER, Prepared, one_thread  # noqa: F401
 from torch.nn.functional import cosine_similarity
 
 from tsae.baselines import load_sequences, measure_baselines
@@ -31,16 +31,6 @@ from tsae.tokens import load_tokens
 
 FEATURES = Features(n_contexts=3, context_before=4, context_after=2)
 MIN_FIRINGS = 25
-
-
-@pytest.fixture(scope="module")
-def prepared(tiny_corpus: Path, tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(tiny_corpus, tiny_gpt2, tmp_path_factory.getbasetemp() / "prepared")
-
-
-@pytest.fixture(scope="module")
-def evaluated(prepared: Prepared) -> Evaluated:
-    return open_evaluated(prepared)
 
 
 def test_feature_similarity_by_hand() -> None:

@@ -1,11 +1,9 @@
 """The loss of the model with reconstructions in place of residuals, against the whole model with a hook."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from evaluation import SETTINGS, Evaluated, by_name, identity_sae, make_sae, open_evaluated, whole_model_losses
-from test_train import LAYER, Prepared, one_thread, prepare  # noqa: F401
+from evaluation import SETTINGS, Evaluated, by_name, identity_sae, make_sae, whole_model_losses
+from test_train import LAYER, Prepared, one_thread  # noqa: F401
 from transformers import AutoModelForCausalLM
 
 from tsae import files
@@ -13,16 +11,6 @@ from tsae.baselines import Sequences, next_token_losses
 from tsae.evaluate import measure_loss, patched_losses
 from tsae.models import load_model
 from tsae.sae import load
-
-
-@pytest.fixture(scope="module")
-def prepared(tiny_corpus: Path, tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(tiny_corpus, tiny_gpt2, tmp_path_factory.getbasetemp() / "prepared")
-
-
-@pytest.fixture(scope="module")
-def evaluated(prepared: Prepared) -> Evaluated:
-    return open_evaluated(prepared)
 
 
 @pytest.mark.parametrize("layer", [1, 3])

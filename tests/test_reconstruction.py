@@ -1,11 +1,9 @@
 """Reconstruction on held-out tokens, sparsity and dead features, by hand."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from evaluation import SETTINGS, Evaluated, by_name, identity_sae, make_sae, open_evaluated
-from test_train import Prepared, one_thread, prepare  # noqa: F401
+from evaluation import SETTINGS, Evaluated, by_name, identity_sae, make_sae
+from test_train import Prepared, one_thread  # noqa: F401
 
 from tsae.architectures import Gated
 from tsae.baselines import Sequences, load_sequences
@@ -21,16 +19,6 @@ BY_HAND = Sequences(
 # Features along both axes, and one that never fires; token 1 has the token-bias (0, 1).
 W_ENC = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
 W_LOOKUP = torch.tensor([[9.0, 9.0], [0.0, 1.0], [0.0, 0.0]])
-
-
-@pytest.fixture(scope="module")
-def prepared(tiny_corpus: Path, tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(tiny_corpus, tiny_gpt2, tmp_path_factory.getbasetemp() / "prepared")
-
-
-@pytest.fixture(scope="module")
-def evaluated(prepared: Prepared) -> Evaluated:
-    return open_evaluated(prepared)
 
 
 def sae_by_hand(relu: bool) -> SAE:

@@ -1,5 +1,4 @@
 import csv
-import functools
 import itertools
 import json
 import math
@@ -56,9 +55,8 @@ class Prepared(NamedTuple):
     unigrams: Path  # of LAYER
 
 
-@functools.cache
 def prepare(corpus: Path, model: Path, folder: Path) -> Prepared:
-    """Run the stages up to training; once per run, whichever module asks first."""
+    """Run the stages up to training."""
     paths = Prepared(
         folder / "model",
         folder / "train.safetensors",
@@ -90,11 +88,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(n_threads)
-
-
-@pytest.fixture(scope="module")
-def prepared(tiny_corpus: Path, tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(tiny_corpus, tiny_gpt2, tmp_path_factory.getbasetemp() / "prepared")
 
 
 @pytest.fixture(scope="module")

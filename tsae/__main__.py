@@ -188,7 +188,7 @@ def measure_curve(
     model: File,
     residuals: File,
     output: File,
-    checkpoints: Annotated[list[int], typer.Option("--checkpoint", help="Step that left a checkpoint")],
+    checkpoints: Annotated[list[int] | None, typer.Option("--checkpoint", help="Step that left a checkpoint")] = None,
     compatibility_mode: Compatibility = False,
 ) -> None:
     """Measure the checkpoints of one SAE."""
@@ -198,7 +198,7 @@ def measure_curve(
     of = _parse(Job, job)
     rows = measure_curve(
         sae,
-        checkpoints,
+        checkpoints or (),
         model,
         residuals,
         _parse(config.Evaluation, settings),

@@ -100,6 +100,11 @@ def job_of(wildcards):
     return JOBS[f"layer{wildcards.layer}/{wildcards.point}-s{wildcards.seed}"]
 
 
+def saes_of(block):
+    """The ids of the SAEs of a block of the sweep."""
+    return [job.id for job in CONFIG.jobs(block)]
+
+
 def token_bias_reference(wildcards):
     """The checkpoint of the tokenized SAE whose table the features of this one are compared with."""
     return f"<results>/saes/{CONFIG.token_bias_reference(int(wildcards.layer), int(wildcards.seed)).id}/sae.safetensors"
@@ -116,12 +121,11 @@ def measurements_of(wildcards):
         case "baselines":
             return expand("<results>/baselines/layer{layer}.json", layer=LAYERS)
         case "curves":
-            return expand("<results>/curves/{job}.json", job=[job.id for job in CONFIG.jobs("headline")])
+            return expand("<results>/curves/{job}.json", job=saes_of("headline"))
         case "encoder":
-            jobs = [job.id for job in CONFIG.jobs("encoder")]
-            return expand("<results>/{kind}/{job}.json", kind=["metrics", "phrases"], job=jobs)
+            return expand("<results>/{kind}/{job}.json", kind=["metrics", "phrases"], job=saes_of("encoder"))
         case block:
-            return expand("<results>/metrics/{job}.json", job=[job.id for job in CONFIG.jobs(block)])
+            return expand("<results>/metrics/{job}.json", job=saes_of(block))
 
 
 def all_measurements():
@@ -129,7 +133,7 @@ def all_measurements():
     return [
         *expand("<results>/baselines/layer{layer}.json", layer=LAYERS),
         *expand("<results>/metrics/{job}.json", job=JOBS),
-        *expand("<results>/phrases/{job}.json", job=[job.id for job in CONFIG.jobs("encoder")]),
+        *expand("<results>/phrases/{job}.json", job=saes_of("encoder")),
     ]
 
 

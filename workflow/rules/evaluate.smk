@@ -165,7 +165,7 @@ rule measure_phrases:
 
 rule collect_phrases:
     input:
-        tables=expand("<results>/phrases/{job}.csv", job=[job.id for job in CONFIG.jobs("encoder")]),
+        tables=expand("<results>/phrases/{job}.csv", job=saes_of("encoder")),
         code=code("phrases"),
     output:
         "<results>/tables/phrases.csv",

@@ -8,8 +8,6 @@ rule token_subspaces:
         png="<figures>/token_subspaces.png",
     log:
         "<logs>/figures/token_subspaces.log",
-    params:
-        **HEADLINE,
     message:
         "Drawing token_subspaces"
     script:
@@ -27,8 +25,6 @@ rule pareto:
         png="<figures>/pareto.png",
     log:
         "<logs>/figures/pareto.log",
-    params:
-        **HEADLINE,
     message:
         "Drawing pareto"
     script:
@@ -82,8 +78,6 @@ rule expansion:
         png="<figures>/expansion.png",
     log:
         "<logs>/figures/expansion.log",
-    params:
-        **HEADLINE,
     message:
         "Drawing expansion"
     script:
@@ -168,8 +162,6 @@ rule init_sweep:
         png="<figures>/init_sweep.png",
     log:
         "<logs>/figures/init_sweep.log",
-    params:
-        **HEADLINE,
     message:
         "Drawing init_sweep"
     script:
@@ -200,7 +192,7 @@ rule simple_features:
 rule encoder_ablation:
     input:
         encoder="<results>/tables/encoder.csv",
-        phrases=expand("<results>/phrases/{job}.csv", job=[job.id for job in CONFIG.jobs("encoder")]),
+        phrases=expand("<results>/phrases/{job}.csv", job=saes_of("encoder")),
         code=code("plots", "table"),
     output:
         svg=report("<figures>/encoder_ablation.svg", caption="../report/encoder_ablation.rst", category="Features"),
@@ -208,8 +200,6 @@ rule encoder_ablation:
         png="<figures>/encoder_ablation.png",
     log:
         "<logs>/figures/encoder_ablation.log",
-    params:
-        **HEADLINE,
     message:
         "Drawing encoder_ablation"
     script:
