@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tsae import config
+from tsae.figures import FIGURE_BLOCKS, FIGURE_NAMES
 
 ROOT = Path(__file__).parent.parent
 NO_CONFIGURATIONS = {"claims.yaml", "published.yaml"}
@@ -34,7 +35,7 @@ encoder:
 def data() -> dict[str, Any]:
     loaded: dict[str, Any] = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     loaded["evaluation"]["token_biases"] = "topk-k32-x4-learned"
-    return loaded | {"sweep": yaml.safe_load(SWEEP), "figures": list(config.FIGURE_NAMES)}
+    return loaded | {"sweep": yaml.safe_load(SWEEP), "figures": list(FIGURE_NAMES)}
 
 
 def with_value(data: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
@@ -157,13 +158,13 @@ def test_a_block_is_not_named_like_another_table(data: dict[str, Any], name: str
 @pytest.mark.parametrize("block", ["pareto", "expansion", "init", "encoder"])
 def test_a_figure_needs_its_block_unless_it_is_left_out(data: dict[str, Any], block: str) -> None:
     del data["sweep"][block]
-    figures = [name for name, blocks in config.FIGURE_BLOCKS.items() if block in blocks]
+    figures = [name for name, blocks in FIGURE_BLOCKS.items() if block in blocks]
     assert figures
     for figure in figures:
         expected = f"the figure {figure} shows the block `{block}`, which is missing; add it, or leave {figure} out"
         assert error_of(data | {"figures": [figure]}) == f"config: sweep: {expected} of `figures`"
     assert f"`{block}`, which is missing" in error_of(data)
-    others = [name for name in config.FIGURE_NAMES if name not in figures]
+    others = [name for name in FIGURE_NAMES if name not in figures]
     assert config.parse(data | {"figures": others}).figures == tuple(others)
 
 
@@ -187,11 +188,11 @@ def test_a_figure_needs_the_points_that_it_compares(
     data: dict[str, Any], block: str, changes: dict[str, Any], missing: str
 ) -> None:
     data["sweep"][block] = [data["sweep"][block][0] | changes]
-    figures = [name for name, blocks in config.FIGURE_BLOCKS.items() if block in blocks]
+    figures = [name for name, blocks in FIGURE_BLOCKS.items() if block in blocks]
     for figure in figures:
         expected = f"the figure {figure} needs {missing}; add it, or leave {figure} out of `figures`"
         assert error_of(data | {"figures": [figure]}) == f"config: sweep.{block}: {expected}"
-    config.parse(data | {"figures": [name for name in config.FIGURE_NAMES if name not in figures]})
+    config.parse(data | {"figures": [name for name in FIGURE_NAMES if name not in figures]})
 
 
 def test_the_points_that_a_figure_compares_may_be_in_several_grids(data: dict[str, Any]) -> None:

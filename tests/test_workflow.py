@@ -16,11 +16,12 @@ import yaml
 from matplotlib import image
 
 from tsae import config
+from tsae.figures import FIGURE_NAMES
 
 ROOT = Path(__file__).parent.parent
 COPIED = ("Snakefile", "config", "docs/record.json", "notebooks", "profiles", "tsae", "workflow")
 SMOKE = config.load(ROOT / "config/smoke.yaml")
-FIGURES = config.FIGURE_NAMES
+FIGURES = FIGURE_NAMES
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.py"))
 
 

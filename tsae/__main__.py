@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from tsae import config
 from tsae.sources import WheelFile
 from tsae.sweep import Job
+from tsae.validation import describe_errors
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 SectionType = TypeVar("SectionType", bound=BaseModel)
@@ -26,7 +27,7 @@ def _parse(model: type[SectionType], text: str) -> SectionType:
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        raise ValueError(config.describe_errors(error, model, "--settings")) from None
+        raise ValueError(describe_errors(error, model, "--settings")) from None
 
 
 @app.callback()

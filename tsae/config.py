@@ -4,37 +4,18 @@ Every field says its meaning and unit once, here. `workflow/schemas/config.schem
 models, and the Snakefile and the commands validate with them.
 """
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
+from tsae.figures import FIGURE_NAMES, check_points
 from tsae.section import Layer, Name, Section
 from tsae.sources import CorpusSource, FileCorpus, FolderModel, ModelSource, WheelFile
 from tsae.sweep import Grid, Job, Point
-
-# Every figure of the write-up, and the blocks of the sweep whose SAEs it shows.
-FIGURE_BLOCKS = {
-    "token_subspaces": (),
-    "pareto": ("pareto",),
-    "speedup": ("headline",),
-    "training_curves": ("headline",),
-    "expansion": ("expansion",),
-    "token_bias_similarity": ("headline", "expansion"),
-    "lookup_geometry": ("headline",),
-    "last_token_detection": ("headline",),
-    "init_sweep": ("init",),
-    "simple_features": ("headline",),
-    "encoder_ablation": ("encoder",),
-    "reconstruction_by_layer": ("headline",),
-}
-# Along what a figure lays out the points of a block; all else but the table is the same.
-DRAWN_AGAINST = {"expansion": "expansion", "init": "lookup_scale", "encoder": "encoder_input"}
-FIGURE_NAMES = tuple(FIGURE_BLOCKS)
+from tsae.validation import describe_errors, read_yaml
 
 
 class Model(Section):
@@ -269,8 +250,9 @@ class Config(Section):
                 "evaluation.min_counts: 1 is needed, the tokens seen in training, which claims and figures take"
             )
         self._check_headline()
+        jobs_of = {block: self.jobs(block) for block in self.sweep}
         for figure in self.figures:
-            self._check_points_of(figure)
+            check_points(figure, jobs_of)
         return self
 
     def _grids(self) -> Iterator[tuple[str, int, Grid]]:
@@ -297,44 +279,6 @@ class Config(Section):
                 raise ValueError(
                     f"sweep.headline: {' and '.join(self.headline())} are compared everywhere, but {headline} is missing "
                     f"at layer {layer}"
-                )
-
-    def _check_points_of(self, figure: str) -> None:
-        for block in FIGURE_BLOCKS[figure]:
-            remedy = f"add it, or leave {figure} out of `figures`"
-            if block not in self.sweep:
-                raise ValueError(f"sweep: the figure {figure} shows the block `{block}`, which is missing; {remedy}")
-            points = [job.point for job in self.jobs(block)]
-            missing = None
-            if block != "headline" and not any(point.table != "none" for point in points):
-                missing = "a point with a table"
-            elif block in ("pareto", "expansion") and not any(point.table == "none" for point in points):
-                missing = "a baseline (table: none)"
-            elif block == "expansion" and len({point.expansion for point in points}) < 2:
-                missing = "a second expansion"
-            elif block == "init" and len({point.lookup_scale for point in points if point.table != "none"}) < 2:
-                missing = "a second lookup_scale"
-            elif block == "encoder":
-                with_unigram = {p for p in points if p.encoder_input == "residual"}
-                without = {p.model_copy(update={"encoder_input": "residual"}) for p in set(points) - with_unigram}
-                if not without:
-                    missing = "a point with encoder_input: without_unigram"
-                elif without - with_unigram:
-                    missing = f"{min(point.id for point in without - with_unigram)} (encoder_input: residual)"
-            if block in DRAWN_AGAINST:
-                self._check_one_point_each(block, figure)
-            if missing:
-                raise ValueError(f"sweep.{block}: the figure {figure} needs {missing}; {remedy}")
-
-    def _check_one_point_each(self, block: str, figure: str) -> None:
-        drawn: dict[tuple[Any, ...], Point] = {}
-        for job in self.jobs(block):
-            place = (job.layer, job.point.table, getattr(job.point, DRAWN_AGAINST[block]))
-            other = drawn.setdefault(place, job.point)
-            if other != job.point:
-                raise ValueError(
-                    f"sweep.{block}: the figure {figure} shows one point for each table and {DRAWN_AGAINST[block]}, but "
-                    f"{other.id} and {job.point.id} have both alike; move one to a block of its own"
                 )
 
     def jobs(self, block: str | None = None) -> list[Job]:
@@ -372,47 +316,6 @@ class Config(Section):
         return next((job for job in candidates if job.seed == seed), min(candidates, key=lambda job: job.seed))
 
 
-def _known_keys(model: Any, location: tuple[int | str, ...]) -> list[str]:
-    """Keys allowed beside the unknown one at `location`, for the suggestion in the error message."""
-    schema = model.model_json_schema()
-    node = schema
-    for part in location[:-1]:
-        while "$ref" in node:
-            node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
-        if "discriminator" in node and part in node["discriminator"]["mapping"]:
-            node = {"$ref": node["discriminator"]["mapping"][part]}
-        elif isinstance(part, int):
-            node = node.get("items", {})
-        elif part in node.get("properties", {}):
-            node = node["properties"][part]
-        else:
-            node = node.get("additionalProperties") or next(iter(node.get("patternProperties", {}).values()), {})
-    while "$ref" in node:
-        node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
-    return list(node.get("properties", {}))
-
-
-def describe_errors(error: ValidationError, model: Any, where: str) -> str:
-    """One line per mistake: the file, the key, what is wrong, and for a misspelt key the one that was probably meant."""
-    lines = []
-    items = error.errors()
-    for item in items:
-        place = item["loc"]
-        if item["type"] == "too_short" and any(o["loc"][: len(place)] == place for o in items if o["loc"] != place):
-            continue  # a list whose only entry is wrong counts as empty; the mistake in the entry says enough
-        key = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(str(item["loc"][-1]), _known_keys(model, item["loc"]), n=1)
-            message = "unknown key" + (f"; did you mean {close[0]!r}?" if close else "")
-        elif item["type"] == "missing":
-            message = "this key is required"
-        elif not isinstance(item["input"], dict | list):
-            message += f" (got {item['input']!r})"
-        lines.append(f"{where}: {key}: {message}" if key else f"{where}: {message}")
-    return "\n".join(lines)
-
-
 def parse(data: Mapping[str, Any], where: str = "config") -> Config:
     """Validate a configuration that is already a mapping.
 
@@ -423,33 +326,6 @@ def parse(data: Mapping[str, Any], where: str = "config") -> Config:
         return Config.model_validate(data)
     except ValidationError as error:
         raise ValueError(describe_errors(error, Config, where)) from None
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that a mapping has twice, where YAML silently takes the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                problem = f"the key {key.value!r} is given twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> Any:
-    """Read a YAML file in which no mapping has a key twice.
-
-    Raises:
-        ValueError: it cannot be read, or is not such YAML; the message names the file and the line.
-    """
-    try:
-        return yaml.load(path.read_text(), _StrictLoader)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from None
 
 
 def load(path: Path) -> Config:

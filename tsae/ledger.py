@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from tsae.config import describe_errors, read_yaml
 from tsae.measures import Measure, Pareto, geometric_mean, ratios_at_equal_l0
 from tsae.section import Section
 from tsae.selection import Metric
 from tsae.sweep import ArchitectureName
+from tsae.validation import describe_errors, read_yaml
 
 
 class Curve(Section):

@@ -10,11 +10,12 @@ from tsae import config as configuration
 from tsae.config import to_json
 from tsae.ledger import load_ledger
 from tsae.sources import FileCorpus, FolderModel, WheelFile
+from tsae.validation import read_yaml
 
 CONFIGFILE = ", ".join(map(str, workflow.config_settings.configfiles)) or "config/config.yaml"
 try:
     for path in workflow.configfiles:
-        configuration.read_yaml(Path(path))
+        read_yaml(Path(path))
     CONFIG = configuration.parse(config, CONFIGFILE)
     configuration.check_local_sources(CONFIG)
 except ValueError as error:
@@ -71,7 +72,8 @@ NOTEBOOKS = sorted(
 def code(*modules):
     """The modules of the package that a stage runs: Snakemake compares them by content, so an edit re-runs the stage.
 
-    Left out are `config`, `sources` and `__main__`, whose effect on a result is in its parameters, and `files`.
+    Left out are `config` with what it is made of, `sources` and `__main__`, whose effect on a result is in its parameters, and
+    `files`.
     """
     return [local(f"tsae/{module}.py") for module in modules]
 
