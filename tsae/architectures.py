@@ -1,6 +1,6 @@
 """Architectures: how pre-activations become activations, and what their training adds to the loss.
 
-An architecture is one class and one row of `ARCHITECTURES`. All share the rest of an SAE: W_enc, b_enc, W_dec, b_dec and
+An architecture is one class and one row of `ARCHITECTURES`, under the name that `sweep` gives it. All share the rest of an SAE: W_enc, b_enc, W_dec, b_dec and
 the table. Each takes centred residuals x (N, d) and says which features are active, and how much; `extra_loss` is what its
 training adds to the squared error.
 """
