@@ -125,7 +125,7 @@ def test_gated_starts_as_a_relu_where_the_encoder_has_no_bias() -> None:
 
 def test_topk_adds_nothing_to_the_loss() -> None:
     topk: Architecture = make_topk()
-    assert topk.extra_loss(topk(X, W_ENC, B_ENC), W_DEC, TARGET, PENALTY) is None
+    assert topk.extra_loss(topk(X, W_ENC, B_ENC), W_DEC, lambda: TARGET, PENALTY) is None
 
 
 def l1_by_hand() -> float:
@@ -141,7 +141,7 @@ def test_relus_penalty_by_hand() -> None:
     relu = make_relu()
     active = relu(X, W_ENC, B_ENC)
     for penalty in (PENALTY, 2 * PENALTY, 0.0):
-        found = relu.extra_loss(active, W_DEC, TARGET, penalty).item()
+        found = relu.extra_loss(active, W_DEC, lambda: TARGET, penalty).item()
         assert found == pytest.approx(penalty * l1_by_hand(), rel=1e-12)
 
 
@@ -151,14 +151,14 @@ def test_relus_penalty_is_not_escaped_by_growing_rows() -> None:
     scales = torch.linspace(0.1, 3, F, dtype=torch.float64)
     moved = active._replace(values=active.values / scales[active.features])
     torch.testing.assert_close(
-        relu.extra_loss(moved, scales[:, None] * W_DEC, TARGET, PENALTY),
-        relu.extra_loss(active, W_DEC, TARGET, PENALTY),
+        relu.extra_loss(moved, scales[:, None] * W_DEC, lambda: TARGET, PENALTY),
+        relu.extra_loss(active, W_DEC, lambda: TARGET, PENALTY),
     )
 
 
 def test_gateds_loss_by_hand() -> None:
     gated = make_gated()
-    found = gated.extra_loss(gated(X, W_ENC, B_ENC), W_DEC, TARGET, PENALTY).item()
+    found = gated.extra_loss(gated(X, W_ENC, B_ENC), W_DEC, lambda: TARGET, PENALTY).item()
     squared = 0.0
     for gates, target in zip(gates_by_hand(), TARGET.tolist(), strict=True):
         for i in range(D):
@@ -176,7 +176,7 @@ def test_gradients_of_relus_whole_loss() -> None:
     relu = make_relu()
     active = relu(x, W_enc, b_enc)
     x_hat = kernels.decode(active.values, active.features, active.offsets, W_dec)
-    loss = (x_hat - TARGET).square().sum(1).mean() + relu.extra_loss(active, W_dec, TARGET, PENALTY)
+    loss = (x_hat - TARGET).square().sum(1).mean() + relu.extra_loss(active, W_dec, lambda: TARGET, PENALTY)
 
     twins = leaves(X, W_ENC, B_ENC, W_DEC)
     acts = (twins[0] @ twins[1].T + twins[2]).relu()
@@ -191,7 +191,7 @@ def test_gradients_of_gateds_whole_loss() -> None:
     gated = make_gated()
     active = gated(x, W_enc, b_enc)
     x_hat = kernels.decode(active.values, active.features, active.offsets, W_dec)
-    loss = (x_hat - TARGET).square().sum(1).mean() + gated.extra_loss(active, W_dec, TARGET, PENALTY)
+    loss = (x_hat - TARGET).square().sum(1).mean() + gated.extra_loss(active, W_dec, lambda: TARGET, PENALTY)
 
     twins = leaves(X, W_ENC, B_ENC, W_DEC, gated.r_mag, gated.b_mag)
     centred = twins[0] @ twins[1].T
@@ -213,7 +213,7 @@ def test_gradients_of_gateds_whole_loss() -> None:
 def test_gateds_extra_loss_trains_the_gate_alone() -> None:
     W_enc, b_enc, W_dec = leaves(W_ENC, B_ENC, W_DEC)
     gated = make_gated()
-    gated.extra_loss(gated(X, W_enc, b_enc), W_dec, TARGET, PENALTY).backward()
+    gated.extra_loss(gated(X, W_enc, b_enc), W_dec, lambda: TARGET, PENALTY).backward()
     assert W_enc.grad is not None
     assert b_enc.grad is not None
     assert W_enc.grad.any()

@@ -33,14 +33,28 @@ def sae_folder(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def measure(
-    prepared: Prepared, sae_folder: Path, curves: Curves = CURVES, checkpoints: Sequence[int] = CHECKPOINTS
+    evaluated: Evaluated,
+    prepared: Prepared,
+    sae_folder: Path,
+    curves: Curves = CURVES,
+    checkpoints: Sequence[int] = CHECKPOINTS,
 ) -> list[dict[str, Any]]:
-    return measure_curve(sae_folder, checkpoints, prepared.model, prepared.residuals, SETTINGS, curves, False)
+    return measure_curve(
+        LAYER,
+        sae_folder,
+        checkpoints,
+        prepared.model,
+        prepared.residuals,
+        evaluated.ablations,
+        SETTINGS,
+        curves,
+        False,
+    )
 
 
 @pytest.fixture(scope="module")
-def rows(prepared: Prepared, sae_folder: Path) -> list[dict[str, Any]]:
-    return measure(prepared, sae_folder)
+def rows(evaluated: Evaluated, prepared: Prepared, sae_folder: Path) -> list[dict[str, Any]]:
+    return measure(evaluated, prepared, sae_folder)
 
 
 def at_step(rows: list[dict[str, Any]], step: int) -> dict[str, dict[str, Any]]:
@@ -92,27 +106,30 @@ def test_checkpoints_are_measured_as_they_were_on_the_way(
 def test_the_loss_is_measured_on_its_own_number_of_sequences(
     prepared: Prepared, evaluated: Evaluated, sae_folder: Path, rows: list[dict[str, Any]]
 ) -> None:
-    everything = load_sequences(evaluated.heldout)
-    for limit in (3, None):
-        other = at_step(measure(prepared, sae_folder, Curves(ce_sequences=limit)), 100)
-        assert other["ce_added"]["n"] == spread(everything, limit).kept[:, :-1].sum()
+    # Of the sequences whose loss is measured at all.
+    assert len(evaluated.sequences.tokens) == SETTINGS.ce_sequences
+    for limit in (3, 7):
+        other = at_step(measure(evaluated, prepared, sae_folder, Curves(ce_sequences=limit)), 100)
+        assert other["ce_added"]["n"] == spread(evaluated.sequences, limit).kept[:, :-1].sum()
         assert other["ce_added"]["value"] != at_step(rows, 100)["ce_added"]["value"]
         assert other["nmse"] == at_step(rows, 100)["nmse"]
 
 
 def test_an_sae_without_checkpoints_has_its_end_alone(prepared: Prepared, evaluated: Evaluated) -> None:
-    measured = measure(prepared, evaluated.saes["none"], checkpoints=())
+    measured = measure(evaluated, prepared, evaluated.saes["none"], checkpoints=())
     assert {(row["step"], row["tokens"]) for row in measured} == {(100, 12_800)}
 
 
-def test_a_damaged_checkpoint_is_named(prepared: Prepared, sae_folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_named(
+    evaluated: Evaluated, prepared: Prepared, sae_folder: Path, tmp_path: Path
+) -> None:
     shutil.copytree(sae_folder, tmp_path / "sae")
     (tmp_path / "sae/checkpoints/step00000011/sae.safetensors").write_bytes(b"half a file")
     with pytest.raises(ValueError, match=r"checkpoints/step00000011/sae\.safetensors"):
-        measure(prepared, tmp_path / "sae")
+        measure(evaluated, prepared, tmp_path / "sae")
     shutil.rmtree(tmp_path / "sae/checkpoints/step00000011")
     with pytest.raises(ValueError, match=r"checkpoints/step00000011/config\.json: no such file"):
-        measure(prepared, tmp_path / "sae")
+        measure(evaluated, prepared, tmp_path / "sae")
 
 
 def test_curves_make_a_table(rows: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -278,7 +278,9 @@ def test_every_metric_that_is_measured_is_described_and_no_other(
         [LAYER, 0, "learned", "residual"]
     ]
     assert written["mean_recall"].tolist() == pytest.approx([phrases[1].value] * 2, abs=1e-4)
-    curve = measure_curve(sae, (), prepared.model, prepared.residuals, SETTINGS, Curves(ce_sequences=2), False)
+    curve = measure_curve(
+        LAYER, sae, (), prepared.model, prepared.residuals, evaluated.ablations, SETTINGS, Curves(ce_sequences=2), False
+    )
     baselines = measure_baselines(prepared.residuals, prepared.unigrams, LAYER, SETTINGS)
     groups = [*measured.values(), phrases, *baselines.values()]
     names = {m.metric for group in groups for m in group} | {row["metric"] for row in curve}

@@ -321,7 +321,7 @@ def test_topk_by_hand() -> None:
 
 def test_positive_by_hand() -> None:
     pre = torch.tensor([[0.0, -1.0, -0.0], [1.0, 0.0, 1e-30], [-2.0, 5.0, -3.0], [-1.0, -1.0, -1.0]])
-    features, offsets = select_positive(pre)
+    features, offsets = select_positive(pre, torch.zeros(3))
     assert features.tolist() == [0, 2, 1]
     assert offsets.tolist() == [0, 0, 2, 3]
     values, found, starts = encode(pre, torch.eye(3), torch.zeros(3), select_positive)

@@ -4,7 +4,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,17 +16,19 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tsae import config, files
 from tsae.architectures import Active, ReLU
+from tsae.batches import training_batches
 from tsae.cache import cache_residuals
 from tsae.config import Corpus, Residuals, Tokens, Training, Unigrams
 from tsae.corpus import write_documents
 from tsae.lookup import load_unigrams, write_unigrams
 from tsae.model_folder import prepare_model
+from tsae.optimizers import RowAdam
 from tsae.residuals import ResidualCache, open_residuals
 from tsae.sae import SAE, load, load_last_fired
 from tsae.sources import FileCorpus, FolderModel
 from tsae.sweep import Job, Point
 from tsae.tokens import load_tokens, write_tokens
-from tsae.train import FORMAT, Progress, TableOptimizer, history_steps, train, train_sae, training_batches
+from tsae.train import FORMAT, Progress, history_steps, train, train_sae
 
 LAYER = 2
 SETTINGS = Training(
@@ -302,7 +304,7 @@ def test_unigram_directions_stay_those_of_the_unigram_residuals(
 
 def test_the_tables_first_step_by_hand() -> None:
     table = torch.zeros(4, 2)
-    optimizer = TableOptimizer(table, lr=0.1)
+    optimizer = RowAdam(table, lr=0.1)
     gradients = torch.tensor([[-3.0, 2.0], [1.0, -1.0], [2.0, -3.0]])
     optimizer.step(torch.tensor([3, 1, 3]), gradients)
     # Row 3 has the gradient (-1, -1). Adam's first step is lr against the sign, whatever the size.
@@ -414,9 +416,9 @@ def test_the_penalty_grows_linearly_and_stays(
     penalties = []
     extra_loss = ReLU.extra_loss
 
-    def record(self: ReLU, active: Active, W_dec: Tensor, target: Tensor, penalty: float) -> Tensor:
+    def record(self: ReLU, active: Active, W_dec: Tensor, target: Callable[[], Tensor], penalty: float) -> Tensor:
         penalties.append(penalty)
-        assert not target.requires_grad
+        assert not target().requires_grad
         return extra_loss(self, active, W_dec, target, penalty)
 
     monkeypatch.setattr(ReLU, "extra_loss", record)
@@ -478,9 +480,9 @@ def test_learning_rates_follow_the_cosine(
 ) -> None:
     train_point(prepared, tmp_path, "learned")
     cosine = [(1 + math.cos(math.pi * step / 100)) / 2 for step in range(100)]
-    assert set(learning_rates) == {"Adam", "SparseAdam"}
+    assert set(learning_rates) == {"Adam", "RowAdam"}
     assert learning_rates["Adam"] == pytest.approx([3e-4 + (3e-3 - 3e-4) * part for part in cosine], rel=1e-9)
-    assert learning_rates["SparseAdam"] == pytest.approx([1e-3 + (1e-2 - 1e-3) * part for part in cosine], rel=1e-9)
+    assert learning_rates["RowAdam"] == pytest.approx([1e-3 + (1e-2 - 1e-3) * part for part in cosine], rel=1e-9)
 
 
 def test_history_steps() -> None:

@@ -188,6 +188,7 @@ def measure_curve(
     sae: File,
     model: File,
     residuals: File,
+    ablations: File,
     output: File,
     checkpoints: Annotated[list[int] | None, typer.Option("--checkpoint", help="Step that left a checkpoint")] = None,
     compatibility_mode: Compatibility = False,
@@ -198,10 +199,12 @@ def measure_curve(
 
     of = _parse(Job, job)
     rows = measure_curve(
+        of.layer,
         sae,
         checkpoints or (),
         model,
         residuals,
+        ablations,
         _parse(config.Evaluation, settings),
         _parse(config.Curves, curves),
         compatibility_mode,

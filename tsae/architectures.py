@@ -1,10 +1,11 @@
 """Architectures: how pre-activations become activations, and what their training adds to the loss.
 
 An architecture is one class and one row of `ARCHITECTURES`, under the name that `sweep` gives it. All share the rest of an SAE: W_enc, b_enc, W_dec, b_dec and
-the table. Each takes centred residuals x (N, d) and says which features are active, and how much; `extra_loss` is what its
-training adds to the squared error.
+the table. Each takes residuals x (N, d), less b_dec where that is given, and says which features are active, and how much;
+`extra_loss` is what its training adds to the squared error.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -31,16 +32,17 @@ class Active(NamedTuple):
 class Architecture(Protocol):
     """What an SAE asks of its architecture."""
 
-    def __call__(self, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Active:
-        """Active features of centred residuals x (N, d)."""
+    def __call__(self, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None = None) -> Active:
+        """Active features of residuals x (N, d) less b_dec (d,); without b_dec, x is centred already."""
 
-    def extra_loss(self, active: Active, W_dec: Tensor, target: Tensor, penalty: float) -> Tensor | None:
+    def extra_loss(self, active: Active, W_dec: Tensor, target: Callable[[], Tensor], penalty: float) -> Tensor | None:
         """What training adds to the squared error, a mean over tokens.
 
         Args:
             active: the active features of the batch.
             W_dec: (F, d).
-            target: (N, d) what the features are to reconstruct: the residual less b_dec and token-bias, without gradient.
+            target: gives (N, d), what the features are to reconstruct: the residual less b_dec and token-bias, without
+                gradient.
             penalty: coefficient of sparsity at this step.
         """
 
@@ -58,12 +60,12 @@ class TopK(nn.Module):
         self.select = kernels.select_topk(point.k)
         self.relu = point.topk_relu
 
-    def forward(self, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Active:
-        """Active features of centred residuals x (N, d)."""
-        pre, features, offsets = kernels.encode(x, W_enc, b_enc, self.select)
+    def forward(self, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None = None) -> Active:
+        """Active features of residuals x (N, d) less b_dec."""
+        pre, features, offsets = kernels.encode(x, W_enc, b_enc, self.select, b_dec)
         return Active(pre.relu() if self.relu else pre, features, offsets, pre)
 
-    def extra_loss(self, active: Active, W_dec: Tensor, target: Tensor, penalty: float) -> None:
+    def extra_loss(self, active: Active, W_dec: Tensor, target: Callable[[], Tensor], penalty: float) -> None:
         """Nothing."""
 
     def rescale_(self, scale: float) -> None:
@@ -81,14 +83,14 @@ class ReLU(nn.Module):
         """A ReLU has no parameters of its own."""
         super().__init__()
 
-    def forward(self, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Active:
-        """Active features of centred residuals x (N, d)."""
-        pre, features, offsets = kernels.encode(x, W_enc, b_enc, kernels.select_positive)
+    def forward(self, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None = None) -> Active:
+        """Active features of residuals x (N, d) less b_dec."""
+        pre, features, offsets = kernels.encode(x, W_enc, b_enc, kernels.select_positive, b_dec)
         return Active(pre, features, offsets, pre)
 
-    def extra_loss(self, active: Active, W_dec: Tensor, target: Tensor, penalty: float) -> Tensor:
+    def extra_loss(self, active: Active, W_dec: Tensor, target: Callable[[], Tensor], penalty: float) -> Tensor:
         """The L1 penalty."""
-        return penalty * _weighted_l1(active.values, active.features, W_dec) / len(target)
+        return penalty * _weighted_l1(active.values, active.features, W_dec) / len(active.offsets)
 
     def rescale_(self, scale: float) -> None:
         """There is nothing to rescale."""
@@ -107,19 +109,19 @@ class Gated(nn.Module):
         self.r_mag = nn.Parameter(torch.zeros(n_features))
         self.b_mag = nn.Parameter(torch.zeros(n_features))
 
-    def forward(self, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Active:
-        """Active features of centred residuals x (N, d)."""
-        gate, features, offsets = kernels.encode(x, W_enc, b_enc, kernels.select_positive)
+    def forward(self, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None = None) -> Active:
+        """Active features of residuals x (N, d) less b_dec."""
+        gate, features, offsets = kernels.encode(x, W_enc, b_enc, kernels.select_positive, b_dec)
         b_gate, r_mag, b_mag = (part.index_select(0, features) for part in (b_enc, self.r_mag, self.b_mag))
         return Active(((gate - b_gate) * r_mag.exp() + b_mag).relu(), features, offsets, gate)
 
-    def extra_loss(self, active: Active, W_dec: Tensor, target: Tensor, penalty: float) -> Tensor:
+    def extra_loss(self, active: Active, W_dec: Tensor, target: Callable[[], Tensor], penalty: float) -> Tensor:
         """The L1 penalty on the gate, and the reconstruction from the gate alone."""
         frozen = W_dec.detach()
         from_gate = kernels.decode(active.pre, active.features, active.offsets, frozen)
         # Were the decoder's rows free here, shrinking them would escape the penalty, and r_mag make up for it.
-        sparsity = penalty * _weighted_l1(active.pre, active.features, frozen) / len(target)
-        return sparsity + (from_gate - target).square().sum(1).mean()
+        sparsity = penalty * _weighted_l1(active.pre, active.features, frozen) / len(active.offsets)
+        return sparsity + (from_gate - target()).square().sum(1).mean()
 
     def rescale_(self, scale: float) -> None:
         """b_mag has the units of residuals."""

@@ -36,13 +36,15 @@ def load_sequences(cache: ResidualCache) -> Sequences:
     )
 
 
+def evenly_spaced(n: int, limit: int | None) -> Tensor:
+    """At most `limit` of n indices, int64; None: all."""
+    return torch.arange(n) if limit is None or limit >= n else torch.linspace(0, n - 1, limit).long()
+
+
 def spread(sequences: Sequences, limit: int | None) -> Sequences:
     """At most `limit` of the sequences, evenly spaced; None: all."""
-    n_sequences = len(sequences.tokens)
-    if limit is None or limit >= n_sequences:
-        return sequences
-    chosen = torch.linspace(0, n_sequences - 1, limit).long()
-    return Sequences(*(part[chosen] for part in sequences))
+    chosen = evenly_spaced(len(sequences.tokens), limit)
+    return sequences if len(chosen) == len(sequences.tokens) else Sequences(*(part[chosen] for part in sequences))
 
 
 def next_token_losses(model: LanguageModel, residuals: Tensor, tokens: Tensor, layer: int) -> Tensor:

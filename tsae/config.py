@@ -106,7 +106,9 @@ class Curves(Section):
     checkpoints: int = Field(8, ge=2, description="Checkpoints, evenly spaced in log; the last is the trained SAE")
     first: float = Field(1 / 32, gt=0, lt=1, description="The first checkpoint, as a share of training")
     ce_sequences: int | None = Field(
-        None, ge=1, description="Held-out sequences on which the loss is measured; null: all [sequences]"
+        None,
+        ge=1,
+        description="Of those of evaluation.ce_sequences, on how many the loss is measured; null: all [sequences]",
     )
 
 

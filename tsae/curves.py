@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from tsae.baselines import load_sequences, spread
+from tsae.baselines import Sequences, evenly_spaced, load_sequences, spread
 from tsae.config import Curves, Evaluation
 from tsae.evaluate import measure_reconstruction, patched_losses
+from tsae.files import load_tensors
 from tsae.metrics import Bootstrap
 from tsae.models import load_model
 from tsae.residuals import open_residuals
@@ -17,10 +18,12 @@ from tsae.table import labelled
 
 
 def measure_curve(
+    layer: int,
     sae_folder: Path,
     checkpoints: Sequence[int],
     model_folder: Path,
     residuals: Path,
+    ablations: Path,
     settings: Evaluation,
     curves: Curves,
     compatibility_mode: bool,
@@ -28,12 +31,14 @@ def measure_curve(
     """Measure every checkpoint of an SAE, the trained one last.
 
     Args:
+        layer: of the SAE.
         sae_folder: the trained SAE, with its checkpoints in `checkpoints/`.
         checkpoints: their steps.
         model_folder: the language model.
         residuals: index of the residual cache.
+        ablations: losses of the layer without an SAE.
         settings: how to evaluate.
-        curves: on how many sequences the loss is measured.
+        curves: on how many of the sequences the loss is measured.
         compatibility_mode: see the model's configuration.
 
     Returns:
@@ -43,15 +48,15 @@ def measure_curve(
         ValueError: a checkpoint is missing or damaged.
     """
     folders = [*(sae_folder / f"checkpoints/step{step:08d}" for step in checkpoints), sae_folder]
-    layer = load(sae_folder).metadata["layer"]
     sequences = load_sequences(open_residuals(residuals, "heldout", layer))
-    fewer = spread(sequences, curves.ce_sequences)
-    bootstrap = Bootstrap(len(fewer.tokens), settings.bootstrap, settings.seed)
-    count = fewer.kept[:, :-1].sum(1)
+    scored, without_sae = spread(sequences, settings.ce_sequences), load_tensors(ablations)
+    chosen = evenly_spaced(len(scored.tokens), curves.ce_sequences)
+    fewer = Sequences(*(part[chosen] for part in scored))
+    clean, count = without_sae["clean"][chosen], without_sae["count"][chosen]
+    bootstrap = Bootstrap(len(chosen), settings.bootstrap, settings.seed)
     rows: list[dict[str, Any]] = []
     model = load_model(model_folder, compatibility_mode)
     with torch.inference_mode():
-        clean = patched_losses(None, model, fewer, layer, settings, label="clean loss")
         for folder in folders:
             sae = load(folder)
             reconstruction, _ = measure_reconstruction(sae, sequences, settings)

@@ -95,18 +95,17 @@ def measure_dead_in_training(sae: SAE, last_fired: Tensor, settings: Evaluation)
 
 
 def patched_losses(
-    sae: SAE | None, model: LanguageModel, sequences: Sequences, layer: int, settings: Evaluation, label: str = "loss"
+    sae: SAE, model: LanguageModel, sequences: Sequences, layer: int, settings: Evaluation, label: str = "loss"
 ) -> Tensor:
     """Loss of each sequence (n_seq,) float64 [nats, summed over scored predictions] with reconstructions for residuals.
 
-    Kept tokens are reconstructed, and predictions made from them scored; without an SAE the residuals stay as they are.
+    Kept tokens are reconstructed, and predictions made from them scored.
     """
     parts = []
     progress = tqdm(total=sequences.tokens.numel(), desc=label, unit="tok", unit_scale=True, disable=None)
     for x, tokens, kept in zip(*(part.split(settings.batch_sequences) for part in sequences), strict=True):
         patched = x.to(torch.float32, copy=True)
-        if sae is not None:
-            patched[kept] = sae(patched[kept], tokens[kept])
+        patched[kept] = sae(patched[kept], tokens[kept])
         losses = next_token_losses(model, patched, tokens, layer)
         parts.append((losses * kept[:, :-1]).double().sum(1))
         progress.update(tokens.numel())

@@ -5,6 +5,7 @@ Of a training step only the encoder's product is dense. Everything else touches 
 products is a sum of weighted rows, which is what an embedding bag computes: the decode sums rows of W_dec per token;
 both weight gradients sum rows of a (N, d) matrix per feature, once activations are grouped by feature. Where many features
 are active, as in the first steps of a ReLU, one dense product is faster, and is taken.
+What chooses and groups active features are loops of `loops.py` on a CPU, and PyTorch's operators elsewhere.
 `dense_encode` and `dense_decode` are the readable twins that the tests compare values and gradients with.
 """
 
@@ -15,29 +16,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tsae import loops
+
 # Above this share of active features a dense product beats the sum of rows (measured at N = 512, F = 2304, d = 576).
 DENSE_SHARE = 0.1
+# Pre-activations of at most so many elements exist at a time; only an evaluation of many tokens at once has more.
+BLOCK = 2**26
 
-Select = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Chooses active features from pre-activations (N, F): gives `features` (M,) and `offsets` (N,)."""
+Select = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Chooses active features from pre-activations, given as a product (N, F) and a bias (F,): `features` (M,), `offsets` (N,).
+
+The sum of both is never written to memory on a CPU, where that takes longer than choosing.
+"""
 
 
 def select_topk(k: int) -> Select:
     """The k largest pre-activations of every token."""
 
-    def select(pre: Tensor) -> tuple[Tensor, Tensor]:
-        features = pre.topk(k, dim=-1, sorted=False).indices.flatten()
-        return features, torch.arange(0, len(features), k, device=pre.device)
+    def select(products: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        if products.is_cpu:
+            features = torch.from_numpy(loops.largest(products.numpy(), bias.numpy(), k, torch.get_num_threads()))
+        else:
+            features = (products + bias).topk(k, dim=-1, sorted=False).indices
+        return features.flatten(), torch.arange(0, features.numel(), k, device=products.device)
 
     return select
 
 
-def select_positive(pre: Tensor) -> tuple[Tensor, Tensor]:
+def select_positive(products: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Every pre-activation above zero."""
-    positive = pre > 0
-    counts = positive.sum(1)
-    # `nonzero` of one dimension and a remainder are several times faster than `nonzero` of two.
-    features = positive.flatten().nonzero().squeeze(1).remainder_(pre.shape[1])
+    if products.is_cpu:
+        features, offsets = loops.positive(products.numpy(), bias.numpy(), torch.get_num_threads())
+        return torch.from_numpy(features), torch.from_numpy(offsets)
+    rows, features = (products + bias > 0).nonzero(as_tuple=True)
+    counts = torch.bincount(rows, minlength=len(products))
     return features, torch.cumsum(counts, 0) - counts
 
 
@@ -56,6 +68,8 @@ class Groups(NamedTuple):
 
 def group_by_feature(features: Tensor, n_features: int) -> Groups:
     """Sort the active features (M,) of a batch by feature."""
+    if features.is_cpu:
+        return Groups(*map(torch.from_numpy, loops.group(features.numpy(), n_features)))
     counts = torch.bincount(features, minlength=n_features)
     return Groups(torch.argsort(features, stable=True), torch.cumsum(counts, 0) - counts)
 
@@ -93,23 +107,33 @@ def _sum_features_by_token(weights: Tensor, features: Tensor, offsets: Tensor, m
 
 class _Encode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select) -> tuple[Tensor, Tensor, Tensor]:
-        dense = torch.addmm(b_enc, x, W_enc.t())
-        features, offsets = select(dense)
-        rows = rows_of(offsets, len(features))
-        pre = dense.flatten().index_select(0, torch.add(features, rows, alpha=dense.shape[1]))
-        ctx.save_for_backward(x, W_enc, features, offsets, rows)
+    def forward(
+        ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None, select: Select
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        centred = x if b_dec is None else x - b_dec
+        found, n_active = [], 0
+        for part in centred.split(max(1, BLOCK // len(W_enc))):
+            products = part @ W_enc.t()
+            features, offsets = select(products, b_enc)
+            places = torch.add(features, rows_of(offsets, len(features)), alpha=len(W_enc))
+            pre = products.flatten().index_select(0, places) + b_enc.index_select(0, features)
+            found.append((pre, features, offsets + n_active))
+            n_active += len(features)
+        pre, features, offsets = (torch.cat(parts) for parts in zip(*found, strict=True))
+        ctx.save_for_backward(centred, W_enc, features, offsets)
         ctx.mark_non_differentiable(features, offsets)
         return pre, features, offsets
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, W_enc, features, offsets, rows = ctx.saved_tensors
+        centred, W_enc, features, offsets = ctx.saved_tensors
         grad = grad.contiguous()
         grad_x = _sum_features_by_token(grad, features, offsets, W_enc) if ctx.needs_input_grad[0] else None
-        grad_W_enc = _sum_tokens_by_feature(x, grad, features, rows, len(W_enc))
+        grad_W_enc = _sum_tokens_by_feature(centred, grad, features, rows_of(offsets, len(features)), len(W_enc))
         grad_b_enc = torch.zeros_like(W_enc[:, 0]).index_add_(0, features, grad)
-        return grad_x, grad_W_enc, grad_b_enc, None
+        # Of the gradient of every token b_dec needs the sum alone, which is one product of a vector.
+        grad_b_dec = -(grad_b_enc @ W_enc) if ctx.needs_input_grad[3] else None
+        return grad_x, grad_W_enc, grad_b_enc, grad_b_dec, None
 
 
 class _Decode(torch.autograd.Function):
@@ -137,19 +161,22 @@ class _Decode(torch.autograd.Function):
         return grad_values, None, None, grad_W_dec
 
 
-def encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose active features by their pre-activations x W_enc^T + b_enc.
+def encode(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select, b_dec: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose active features by their pre-activations (x - b_dec) W_enc^T + b_enc.
 
     Args:
-        x: (N, d) centred residuals.
+        x: (N, d) residuals.
         W_enc: (F, d).
         b_enc: (F,).
         select: which features are active.
+        b_dec: (d,); None if x is centred already.
 
     Returns:
         The active pre-activations (M,), their features (M,) int64, and where each token's start (N,) int64.
     """
-    pre, features, offsets = _Encode.apply(x, W_enc, b_enc, select)
+    pre, features, offsets = _Encode.apply(x, W_enc, b_enc, b_dec, select)
     return pre, features, offsets
 
 
@@ -159,11 +186,13 @@ def decode(values: Tensor, features: Tensor, offsets: Tensor, W_dec: Tensor) -> 
     return out
 
 
-def dense_encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select) -> tuple[Tensor, Tensor, Tensor]:
+def dense_encode(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select, b_dec: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Twin of `encode` whose gradients PyTorch derives through dense tensors."""
-    pre = x @ W_enc.T + b_enc
-    features, offsets = select(pre.detach())
-    return pre[rows_of(offsets, len(features)), features], features, offsets
+    products = (x if b_dec is None else x - b_dec) @ W_enc.T
+    features, offsets = select(products.detach(), b_enc.detach())
+    return (products + b_enc)[rows_of(offsets, len(features)), features], features, offsets
 
 
 def dense_decode(values: Tensor, features: Tensor, offsets: Tensor, W_dec: Tensor) -> Tensor:

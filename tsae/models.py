@@ -4,6 +4,7 @@ A residual at layer L is the vector that enters block L, `blocks.L.hook_resid_pr
 """
 
 import contextlib
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class LanguageModel:
         self.n_positions = n_positions
         self._blocks = [block.original_component for block in bridge.blocks]
         self._block_returns_tuple = self._probe_block()
+        self._past: dict[tuple[int, ...], Any] = {}
 
     def residuals(self, ids: Tensor, layers: Iterable[int], prefix: Sequence[int] = ()) -> dict[int, Tensor]:
         """Residuals entering the blocks `layers`, from one forward pass that stops at the last of them.
@@ -37,7 +39,8 @@ class LanguageModel:
         Args:
             ids: (batch, pos) int64 token ids.
             layers: layers, in any order.
-            prefix: token ids that precede every sequence; they are run once, and their residuals are not returned.
+            prefix: token ids that precede every sequence; they are run once for all calls, and their residuals are not
+                returned.
 
         Returns:
             layer -> (batch, pos, d_model) float32.
@@ -87,8 +90,11 @@ class LanguageModel:
             return self._bridge(residual, start_at_layer=layer, use_cache=False)
 
     def _keys_and_values(self, prefix: Sequence[int], batch: int) -> dict[str, Any]:
-        ids = torch.tensor([list(prefix)])
-        _, cache = self._bridge(ids, return_type="logits_and_cache", use_cache=True)
+        if tuple(prefix) not in self._past:
+            ids = torch.tensor([list(prefix)])
+            _, self._past[tuple(prefix)] = self._bridge(ids, return_type="logits_and_cache", use_cache=True)
+        # A forward pass adds its own keys and values.
+        cache = copy.deepcopy(self._past[tuple(prefix)])
         cache.batch_repeat_interleave(batch)
         return {"past_key_values": cache}
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import embedding, normalize
 
 from tsae import kernels
 from tsae.architectures import ARCHITECTURES, Active, Architecture
@@ -103,7 +103,7 @@ class SAE(nn.Module):
         """Rows of the table: tokens (...) give (..., d); zeros for a baseline."""
         if self.W_lookup is None:
             return self.b_dec.new_zeros(*tokens.shape, len(self.b_dec))
-        rows: Tensor = self.W_lookup[tokens.long()]
+        rows: Tensor = embedding(tokens.long(), self.W_lookup)
         return rows
 
     def encoder_input(self, x: Tensor, tokens: Tensor | None) -> Tensor:
@@ -117,7 +117,7 @@ class SAE(nn.Module):
             return centred
         if tokens is None:
             raise ValueError("this SAE removes unigram directions from its encoder's input, and needs the token ids")
-        directions = self.unigram_directions[tokens.long()]
+        directions = embedding(tokens.long(), self.unigram_directions)
         return centred - (centred * directions).sum(-1, keepdim=True) * directions
 
     def tokenized_activations(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
@@ -126,6 +126,8 @@ class SAE(nn.Module):
 
     def active(self, x: Tensor, tokens: Tensor | None = None) -> Active:
         """The active features of every token: x (N, d), tokens (N,)."""
+        if self.unigram_directions is None:
+            return self.activation(x, self.W_enc, self.b_enc, self.b_dec)
         return self.activation(self.encoder_input(x, tokens), self.W_enc, self.b_enc)
 
     def decode_active(self, active: Active, token_biases: Tensor) -> Tensor:

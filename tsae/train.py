@@ -5,7 +5,7 @@ import io
 import math
 import platform
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
+from tsae.batches import Batch, training_batches
 from tsae.config import Training
 from tsae.files import load_metadata, sha256, write_text
 from tsae.lookup import load_unigrams
 from tsae.metrics import reconstruction_errors
+from tsae.optimizers import RowAdam
 from tsae.residuals import ResidualCache, open_residuals
 from tsae.sae import SAE, save
 from tsae.sweep import Job
@@ -26,62 +29,55 @@ from tsae.sweep import Job
 FORMAT = 2
 
 
-class Batch(NamedTuple):
-    """A training batch."""
+class Step(NamedTuple):
+    """What came of one optimization step."""
 
-    residuals: Tensor  # (N, d) float32, divided by the scale
-    tokens: Tensor  # (N,) int64
-
-
-def training_batches(cache: ResidualCache, settings: Training, seed: int) -> Iterator[Batch]:
-    """Yield whole batches for `settings.tokens` tokens, in as many epochs as that takes.
-
-    Shards are visited in random order, and their kept rows are shuffled in a buffer of `settings.buffer_tokens` rows;
-    rows that do not fill a batch go on to the next buffer.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    n_batches = settings.tokens // settings.batch_size
-    residuals, tokens = torch.empty(0, cache.d_model, dtype=torch.float16), torch.empty(0, dtype=torch.int32)
-    while True:
-        pending: list[tuple[Tensor, Tensor]] = [(residuals, tokens)]
-        order = torch.randperm(len(cache.shards), generator=generator).tolist()
-        for place, index in enumerate(order):
-            shard = cache.shard(index)
-            pending.append((shard.residuals[shard.kept], shard.tokens[shard.kept]))
-            if place < len(order) - 1 and sum(len(rows) for rows, _ in pending) < settings.buffer_tokens:
-                continue
-            residuals, tokens = torch.cat([rows for rows, _ in pending]), torch.cat([ids for _, ids in pending])
-            permutation = torch.randperm(len(tokens), generator=generator)
-            for chosen in permutation.split(settings.batch_size):
-                if len(chosen) < settings.batch_size:
-                    break
-                yield Batch(residuals[chosen].float() / cache.scale, tokens[chosen].long())
-                n_batches -= 1
-                if n_batches == 0:
-                    return
-            rest = permutation[len(permutation) - len(permutation) % settings.batch_size :]
-            residuals, tokens = residuals[rest], tokens[rest]
-            pending = [(residuals, tokens)]
+    loss: float  # mean over tokens, and over the width of a residual
+    fired: Tensor  # (n,) int64: the feature of every non-zero activation
 
 
-class TableOptimizer:
-    """Row-sparse Adam: only the rows of tokens in the batch, and their moments, move.
+class Trainer:
+    """An SAE, its optimizers, and what changes with the step: learning rates and the penalty."""
 
-    Dense Adam would move rows of absent tokens by momentum and touch the whole table at every step.
-    """
+    def __init__(self, sae: SAE, settings: Training):
+        """Take the SAE at initialisation, in scaled units; its point says whether the token-biases are trained too."""
+        self.sae, self.settings = sae, settings
+        self.n_steps = settings.tokens // settings.batch_size
+        self.adam = torch.optim.Adam(sae.parameters(), lr=settings.lr, fused=True)
+        learned = sae.W_lookup if sae.point.table == "learned" else None
+        self.row_adam = None if learned is None else RowAdam(learned, lr=settings.table_lr)
+        optimizers = [self.adam] if self.row_adam is None else [self.adam, self.row_adam]
+        self.schedulers = [torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule) for optimizer in optimizers]
+        self.steps = 0
 
-    def __init__(self, table: Tensor, lr: float):
-        self.table = torch.nn.Parameter(table)
-        self.adam = torch.optim.SparseAdam([self.table], lr=lr)
+    def schedule(self, step: int) -> float:
+        """Cosine from lr to lr_end, as a share of lr."""
+        end = self.settings.lr_end / self.settings.lr
+        return end + (1 - end) * (1 + math.cos(math.pi * step / self.n_steps)) / 2
 
-    def step(self, tokens: Tensor, gradients: Tensor) -> None:
-        """Apply the gradients (N, d) of the rows at tokens (N,)."""
-        rows, place = torch.unique(tokens, return_inverse=True)
-        summed = gradients.new_zeros(len(rows), gradients.shape[1]).index_add_(0, place, gradients)
-        self.table.grad = torch.sparse_coo_tensor(
-            rows[None], summed, self.table.shape, is_coalesced=True, check_invariants=False
-        )
+    def step(self, batch: Batch) -> Step:
+        """Move every parameter once."""
+        sae, (x, tokens) = self.sae, batch
+        self.steps += 1
+        rows = sae.token_biases(tokens)
+        if self.row_adam is not None:
+            rows.requires_grad_()
+        active = sae.active(x, tokens)
+        # The squared error summed, which has one pass forward and one back.
+        loss = mse_loss(sae.decode_active(active, rows), x, reduction="sum") / len(x)
+        warmup = max(1, round(self.settings.l1_warmup * self.n_steps))
+        penalty = (sae.point.l1 or 0.0) * min(1.0, self.steps / warmup)
+        extra = sae.activation.extra_loss(active, sae.W_dec, lambda: x - rows.detach() - sae.b_dec.detach(), penalty)
+        if extra is not None:
+            loss = loss + extra
+        loss.backward()
         self.adam.step()
+        self.adam.zero_grad()
+        if self.row_adam is not None and rows.grad is not None:
+            self.row_adam.step(tokens, rows.grad)
+        for scheduler in self.schedulers:
+            scheduler.step()
+        return Step(loss.item() / x.shape[1], active.features[active.values.detach() != 0])
 
 
 def history_steps(n_steps: int, n_points: int) -> set[int]:
@@ -110,7 +106,7 @@ def train_sae(
     """Train in place.
 
     Args:
-        sae: the SAE at initialisation, in scaled units; its point says whether the token-biases are trained too.
+        sae: the SAE at initialisation, in scaled units.
         cache: training residuals.
         heldout: held-out residuals, for the history only.
         settings: how to train.
@@ -122,56 +118,29 @@ def train_sae(
     Raises:
         FloatingPointError: the loss is not finite.
     """
-    n_steps = settings.tokens // settings.batch_size
-    dense = torch.optim.Adam(sae.parameters(), lr=settings.lr, fused=True)
-    learned = sae.W_lookup if sae.point.table == "learned" else None
-    table = None if learned is None else TableOptimizer(learned, settings.table_lr)
-    optimizers = [dense] if table is None else [dense, table.adam]
-
-    def schedule(step: int) -> float:
-        """Cosine from lr to lr_end."""
-        end = settings.lr_end / settings.lr
-        return end + (1 - end) * (1 + math.cos(math.pi * step / n_steps)) / 2
-
-    schedulers = [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule) for optimizer in optimizers]
+    trainer = Trainer(sae, settings)
+    n_steps = trainer.n_steps
     sample = heldout.kept_rows()
     chosen = torch.linspace(0, len(sample.tokens) - 1, min(settings.history_tokens, len(sample.tokens))).long()
     heldout_residuals, heldout_tokens = sample.residuals[chosen] / cache.scale, sample.tokens[chosen].long()
     del sample
 
     recorded = history_steps(n_steps, settings.history_points)
-    warmup = max(1, round(settings.l1_warmup * n_steps))
     history: list[dict[str, float]] = []
     losses: list[float] = []
     active_per_token: list[float] = []
     last_fired = torch.full((sae.n_features,), -1, dtype=torch.int64)
     bar = tqdm(total=n_steps * settings.batch_size, desc=label, unit="tok", unit_scale=True, disable=None)
-    for step, (x, tokens) in enumerate(training_batches(cache, settings, seed), start=1):
-        rows = sae.token_biases(tokens)
-        if table is not None:
-            rows.requires_grad_()
-        active = sae.active(x, tokens)
-        squared_error = (sae.decode_active(active, rows) - x).square().sum(1).mean()
-        penalty = (sae.point.l1 or 0.0) * min(1.0, step / warmup)
-        extra = sae.activation.extra_loss(active, sae.W_dec, x - rows.detach() - sae.b_dec.detach(), penalty)
-        loss = squared_error if extra is None else squared_error + extra
-        loss.backward()
-        dense.step()
-        dense.zero_grad()
-        if table is not None and rows.grad is not None:
-            table.step(tokens, rows.grad)
-        for scheduler in schedulers:
-            scheduler.step()
-
-        fired = active.features[active.values.detach() != 0]
+    for step, batch in enumerate(training_batches(cache, settings, seed), start=1):
+        loss, fired = trainer.step(batch)
         last_fired[fired] = step * settings.batch_size
-        losses.append(loss.item() / x.shape[1])
-        active_per_token.append(len(fired) / len(x))
+        losses.append(loss)
+        active_per_token.append(len(fired) / settings.batch_size)
         if not math.isfinite(losses[-1]):
             raise FloatingPointError(
                 f"{label}: the loss is not finite at step {step}; lower training.lr or training.table_lr"
             )
-        bar.update(len(tokens))
+        bar.update(settings.batch_size)
         if step in recorded:
             with torch.no_grad():
                 errors = reconstruction_errors(heldout_residuals, sae(heldout_residuals, heldout_tokens))
@@ -179,7 +148,7 @@ def train_sae(
                 {
                     "step": step,
                     "tokens": step * settings.batch_size,
-                    "lr": settings.lr * schedule(step),
+                    "lr": settings.lr * trainer.schedule(step),
                     "loss": sum(losses) / len(losses),
                     "l0": sum(active_per_token) / len(active_per_token),
                     "heldout_nmse": errors.nmse.mean().item(),

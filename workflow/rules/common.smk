@@ -33,7 +33,7 @@ LAYERS = sorted({job.layer for job in JOBS.values()})
 CHECKPOINTS = " ".join(f"--checkpoint {step}" for step in CONFIG.checkpoint_steps()[:-1])
 TABLES = [*CONFIG.sweep, "baselines", "curves"]
 PHRASES = ["<results>/tables/phrases.csv"] if "encoder" in CONFIG.sweep else []
-SAE_CODE = ["sae", "architectures", "kernels"]
+SAE_CODE = ["sae", "architectures", "kernels", "loops"]
 
 # glibc returns large tensors to the system as soon as they are freed, and pays page faults for every new one; keeping
 # them makes elementwise work on large tensors several times faster.

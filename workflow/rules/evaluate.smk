@@ -93,6 +93,7 @@ rule measure_curve:
         sae=rules.train.output.sae,
         model=rules.prepare_model.output,
         residuals=rules.cache_residuals.output,
+        ablations=rules.ablate.output,
         checkpoints=rules.train.output.checkpoints,
         code=code("curves", "evaluate", "baselines", "metrics", "models", "residuals", "table", "sweep", *SAE_CODE),
     output:
@@ -115,7 +116,7 @@ rule measure_curve:
     shell:
         "python -m tsae --log {log} measure-curve --job {params.job:q} --settings {params.settings:q}"
         " --curves {params.curves:q} {params.compatibility} --sae $(dirname {input.sae}) --model $(dirname {input.model})"
-        " --residuals {input.residuals} {params.checkpoints} --output {output}"
+        " --residuals {input.residuals} --ablations {input.ablations} {params.checkpoints} --output {output}"
 
 
 rule find_phrases:

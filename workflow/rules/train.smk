@@ -2,7 +2,7 @@ rule train:
     input:
         residuals=rules.cache_residuals.output,
         unigrams="<results>/unigrams/layer{layer}.safetensors",
-        code=code("train", "sae", "architectures", "sweep", "kernels", "metrics", "residuals", "lookup"),
+        code=code("train", "batches", "optimizers", "sweep", "metrics", "residuals", "lookup", *SAE_CODE),
     output:
         "<results>/saes/layer{layer}/{point}-s{seed}/config.json",
         "<results>/saes/layer{layer}/{point}-s{seed}/history.csv",
