@@ -225,6 +225,34 @@ def test_weights_have_gradients_where_x_has_none(select: Select, branch: str) ->
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+@pytest.mark.parametrize("select", [select_topk(5), select_positive], ids=["topk", "positive"])
+@pytest.mark.parametrize("x_has_gradient", [True, False])
+def test_b_dec_has_the_gradient_of_its_dense_twin(select: Select, x_has_gradient: bool, branch: str) -> None:
+    for case in CASES:
+        inputs = make_inputs(case, torch.float64)
+        gradients = []
+        for function in (encode, dense_encode):
+            parts = {name: part.clone().requires_grad_() for name, part in inputs._asdict().items() if name != "k"}
+            x = parts["x"] if x_has_gradient else inputs.x
+            pre, features, _ = function(x, parts["W_enc"], parts["b_enc"], select, parts["b_dec"])
+            (pre * torch.linspace(-1, 1, F, dtype=x.dtype)[features]).square().sum().backward()
+            gradients.append([parts[name].grad for name in ("x", "W_enc", "b_enc", "b_dec")])
+        assert (gradients[0][0] is not None) == x_has_gradient
+        torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("block", [1, 7 * F, 10**9])
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_blocks_of_pre_activations_change_nothing(selection: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = make_inputs("silent tokens", torch.float64)
+    expected = run(inputs, selection, fast=False, auxiliary=True)
+    monkeypatch.setattr(kernels, "BLOCK", block)
+    found = run(inputs, selection, fast=True, auxiliary=True)
+    assert torch.equal(found.offsets, expected.offsets)
+    for name in expected.found:
+        torch.testing.assert_close(found.found[name], expected.found[name])
+
+
 def test_values_have_gradients_where_the_decoder_has_none(branch: str) -> None:
     inputs = make_inputs("random", torch.float64)
     pre, features, offsets = encode(inputs.x, inputs.W_enc, inputs.b_enc, select_positive)
