@@ -4,14 +4,23 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce figure report smoke test lint docs lock
+.PHONY: help env reproduce figure report smoke test lint docs bench lock
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 CORES ?= all
 CONFIGFILE ?= config/config.yaml
+ROUNDS ?= 10
 BIN := .venv/bin
-REPORT = results/$(shell sed -n "s/^profile: *['\"]*\([A-Za-z0-9._-]*\).*/\1/p" $(CONFIGFILE))/report.html
+RESULTS = results/$(shell sed -n "s/^profile: *['\"]*\([A-Za-z0-9._-]*\).*/\1/p" $(CONFIGFILE))
+REPORT = $(RESULTS)/report.html
 READY := .venv/ready
+BENCH := results/bench
+PEERS := .venv-bench/bin
+PEERS_READY := .venv-bench/ready
+# What the workflow sets for every job. Steps are timed on all cores with threads that wait as each tool's users have them:
+# asleep, they cost dictionary_learning, whose einsums are thousands of tiny products, seven times its step.
+JOB_ENVIRONMENT = $(shell sed -n 's/^ *"export \(.*\); "$$/\1/p' workflow/rules/common.smk)
+STEP_ENVIRONMENT = $(filter-out OMP_WAIT_POLICY=%,$(JOB_ENVIRONMENT))
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 # --configfile takes every word up to the next option, so a target must not follow it.
 SNAKEMAKE := $(RUN) snakemake --configfile $(CONFIGFILE) --cores $(CORES)
@@ -23,6 +32,7 @@ help:
 	@echo "make smoke                a tiny random model through the whole DAG, in a few minutes"
 	@echo "make test                 linters, type checker, test suite, smoke run"
 	@echo "make docs                 fill README.md and docs/ from the last run"
+	@echo "make bench                time and memory of training against other tools, of stages, and growth (ROUNDS=$(ROUNDS))"
 	@echo "make env                  the environment alone, in .venv"
 	@echo "make lock                 write envs/requirements.lock anew from pyproject.toml"
 
@@ -71,6 +81,27 @@ lint: $(READY)
 
 docs: $(READY)
 	@$(RUN) python docs/fill.py
+
+# Other tools want other versions of what they share with this project: they have their own environment.
+$(PEERS_READY): envs/bench.txt
+	@echo "Setting up the environment of other tools in .venv-bench (a few minutes, once)"
+	@rm -rf .venv-bench && $(PYTHON) -m venv .venv-bench
+	@$(PEERS)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' $<)
+	@$(PEERS)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	@touch $@
+
+bench: $(READY) $(PEERS_READY)
+	@test -n "$(JOB_ENVIRONMENT)" || { echo "error: workflow/rules/common.smk exports no settings"; exit 1; }
+	@env $(STEP_ENVIRONMENT) PYTHONPATH=$(CURDIR) $(PEERS)/python benchmarks/training_step.py --rounds $(ROUNDS) --output $(BENCH)
+	@env $(STEP_ENVIRONMENT) $(BIN)/python benchmarks/growth.py --rounds $(ROUNDS) --output $(BENCH)
+	@$(BIN)/python benchmarks/stages.py --results $(RESULTS) --output $(BENCH)
+	@env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/processes.py --config $(CONFIGFILE) --results $(RESULTS) --output $(BENCH)
+	@if test -f $(RESULTS)/model/config.json; then \
+	  env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/residual_caching.py \
+	    --model $(RESULTS)/model --rounds $(ROUNDS) --output $(BENCH)/residual_caching.json; \
+	else \
+	  echo "$(RESULTS)/model: there is no model, so residual caching is not measured; run: make reproduce"; \
+	fi
 
 lock:
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

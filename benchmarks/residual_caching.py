@@ -64,7 +64,8 @@ def main() -> None:
     def run_ours() -> None:
         kept.update(ours.residuals(ids, layers))
 
-    run_bare(), run_ours()
+    run_bare()
+    run_ours()
     pairs = [(seconds(run_bare), seconds(run_ours)) for _ in range(arguments.rounds)]
     n_tokens = ids.numel()
     measured = {

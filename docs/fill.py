@@ -1,9 +1,9 @@
 """Fill README.md and docs/*.md with the numbers and figures of the last embedded run: `make docs`.
 
-A block between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced by what the function NAME below returns.
+A block between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced by what the function NAME returns, of this file or of
+performance.py.
 """
 
-import functools
 import itertools
 import json
 import os
@@ -15,47 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import performance
+from run import BASELINE, FIGURES, PROFILE, RESULTS, ROOT, TOKENIZED, markdown, of_seeds, read, rows_of
 
 from tsae import config
 from tsae.files import write_json
 from tsae.measures import speedups
-from tsae.table import read_table
-
-ROOT = Path(__file__).parent.parent
-PROFILE = config.load(ROOT / "config/config.yaml")
-RESULTS = ROOT / "results" / PROFILE.profile
-FIGURES = ROOT / "figures" / PROFILE.profile
-BASELINE, TOKENIZED = PROFILE.headline()
-
-
-def markdown(rows: list[dict[str, object]]) -> str:
-    """A table from rows that share their keys; all columns but the first are right-aligned."""
-    header = list(rows[0])
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *([str(row[key]) for key in header] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def of_seeds(table: pd.DataFrame, form: str, scale: float = 1.0) -> str:
-    """Mean of the seeds, and the hull of their 95% intervals."""
-    if table.empty:
-        return "-"
-    value, low, high = (
-        form.format(number * scale) for number in (table["value"].mean(), table["low"].min(), table["high"].max())
-    )
-    return f"{value} ({low} to {high})"
-
-
-@functools.cache
-def read(name: str) -> pd.DataFrame:
-    """A table of the run."""
-    return read_table(RESULTS / f"{name}.csv")
-
-
-def rows_of(table: pd.DataFrame, **where: object) -> pd.DataFrame:
-    """Rows with these values in these columns."""
-    for column, value in where.items():
-        table = table[table[column] == value]
-    return table
 
 
 def chosen(metric: str, layer: int, subject: str, **where: object) -> pd.DataFrame:
@@ -129,29 +94,6 @@ def similarity() -> str:
         rows.append(row)
     transposed = pd.DataFrame(rows).set_index("layer").T.reset_index(names="measure")
     return markdown([{str(key): value for key, value in row.items()} for row in transposed.to_dict("records")])
-
-
-def stages() -> str:
-    """Time and memory of every stage, from the benchmark files."""
-    rows = []
-    for stage, files in (
-        (path.stem if path.is_file() else path.name, [path] if path.is_file() else sorted(path.rglob("*.tsv")))
-        for path in sorted((RESULTS / "benchmarks").iterdir(), key=lambda path: path.stat().st_mtime)
-    ):
-        runs = pd.concat([pd.read_csv(file, sep="\t", na_values="-") for file in files])
-        rows.append(
-            {
-                "stage": f"`{stage}`",
-                "jobs": len(runs),
-                "wall time a job [s]": f"{runs['s'].mean():.0f}",
-                "wall time in all [s]": f"{runs['s'].sum():.0f}",
-                "CPU time in all [s]": f"{runs['cpu_time'].sum():.0f}",
-                "peak memory of a job [MB]": f"{runs['max_rss'].max():.0f}",
-            }
-        )
-    total = sum(float(row["wall time in all [s]"]) for row in rows)
-    size = sum(path.stat().st_size for path in RESULTS.rglob("*") if path.is_file())
-    return f"{markdown(rows)}\n\nAll jobs together: {total / 3600:.1f} hours of wall time. The results take {size / 1e9:.1f} GB of disk."
 
 
 def machine() -> str:
@@ -393,9 +335,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
         residuals,
         rulegraph,
         similarity,
-        stages,
         tables,
         zero_bias,
+        *performance.BLOCKS,
     )
 }
 
@@ -415,9 +357,12 @@ if __name__ == "__main__":
     fill(ROOT / "config/README.md")
     if not (RESULTS / "manifest.json").is_file():
         raise SystemExit(f"error: no finished run in {RESULTS}; run make reproduce first")
+    if not (performance.BENCH / "growth.png").is_file():
+        raise SystemExit(f"error: no benchmarks in {performance.BENCH}; run make bench first")
     (ROOT / "docs/figures").mkdir(exist_ok=True)
     for figure in sorted(FIGURES.glob("*.png")):
         shutil.copyfile(figure, ROOT / "docs/figures" / figure.name)
+    shutil.copyfile(performance.BENCH / "growth.png", ROOT / "docs/figures/growth.png")
     record = pd.read_csv(RESULTS / "claims.csv")[["id", "check", "measured", "low", "high"]]
     manifest = json.loads((RESULTS / "manifest.json").read_text())
     write_json(

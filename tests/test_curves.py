@@ -40,7 +40,6 @@ def measure(
     checkpoints: Sequence[int] = CHECKPOINTS,
 ) -> list[dict[str, Any]]:
     return measure_curve(
-        LAYER,
         sae_folder,
         checkpoints,
         prepared.model,

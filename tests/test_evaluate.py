@@ -279,7 +279,7 @@ def test_every_metric_that_is_measured_is_described_and_no_other(
     ]
     assert written["mean_recall"].tolist() == pytest.approx([phrases[1].value] * 2, abs=1e-4)
     curve = measure_curve(
-        LAYER, sae, (), prepared.model, prepared.residuals, evaluated.ablations, SETTINGS, Curves(ce_sequences=2), False
+        sae, (), prepared.model, prepared.residuals, evaluated.ablations, SETTINGS, Curves(ce_sequences=2), False
     )
     baselines = measure_baselines(prepared.residuals, prepared.unigrams, LAYER, SETTINGS)
     groups = [*measured.values(), phrases, *baselines.values()]

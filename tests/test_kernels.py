@@ -253,6 +253,46 @@ def test_blocks_of_pre_activations_change_nothing(selection: str, block: int, mo
         torch.testing.assert_close(found.found[name], expected.found[name])
 
 
+def test_x_has_a_gradient_where_the_weights_have_none(branch: str) -> None:
+    inputs = make_inputs("random", torch.float64)
+    gradients = []
+    for function in (encode, dense_encode):
+        x = inputs.x.clone().requires_grad_()
+        function(x, inputs.W_enc, inputs.b_enc, select_positive)[0].square().sum().backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_second_derivatives_are_refused() -> None:
+    inputs = make_inputs("random", torch.float64)
+    x = inputs.x.clone().requires_grad_()
+    pre, _, _ = encode(x, inputs.W_enc, inputs.b_enc, select_positive, inputs.b_dec.requires_grad_())
+    (gradient,) = torch.autograd.grad(pre.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("case", ["random", "silent tokens", "nearly all"])
+def test_without_the_loops_the_numbers_are_the_same(case: str, selection: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = make_inputs(case, torch.float64)
+    expected = run(inputs, selection, fast=True, auxiliary=True)
+    monkeypatch.setattr(kernels, "_looped", lambda _: False)
+    monkeypatch.setattr(kernels, "loops", None)
+    found = run(inputs, selection, fast=True, auxiliary=True)
+    assert torch.equal(found.offsets, expected.offsets)
+    for name in expected.found:
+        torch.testing.assert_close(found.found[name], expected.found[name])
+
+
+def test_half_precision() -> None:
+    inputs = make_inputs("ties", torch.bfloat16)
+    pre, _, _ = encode(inputs.x, inputs.W_enc, inputs.b_enc, select_topk(5))
+    assert pre.dtype == torch.bfloat16
+    products = inputs.x @ inputs.W_enc.T
+    assert torch.equal(pre.view(N, 5).sort(descending=True).values, (products + inputs.b_enc).topk(5).values)
+
+
 def test_values_have_gradients_where_the_decoder_has_none(branch: str) -> None:
     inputs = make_inputs("random", torch.float64)
     pre, features, offsets = encode(inputs.x, inputs.W_enc, inputs.b_enc, select_positive)

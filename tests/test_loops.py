@@ -1,10 +1,5 @@
 """The loops against plain sorting and searching."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -12,8 +7,6 @@ from torch import Tensor
 
 from tsae import loops
 from tsae.kernels import encode, rows_of, select_topk
-
-ROOT = Path(__file__).parent.parent
 
 
 def random_products(n_tokens: int, n_features: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -65,17 +58,47 @@ def test_numbers_far_apart_do_not_hide_the_others() -> None:
     assert torch.equal(pre.gather(1, found).sort(descending=True).values, pre.topk(10).values)
 
 
-@pytest.mark.parametrize("where", [0, 3, 299, slice(None)])
-def test_nan_is_let_through(where: int | slice) -> None:
+@pytest.mark.parametrize("where", [0, 3, 14, 255, 256, 299, [7, 263], slice(None)])
+def test_nan_is_let_through(where: int | list[int] | slice) -> None:
     products, bias = random_products(5, 300)
+    products[2, 270] = 100.0  # in the same lane as feature 14
     products[2, where] = torch.nan
     found = largest(products, bias, 8)
     assert found.min() >= 0
     assert found.max() < 300
     assert all(len(row) == 8 for row in map(set, found.tolist()))
+    n_nan = int(products[2].isnan().sum())
+    assert products[2][found[2]].isnan().sum() == min(8, n_nan)
     clean = [0, 1, 3, 4]
     pre = products + bias
     assert torch.equal(pre[clean].gather(1, found[clean]).sort(descending=True).values, pre[clean].topk(8).values)
+
+
+@pytest.mark.parametrize("feature", [0, 14, 299])
+def test_nan_of_a_bias_reaches_every_token(feature: int) -> None:
+    bias = torch.zeros(300)
+    bias[feature] = torch.nan
+    pre, _, offsets = encode(torch.ones(4, 2), torch.ones(300, 2), bias, select_topk(3))
+    assert torch.equal(rows_of(offsets, 12)[pre.isnan()], torch.arange(4))
+
+
+def test_more_features_than_there_are_are_refused() -> None:
+    with pytest.raises(ValueError, match="k = 5 of 4 features"):
+        largest(torch.zeros(2, 4), torch.zeros(4), 5)
+
+
+@pytest.mark.parametrize("outlier", [1e3, 1e5, 3e38, torch.inf, -torch.inf])
+def test_outliers_leave_few_candidates(outlier: float) -> None:
+    values = np.random.default_rng(0).normal(size=512).astype(np.float32)
+    values[7] = outlier
+    bound = loops._bound(values, 32, np.finfo(np.float32).max)
+    assert 32 <= (values >= bound).sum() <= 36
+
+
+def test_among_equals_the_bound_is_the_kth_largest() -> None:
+    values = np.repeat(np.arange(8, dtype=np.float32), 64)
+    assert loops._bound(values, 100, np.finfo(np.float32).max) == 6
+    assert loops._bound(np.full(300, -np.inf, np.float32), 100, np.finfo(np.float32).max) == -np.inf
 
 
 def test_a_whole_row_of_nan_reaches_the_pre_activations() -> None:
@@ -106,21 +129,10 @@ def test_groups_are_a_stable_sort() -> None:
     assert torch.equal(offsets, counts.cumsum(0) - counts)
 
 
-def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    code = (
-        "import sys, numpy as np; from tsae import loops; "
-        "p = np.random.default_rng(0).normal(size=(64, 900)).astype(np.float32); "
-        "sys.stdout.buffer.write(loops.largest(p, p[0], 20, int(sys.argv[1])).tobytes())"
-    )
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", code, threads],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": threads},
-            capture_output=True,
-            check=True,
-        ).stdout
-        for threads in ("1", "2")
-    ]
-    assert outputs[0] == outputs[1]
-    assert len(np.frombuffer(outputs[0], np.int64)) == 64 * 20
+@pytest.mark.parametrize("n_rows", [0, 1])
+def test_fewer_rows_than_threads(n_rows: int) -> None:
+    products, bias = random_products(n_rows, 300)
+    assert largest(products, bias, 5, n_threads=2).shape == (n_rows, 5)
+    features, offsets = loops.positive(products.numpy(), bias.numpy(), 2)
+    assert (len(features) > 0) == (n_rows > 0)
+    assert len(offsets) == n_rows

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -38,3 +40,19 @@ def test_steps_are_those_of_sparse_adam(betas: tuple[float, float]) -> None:
         optimizer.step(tokens, gradients)
         torch.testing.assert_close(table, expected.detach(), rtol=1e-5, atol=1e-6)
     assert torch.equal(table[15:], torch.randn(20, 3, generator=torch.Generator().manual_seed(0))[15:])
+
+
+def test_a_copy_goes_on_where_the_original_was() -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(6, 2, generator=generator)
+    optimizer = RowAdam(table, lr=0.1)
+    steps = [(torch.tensor([1, 4]), torch.randn(2, 2, generator=generator)) for _ in range(4)]
+    for step in steps[:2]:
+        optimizer.step(*step)
+    other = RowAdam(table.clone(), lr=0.1)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for step in steps[2:]:
+        optimizer.step(*step)
+        other.step(*step)
+    (again,) = other.param_groups[0]["params"]
+    assert torch.equal(again, table)

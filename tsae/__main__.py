@@ -199,7 +199,6 @@ def measure_curve(
 
     of = _parse(Job, job)
     rows = measure_curve(
-        of.layer,
         sae,
         checkpoints or (),
         model,

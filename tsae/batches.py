@@ -28,11 +28,14 @@ def training_batches(cache: ResidualCache, settings: Training, seed: int) -> Ite
     rows that do not fill a batch go on to the next buffer. Shards are read, and batches made, in a thread of their own.
     """
     batches = _shuffled(cache, settings, seed)
-    with ThreadPoolExecutor(1, "batches") as thread:
+    thread = ThreadPoolExecutor(1, "batches")
+    try:
         ahead = deque(thread.submit(next, batches, None) for _ in range(AHEAD))
         while (batch := ahead.popleft().result()) is not None:
             ahead.append(thread.submit(next, batches, None))
             yield batch
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
 def _shuffled(cache: ResidualCache, settings: Training, seed: int) -> Iterator[Batch]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tsae.baselines import Sequences, evenly_spaced, load_sequences, spread
+from tsae.baselines import evenly_spaced, load_sequences, spread
 from tsae.config import Curves, Evaluation
 from tsae.evaluate import measure_reconstruction, patched_losses
 from tsae.files import load_tensors
@@ -18,7 +18,6 @@ from tsae.table import labelled
 
 
 def measure_curve(
-    layer: int,
     sae_folder: Path,
     checkpoints: Sequence[int],
     model_folder: Path,
@@ -31,7 +30,6 @@ def measure_curve(
     """Measure every checkpoint of an SAE, the trained one last.
 
     Args:
-        layer: of the SAE.
         sae_folder: the trained SAE, with its checkpoints in `checkpoints/`.
         checkpoints: their steps.
         model_folder: the language model.
@@ -45,13 +43,14 @@ def measure_curve(
         Rows of a table with columns `step` and `tokens`.
 
     Raises:
-        ValueError: a checkpoint is missing or damaged.
+        ValueError: a checkpoint or the losses without an SAE are missing or damaged.
     """
     folders = [*(sae_folder / f"checkpoints/step{step:08d}" for step in checkpoints), sae_folder]
+    layer = load(sae_folder).metadata["layer"]
     sequences = load_sequences(open_residuals(residuals, "heldout", layer))
     scored, without_sae = spread(sequences, settings.ce_sequences), load_tensors(ablations)
     chosen = evenly_spaced(len(scored.tokens), curves.ce_sequences)
-    fewer = Sequences(*(part[chosen] for part in scored))
+    fewer = spread(scored, curves.ce_sequences)
     clean, count = without_sae["clean"][chosen], without_sae["count"][chosen]
     bootstrap = Bootstrap(len(chosen), settings.bootstrap, settings.seed)
     rows: list[dict[str, Any]] = []

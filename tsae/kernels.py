@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tsae import loops
 
 # Above this share of active features a dense product beats the sum of rows (measured at N = 512, F = 2304, d = 576).
 DENSE_SHARE = 0.1
-# Pre-activations of at most so many elements exist at a time; only an evaluation of many tokens at once has more.
+# So many pre-activations are computed at a time; only an evaluation of many tokens at once has more.
 BLOCK = 2**26
 
 Select = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -30,12 +31,18 @@ The sum of both is never written to memory on a CPU, where that takes longer tha
 """
 
 
+def _looped(x: Tensor) -> bool:
+    """Whether the loops can read a tensor."""
+    return x.is_cpu and x.dtype in (torch.int64, torch.float32, torch.float64)
+
+
 def select_topk(k: int) -> Select:
     """The k largest pre-activations of every token."""
 
     def select(products: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        if products.is_cpu:
-            features = torch.from_numpy(loops.largest(products.numpy(), bias.numpy(), k, torch.get_num_threads()))
+        if _looped(products):
+            arrays = products.detach().numpy(), bias.detach().numpy()
+            features = torch.from_numpy(loops.largest(*arrays, k, torch.get_num_threads()))
         else:
             features = (products + bias).topk(k, dim=-1, sorted=False).indices
         return features.flatten(), torch.arange(0, features.numel(), k, device=products.device)
@@ -45,9 +52,10 @@ def select_topk(k: int) -> Select:
 
 def select_positive(products: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Every pre-activation above zero."""
-    if products.is_cpu:
-        features, offsets = loops.positive(products.numpy(), bias.numpy(), torch.get_num_threads())
-        return torch.from_numpy(features), torch.from_numpy(offsets)
+    if _looped(products):
+        arrays = products.detach().numpy(), bias.detach().numpy()
+        features, offsets = map(torch.from_numpy, loops.positive(*arrays, torch.get_num_threads()))
+        return features, offsets
     rows, features = (products + bias > 0).nonzero(as_tuple=True)
     counts = torch.bincount(rows, minlength=len(products))
     return features, torch.cumsum(counts, 0) - counts
@@ -68,7 +76,7 @@ class Groups(NamedTuple):
 
 def group_by_feature(features: Tensor, n_features: int) -> Groups:
     """Sort the active features (M,) of a batch by feature."""
-    if features.is_cpu:
+    if _looped(features):
         return Groups(*map(torch.from_numpy, loops.group(features.numpy(), n_features)))
     counts = torch.bincount(features, minlength=n_features)
     return Groups(torch.argsort(features, stable=True), torch.cumsum(counts, 0) - counts)
@@ -105,34 +113,44 @@ def _sum_features_by_token(weights: Tensor, features: Tensor, offsets: Tensor, m
     return F.embedding_bag(features, matrix, offsets, mode="sum", per_sample_weights=weights)
 
 
+def _encode_block(centred: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select) -> tuple[Tensor, Tensor, Tensor]:
+    products = centred @ W_enc.t()
+    features, offsets = select(products, b_enc)
+    places = torch.add(features, rows_of(offsets, len(features)), alpha=len(W_enc))
+    return products.flatten().index_select(0, places) + b_enc.index_select(0, features), features, offsets
+
+
 class _Encode(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None, select: Select
     ) -> tuple[Tensor, Tensor, Tensor]:
         centred = x if b_dec is None else x - b_dec
-        found, n_active = [], 0
-        for part in centred.split(max(1, BLOCK // len(W_enc))):
-            products = part @ W_enc.t()
-            features, offsets = select(products, b_enc)
-            places = torch.add(features, rows_of(offsets, len(features)), alpha=len(W_enc))
-            pre = products.flatten().index_select(0, places) + b_enc.index_select(0, features)
-            found.append((pre, features, offsets + n_active))
-            n_active += len(features)
-        pre, features, offsets = (torch.cat(parts) for parts in zip(*found, strict=True))
+        blocks = [_encode_block(part, W_enc, b_enc, select) for part in centred.split(max(1, BLOCK // len(W_enc)))]
+        pre, features, offsets = blocks[0]
+        for block in blocks[1:]:
+            offsets = torch.cat([offsets, block[2] + len(features)])
+            pre, features = torch.cat([pre, block[0]]), torch.cat([features, block[1]])
         ctx.save_for_backward(centred, W_enc, features, offsets)
         ctx.mark_non_differentiable(features, offsets)
         return pre, features, offsets
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         centred, W_enc, features, offsets = ctx.saved_tensors
+        for_x, for_W_enc, for_b_enc, for_b_dec, _ = ctx.needs_input_grad
         grad = grad.contiguous()
-        grad_x = _sum_features_by_token(grad, features, offsets, W_enc) if ctx.needs_input_grad[0] else None
-        grad_W_enc = _sum_tokens_by_feature(centred, grad, features, rows_of(offsets, len(features)), len(W_enc))
-        grad_b_enc = torch.zeros_like(W_enc[:, 0]).index_add_(0, features, grad)
-        # Of the gradient of every token b_dec needs the sum alone, which is one product of a vector.
-        grad_b_dec = -(grad_b_enc @ W_enc) if ctx.needs_input_grad[3] else None
+        grad_x = grad_W_enc = grad_b_enc = grad_b_dec = None
+        if for_x:
+            grad_x = _sum_features_by_token(grad, features, offsets, W_enc)
+        if for_W_enc:
+            grad_W_enc = _sum_tokens_by_feature(centred, grad, features, rows_of(offsets, len(features)), len(W_enc))
+        if for_b_enc or for_b_dec:
+            grad_b_enc = torch.zeros_like(W_enc[:, 0]).index_add_(0, features, grad)
+        if for_b_dec:
+            # Of the gradients of all tokens b_dec needs the sum alone, which is one product of a vector.
+            grad_b_dec = -(grad_b_enc @ W_enc)
         return grad_x, grad_W_enc, grad_b_enc, grad_b_dec, None
 
 
@@ -143,6 +161,7 @@ class _Decode(torch.autograd.Function):
         return _sum_features_by_token(values, features, offsets, W_dec)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         values, features, offsets, W_dec = ctx.saved_tensors
         grad = grad.contiguous()

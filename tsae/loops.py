@@ -1,136 +1,184 @@
 """Three loops over memory for which PyTorch has no operator of their cost, compiled by numba.
 
-`torch.topk` sorts parts of every row, `nonzero` writes two indices per element, `argsort` orders what only needs grouping.
-kernels.py runs these on a CPU, and PyTorch's operators elsewhere.
+`torch.topk` sorts parts of every row, `nonzero` makes several passes, `argsort` orders what only needs grouping. kernels.py runs
+these on a CPU, and PyTorch's operators elsewhere. Arrays are float32 or float64.
 """
 
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numba
 import numpy as np
-from numba import njit, prange
+import numpy.typing as npt
+from numba import njit
 
 OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 
+Array = npt.NDArray[Any]
+
 
 @njit(**OPTIONS)
-def _lane_maxima(row: Any, bias: Any, maxima: Any) -> None:
-    """Largest element of row + bias in each lane; lane j of L holds the elements j, j + L, j + 2 L, ..."""
+def _lane_maxima(row: Any, bias: Any, maxima: Any) -> Any:
+    """Largest element of row + bias in each lane, NaN if one is; lane j of L holds the elements j, j + L, j + 2 L, ...
+
+    Returns the number of lanes with NaN.
+    """
     lanes = len(maxima)
     maxima[:] = row[:lanes] + bias[:lanes]
     for start in range(lanes, len(row), lanes):
         part, part_bias = row[start : start + lanes], bias[start : start + lanes]
         for lane in range(len(part)):
             value = part[lane] + part_bias[lane]
-            maxima[lane] = value if value > maxima[lane] else maxima[lane]
+            maxima[lane] = value if value > maxima[lane] or value != value else maxima[lane]
+    n_nan = np.int32(0)
+    for value in maxima:
+        n_nan += np.int32(value != value)
+    return n_nan
 
 
 @njit(**OPTIONS)
-def _bound(values: Any, k: int) -> Any:
-    """A number that k or a few more of the values reach, found by halving their range."""
-    low, high = values[0], values[0]
+def _count(values: Any, bound: Any) -> Any:
+    n = np.int32(0)
+    for value in values:
+        n += np.int32(value >= bound)
+    return n
+
+
+@njit(**OPTIONS)
+def _bound(values: Any, k: int, largest_number: Any) -> Any:
+    """A number that at least k of the values reach, and at most an eighth more unless they are equal; none is NaN.
+
+    Found by halving the range of the values; where equal ones are in the way, it ends as the k-th largest itself.
+    """
+    low, high = largest_number, -largest_number
     for value in values:
         low, high = min(low, value), max(high, value)
+    low, high = max(low, -largest_number), min(high, largest_number)
+    if _count(values, low) < k:
+        return values.dtype.type(-np.inf)
     half = values.dtype.type(0.5)
-    for _ in range(12):
+    while True:
         middle = half * low + half * high
-        n = np.int32(0)
-        for value in values:
-            n += np.int32(value >= middle)
+        if not low < middle < high:
+            return high if _count(values, high) >= k else low
+        n = _count(values, middle)
         if n >= k:
             low = middle
             if n <= k + k // 8:
-                break
+                return low
         else:
             high = middle
-    return low
 
 
-@njit(parallel=True, **OPTIONS)
-def _largest(products: Any, bias: Any, k: int, lanes: int, n_threads: int, features: Any) -> None:
-    n_rows, n_features = products.shape
-    for thread in prange(n_threads):
-        maxima = np.empty(lanes, products.dtype)
-        values, found = np.empty(n_features, products.dtype), np.empty(n_features, np.int64)
-        for i in range(thread * n_rows // n_threads, (thread + 1) * n_rows // n_threads):
-            row = products[i]
-            _lane_maxima(row, bias, maxima)
-            # k lanes reach the bound, so k elements do, and all that do are in those lanes.
-            bound = _bound(maxima, k)
+@njit(**OPTIONS)
+def _keep(values: Any, found: Any, n: int, bound: Any, n_equal: int) -> int:
+    """Move those of the first n that exceed the bound to the front, in order, with the first n_equal that equal it."""
+    kept = 0
+    for j in range(n):
+        equal = values[j] == bound
+        if values[j] > bound or (equal and n_equal > 0):
+            n_equal -= equal
+            values[kept], found[kept] = values[j], found[j]
+            kept += 1
+    return kept
+
+
+@njit(**OPTIONS)
+def _largest(first: int, last: int, products: Any, bias: Any, lanes: int, largest_number: Any, features: Any) -> None:
+    n_features, k = products.shape[1], features.shape[1]
+    maxima = np.empty(lanes, products.dtype)
+    values, found = np.empty(n_features, products.dtype), np.empty(n_features, np.int64)
+    for i in range(first, last):
+        row = products[i]
+        if _lane_maxima(row, bias, maxima):  # let NaN through, so that the loss shows it
             n = 0
-            for lane in range(lanes):
-                if maxima[lane] >= bound:
-                    for feature in range(lane, n_features, lanes):
-                        value = row[feature] + bias[feature]
-                        if value >= bound:
-                            values[n], found[n] = value, feature
-                            n += 1
-            while n > k:
-                smallest = 0
-                for j in range(1, n):
-                    if values[j] <= values[smallest]:
-                        smallest = j
-                n -= 1
-                values[smallest], found[smallest] = values[n], found[n]
-            if n < k:  # NaN compares with nothing: let it through, so that the loss shows it
-                n = 0
-                for wanted in (True, False):
-                    for feature in range(n_features):
-                        if n < k and np.isnan(row[feature] + bias[feature]) == wanted:
-                            found[n] = feature
-                            n += 1
-            features[i] = found[:k]
+            for wanted in (True, False):
+                for feature in range(n_features):
+                    if n < k and np.isnan(row[feature] + bias[feature]) == wanted:
+                        features[i, n] = feature
+                        n += 1
+            continue
+        # k lanes reach the bound, so k elements do, and all that do are in those lanes.
+        bound = _bound(maxima, k, largest_number)
+        n = 0
+        for lane in range(lanes):
+            if maxima[lane] >= bound:
+                for feature in range(lane, n_features, lanes):
+                    value = row[feature] + bias[feature]
+                    if value >= bound:
+                        values[n], found[n] = value, feature
+                        n += 1
+        if n > 2 * k:
+            bound = _bound(values[:n], k, largest_number)
+            n = _keep(values, found, n, bound, n)
+        if n > 2 * k:  # many equal the bound, which then is the k-th largest
+            n_above = 0
+            for j in range(n):
+                n_above += values[j] > bound
+            n = _keep(values, found, n, bound, k - n_above)
+        while n > k:
+            smallest = 0
+            for j in range(1, n):
+                if values[j] <= values[smallest]:
+                    smallest = j
+            n -= 1
+            values[smallest], found[smallest] = values[n], found[n]
+        features[i] = found[:k]
 
 
-def largest(products: Any, bias: Any, k: int, n_threads: int) -> Any:
+def largest(products: Array, bias: Array, k: int, n_threads: int) -> Array:
     """The features (N, k) int64 of the k largest elements of each row of products (N, F) + bias (F,), in no order.
 
     A row with NaN gives the features that are NaN first. Among equals the choice is the same every time.
+
+    Raises:
+        ValueError: there are fewer than k features.
     """
-    features = np.empty((len(products), k), np.int64)
-    # With many times k lanes, few lanes hold more than one of the k largest, and their maxima still fit the fastest cache.
-    lanes = min(products.shape[1], max(256, 4 * k))
-    _largest(products, bias, k, lanes, _limit(n_threads), features)
+    n_rows, n_features = products.shape
+    if k > n_features:
+        raise ValueError(f"k = {k} of {n_features} features")
+    features = np.empty((n_rows, k), np.int64)
+    # Several times k lanes, so that few hold more than one of the k largest.
+    lanes = min(n_features, max(256, 4 * k))
+    _over_rows(_largest, n_rows, n_threads, products, bias, lanes, np.finfo(products.dtype).max, features)
     return features
 
 
-@njit(parallel=True, **OPTIONS)
-def _count_positive(products: Any, bias: Any, n_threads: int, counts: Any) -> None:
-    for thread in prange(n_threads):
-        for i in range(thread * len(products) // n_threads, (thread + 1) * len(products) // n_threads):
-            row, n = products[i], np.int32(0)
-            for feature in range(len(row)):
-                n += np.int32(row[feature] + bias[feature] > 0)
-            counts[i] = n
+@njit(**OPTIONS)
+def _count_positive(first: int, last: int, products: Any, bias: Any, counts: Any) -> None:
+    for i in range(first, last):
+        row, n = products[i], np.int32(0)
+        for feature in range(len(row)):
+            n += np.int32(row[feature] + bias[feature] > 0)
+        counts[i] = n
 
 
-@njit(parallel=True, **OPTIONS)
-def _find_positive(products: Any, bias: Any, n_threads: int, offsets: Any, features: Any) -> None:
-    for thread in prange(n_threads):
-        for i in range(thread * len(products) // n_threads, (thread + 1) * len(products) // n_threads):
-            row, slot = products[i], offsets[i]
-            for feature in range(len(row)):
-                if row[feature] + bias[feature] > 0:
-                    features[slot] = feature
-                    slot += 1
+@njit(**OPTIONS)
+def _find_positive(first: int, last: int, products: Any, bias: Any, offsets: Any, features: Any) -> None:
+    for i in range(first, last):
+        row, slot = products[i], offsets[i]
+        for feature in range(len(row)):
+            if row[feature] + bias[feature] > 0:
+                features[slot] = feature
+                slot += 1
 
 
-def positive(products: Any, bias: Any, n_threads: int) -> tuple[Any, Any]:
+def positive(products: Array, bias: Array, n_threads: int) -> tuple[Array, Array]:
     """The elements of products (N, F) + bias (F,) above zero.
 
     Gives their features (M,) int64, row after row, and where each row's start (N,) int64.
     """
-    n_threads = _limit(n_threads)
     counts = np.empty(len(products), np.int64)
-    _count_positive(products, bias, n_threads, counts)
+    _over_rows(_count_positive, len(products), n_threads, products, bias, counts)
     offsets = np.cumsum(counts) - counts
     features = np.empty(counts.sum(), np.int64)
-    _find_positive(products, bias, n_threads, offsets, features)
+    _over_rows(_find_positive, len(products), n_threads, products, bias, offsets, features)
     return features, offsets
 
 
 @njit(**OPTIONS)
-def group(features: Any, n_features: int) -> tuple[Any, Any]:
+def group(features: Any, n_features: int) -> Any:
     """A stable counting sort of features (M,): the slots (M,) in order of feature, and where each feature's start (F,)."""
     offsets = np.zeros(n_features + 1, np.int64)
     for feature in features:
@@ -145,8 +193,12 @@ def group(features: Any, n_features: int) -> tuple[Any, Any]:
     return slots, offsets[:-1]
 
 
-def _limit(n_threads: int) -> int:
-    """Let the next loops run on so many threads, or on as many as there are."""
-    n_threads = min(n_threads, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-    numba.set_num_threads(n_threads)
-    return n_threads
+def _over_rows(loop: Callable[..., None], n_rows: int, n_threads: int, *arguments: Any) -> None:
+    """Run a loop over rows in parts, one per thread; a part is `first` and `last`."""
+    if n_threads == 1 or n_rows < 2:
+        loop(0, n_rows, *arguments)
+        return
+    edges = [part * n_rows // n_threads for part in range(n_threads + 1)]
+    with ThreadPoolExecutor(n_threads) as threads:
+        for part in [threads.submit(loop, *ends, *arguments) for ends in itertools.pairwise(edges)]:
+            part.result()

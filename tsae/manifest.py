@@ -17,6 +17,7 @@ PACKAGES = (
     "torch",
     "transformers",
     "transformer_lens",
+    "numba",
     "numpy",
     "pandas",
     "matplotlib",

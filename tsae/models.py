@@ -90,11 +90,12 @@ class LanguageModel:
             return self._bridge(residual, start_at_layer=layer, use_cache=False)
 
     def _keys_and_values(self, prefix: Sequence[int], batch: int) -> dict[str, Any]:
-        if tuple(prefix) not in self._past:
-            ids = torch.tensor([list(prefix)])
-            _, self._past[tuple(prefix)] = self._bridge(ids, return_type="logits_and_cache", use_cache=True)
+        key = tuple(prefix)
+        if key not in self._past:
+            _, past = self._bridge(torch.tensor([key]), return_type="logits_and_cache", use_cache=True)
+            self._past = {key: past}
         # A forward pass adds its own keys and values.
-        cache = copy.deepcopy(self._past[tuple(prefix)])
+        cache = copy.deepcopy(self._past[key])
         cache.batch_repeat_interleave(batch)
         return {"past_key_values": cache}
 

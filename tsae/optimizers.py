@@ -14,13 +14,14 @@ class RowAdam(torch.optim.Optimizer):
     def __init__(self, table: Tensor, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
         """Take the table (V, d), which is changed in place."""
         super().__init__([table], {"lr": lr, "betas": betas, "eps": eps})
-        self.table = table
         self.state[table] = {"step": 0, "mean": torch.zeros_like(table), "square": torch.zeros_like(table)}
 
     @torch.no_grad()
     def step(self, tokens: Tensor, gradients: Tensor) -> None:  # type: ignore[override]
         """Apply the gradients (N, d) of the rows at tokens (N,)."""
-        group, state = self.param_groups[0], self.state[self.table]
+        (group,) = self.param_groups
+        (table,) = group["params"]
+        state = self.state[table]
         state["step"] += 1
         rows, place = torch.unique(tokens, return_inverse=True)
         summed = gradients.new_zeros(len(rows), gradients.shape[1]).index_add_(0, place, gradients)
@@ -32,4 +33,4 @@ class RowAdam(torch.optim.Optimizer):
         mean, square = moments
         first, second = (1 - beta ** state["step"] for beta in group["betas"])
         change = mean.div_(square.sqrt_().add_(group["eps"])).mul_(-group["lr"] * second**0.5 / first)
-        self.table.index_add_(0, rows, change)
+        table.index_add_(0, rows, change)

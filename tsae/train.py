@@ -32,7 +32,7 @@ FORMAT = 2
 class Step(NamedTuple):
     """What came of one optimization step."""
 
-    loss: float  # mean over tokens, and over the width of a residual
+    loss: float  # penalty included; mean over tokens, and over the width of a residual
     fired: Tensor  # (n,) int64: the feature of every non-zero activation
 
 
@@ -199,7 +199,7 @@ def train(
         "residuals": cache.made_from,
         "unigrams": {"sha256": sha256(unigrams)} | load_metadata(unigrams),
         "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("tsae", "torch", "transformers", "transformer_lens")},
+        | {name: version(name) for name in ("tsae", "torch", "numba", "transformers", "transformer_lens")},
     }
 
     def write(to: Path, progress: Progress, table_dtype: torch.dtype) -> None:

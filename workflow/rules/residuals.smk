@@ -32,6 +32,8 @@ rule unigrams:
         "<logs>/unigrams.log",
     benchmark:
         "<benchmarks>/unigrams.tsv"
+    # It takes all cores, so what takes one waits for it, or leaves a core idle before it.
+    priority: 1
     threads: 16
     params:
         settings=to_json(CONFIG.unigrams),

@@ -1,0 +1,129 @@
+"""How the training step grows with the batch, the features and k, against plain PyTorch and the encoder's product.
+
+    python benchmarks/growth.py [--rounds 10] [--threads N] [--output results/bench]
+
+One size changes at a time; the others stay as in `BASE`. Times are medians over rounds, in which all take turns. An exponent
+p says that the time grows as size^p between the two largest sizes.
+"""
+
+import argparse
+import math
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import compare, describe_machine, in_words, table
+from steps import Contender, Shape, dense, make_batches, ours, product
+
+from tsae import plots
+from tsae.files import write_json
+
+BASE = Shape(2048, 576, 4608, 32)
+SIZES = {
+    "n_tokens": [256, 512, 1024, 2048, 4096, 8192],
+    "n_features": [1152, 2304, 4608, 9216, 18432],
+    "k": [8, 16, 32, 64, 128, 256],
+}
+LABELS = {"n_tokens": "tokens in a batch", "n_features": "features", "k": "k, active features per token"}
+REFERENCE = "encoder product"
+CONTENDERS: dict[str, Callable[[Shape], Contender]] = {
+    REFERENCE: product,
+    "dense PyTorch": dense,
+    "ours": ours,
+    "ours, learned table": partial(ours, tokenized=True),
+}
+STYLES: dict[str, dict[str, Any]] = {
+    REFERENCE: {"color": "black", "linestyle": ":"},
+    "dense PyTorch": {"color": plots.PUBLISHED, "marker": "^", "linestyle": "--"},
+    "ours": {"color": plots.COLOURS["baseline"], "marker": "o"},
+    "ours, learned table": {"color": plots.COLOURS["tokenized"], "marker": "D"},
+}
+WARM_UPS = 2
+
+
+def measure_shape(shape: Shape, rounds: int) -> dict[str, dict[str, float]]:
+    """Time of a step of every contender."""
+    batches = make_batches(shape)
+    steps = {name: build(shape).step for name, build in CONTENDERS.items()}
+    for turn in range(WARM_UPS):
+        for step in steps.values():
+            step(batches[turn])
+    timings = compare(steps, steps[REFERENCE], batches, rounds, shape.repeats)
+    return {name: timing.summary(shape.n_tokens) for name, timing in timings.items()}
+
+
+def measure(rounds: int) -> list[dict[str, Any]]:
+    """One row for each size and contender; the sizes of `BASE` are measured once for all three."""
+    measured: dict[Shape, dict[str, dict[str, float]]] = {}
+    rows = []
+    for axis, sizes in SIZES.items():
+        for size in sizes:
+            shape = BASE._replace(**{axis: size})
+            if shape not in measured:
+                measured[shape] = measure_shape(shape, rounds)
+            for name, summary in measured[shape].items():
+                rows.append({"axis": axis, **shape._asdict(), "contender": name, **summary})
+    return rows
+
+
+def chosen(rows: list[dict[str, Any]], axis: str, name: str) -> list[tuple[int, float]]:
+    """Size and time [ms] of a contender along an axis."""
+    return [(row[axis], row["ms"]) for row in rows if row["axis"] == axis and row["contender"] == name]
+
+
+def exponent(points: list[tuple[int, float]]) -> float:
+    """Slope of the logarithms between the two largest sizes."""
+    (size, time), (larger, longer) = sorted(points)[-2:]
+    return math.log(longer / time) / math.log(larger / size)
+
+
+def show(rows: list[dict[str, Any]]) -> str:
+    """A table per axis: times, and exponents in the last column."""
+    tables = []
+    for axis in SIZES:
+        lines = []
+        for name in CONTENDERS:
+            points = chosen(rows, axis, name)
+            times = {f"{size}": f"{ms:.1f}" for size, ms in points}
+            lines.append({f"step [ms] by {LABELS[axis]}": name} | times | {"exponent": f"{exponent(points):.2f}"})
+        tables.append(table(lines))
+    return "\n\n".join(tables)
+
+
+def draw(rows: list[dict[str, Any]], outputs: list[str]) -> None:
+    """A panel per axis, both axes logarithmic."""
+    fig, axes = plots.figure(len(SIZES), sharey=True)
+    for ax, (axis, sizes) in zip(axes, SIZES.items(), strict=True):
+        for name, style in STYLES.items():
+            points = chosen(rows, axis, name)
+            ax.plot([size for size, _ in points], [ms for _, ms in points], label=name, **style)
+        plots.log2_ticks(ax, sizes[::2] if len(sizes) > 5 else sizes)
+        ax.set_xlim(min(sizes) / 1.3, max(sizes) * 1.3)
+        ax.set_xlabel(LABELS[axis])
+    plots.log_axis(axes[0], "y", [row["ms"] for row in rows])
+    axes[0].set_ylabel("time of a step [ms]")
+    plots.legend_above(fig, axes[0], columns=4)
+    plots.save(fig, outputs)
+
+
+def main() -> None:
+    """Measure, print and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--output", type=Path, default=Path("results/bench"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    machine = describe_machine()
+    print(f"{in_words(machine)}; {arguments.rounds} rounds; where not said otherwise: {BASE}\n", flush=True)
+    rows = measure(arguments.rounds)
+    print(show(rows))
+    write_json(arguments.output / "growth.json", {"machine": machine, "rounds": arguments.rounds, "rows": rows})
+    draw(rows, [str(arguments.output / f"growth.{ending}") for ending in ("svg", "png")])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""What the benchmarks share: a clock that compares neighbours, memory as the operating system sees it, the machine, tables."""
+
+import ctypes
+import gc
+import os
+import platform
+import re
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+# What workflow/rules/common.smk sets for every job, and the Makefile for benchmarks; of the step's, not how threads wait.
+ENVIRONMENT = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "OMP_WAIT_POLICY")
+
+
+class Timing(NamedTuple):
+    """A contender against the reference, round by round."""
+
+    seconds: list[float]  # of one step
+    ratios: list[float]  # to the reference, which ran just before
+
+    def summary(self, n_tokens: int) -> dict[str, float]:
+        """Medians, and the range of the ratios."""
+        median = statistics.median(self.seconds)
+        return {
+            "ms": 1000 * median,
+            "ratio": statistics.median(self.ratios),
+            "ratio_low": min(self.ratios),
+            "ratio_high": max(self.ratios),
+            "tokens_per_s": n_tokens / median,
+        }
+
+
+def seconds(run: Callable[[T], object], x: T, repeats: int) -> float:
+    """Wall time of a call, the mean of `repeats` calls."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run(x)
+    return (time.perf_counter() - start) / repeats
+
+
+def compare(
+    contenders: Mapping[str, Callable[[T], object]],
+    reference: Callable[[T], object],
+    inputs: Sequence[T],
+    rounds: int,
+    repeats: int,
+) -> dict[str, Timing]:
+    """Time contenders in turns, each right after the reference: the machine's speed drifts, a ratio of neighbours does not.
+
+    Args:
+        contenders: what to time, by name.
+        reference: what it is compared with.
+        inputs: taken in rotation, the same one by all in a round.
+        rounds: how often each contender has its turn.
+        repeats: calls in a turn.
+    """
+    timings = {name: Timing([], []) for name in contenders}
+    for turn in range(rounds):
+        x = inputs[turn % len(inputs)]
+        for name, contender in contenders.items():
+            unit = seconds(reference, x, repeats)
+            timings[name].seconds.append(seconds(contender, x, repeats))
+            timings[name].ratios.append(timings[name].seconds[-1] / unit)
+    return timings
+
+
+def settle_memory() -> None:
+    """Give free memory back and let the peak of resident memory begin anew, where the system can: glibc, and Linux."""
+    gc.collect()
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> float:
+    """Peak of resident memory since `settle_memory` [MB]."""
+    return _memory("VmHWM")
+
+
+def resident_memory() -> float:
+    """Resident memory now [MB]; where the system does not say, its peak."""
+    return _memory("VmRSS")
+
+
+def _memory(key: str) -> float:
+    try:
+        found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        found = None
+    if found is None:
+        unit = 1 if platform.system() == "Darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return int(found[1]) * 1024 / 1e6
+
+
+def describe_machine() -> dict[str, Any]:
+    """The machine, how busy it is, and what it was told about threads and memory."""
+    try:
+        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return {
+        "cpu": found[1] if found else platform.processor(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "threads": torch.get_num_threads(),
+        "architecture": platform.machine(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "environment": {name: os.environ.get(name) for name in ENVIRONMENT},
+    }
+
+
+def in_words(machine: Mapping[str, Any]) -> str:
+    """The machine in one line."""
+    settings = ", ".join(f"{name}: {value or 'not set'}" for name, value in machine["environment"].items())
+    about = f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, load {machine['load']:.1f}"
+    return f"{about}, torch {machine['torch']}; {settings}"
+
+
+def table(rows: Iterable[Mapping[str, str]]) -> str:
+    """A Markdown table, its columns padded so that it reads in a terminal; the first column is text."""
+    rows = list(rows)
+    columns = list(rows[0])
+    widths = {column: max(len(column), *(len(row[column]) for row in rows)) for column in columns}
+
+    def line(cells: Mapping[str, str]) -> str:
+        first, *others = columns
+        padded = [cells[first].ljust(widths[first]), *(cells[column].rjust(widths[column]) for column in others)]
+        return f"| {' | '.join(padded)} |"
+
+    rule = {
+        column: "-" * (widths[column] - (column != columns[0])) + (":" if column != columns[0] else "")
+        for column in columns
+    }
+    return "\n".join([line(dict(zip(columns, columns, strict=True))), line(rule), *map(line, rows)])

@@ -1,0 +1,132 @@
+"""The training steps of other tools, each as its own trainer does it with its defaults, on the CPU and in float32.
+
+What a trainer does between steps (reading data, logging, checkpoints) is left out. None has dead features within a
+benchmark, so that no auxiliary loss is computed. Each tool is imported where it is used: one that is missing or broken
+does not stop the others.
+"""
+
+import itertools
+import os
+from importlib.metadata import version
+
+import torch
+from steps import Contender, Shape, initial_rows
+from torch import Tensor
+
+from tsae.batches import Batch
+
+
+def sparsify(shape: Shape, optimizer: str) -> Contender:
+    """`sparsify.Trainer`, line by line: its loop takes activations from a hook on a model, and cannot be called by step.
+
+    The decoder's rows are normalised before the forward pass, gradients along them removed before the optimizer's step. Its
+    `fit` also allows TF32 products (`torch.set_float32_matmul_precision`), which holds for the whole process and is left out.
+
+    Args:
+        shape: sizes.
+        optimizer: "signum", its default; "adam", its other choice, here PyTorch's since there is no bitsandbytes on a CPU;
+            or "fused adam", which it does not offer, for a comparison of everything but the optimizer.
+    """
+    os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # its Triton decoder needs a GPU
+    from schedulefree import ScheduleFreeWrapper
+    from sparsify import SparseCoder, SparseCoderConfig
+    from sparsify.sign_sgd import SignSGD
+    from sparsify.utils import decoder_impl
+
+    W = initial_rows(shape)
+    sae = SparseCoder(shape.d_model, SparseCoderConfig(num_latents=shape.n_features, k=shape.k))
+    sae.encoder.weight.data.copy_(W)
+    sae.W_dec.data.copy_(W)
+    scale = (shape.n_features / 2**14) ** 0.5
+    match optimizer:
+        case "signum":
+            updates = ScheduleFreeWrapper(SignSGD(sae.parameters(), lr=5e-3 / scale), momentum=0.95)
+            updates.train()
+        case "adam":
+            updates = torch.optim.Adam(sae.parameters(), lr=2e-4 / scale)
+        case _:
+            updates = torch.optim.Adam(sae.parameters(), lr=2e-4 / scale, fused=True)
+    since_fired = torch.zeros(shape.n_features, dtype=torch.long)
+    did_fire = torch.zeros(shape.n_features, dtype=torch.bool)
+
+    def step(batch: Batch) -> float:
+        x = batch.residuals
+        sae.set_decoder_norm_to_unit_norm()
+        out = sae(x=x, y=x, dead_mask=None, total_variance=(x - x.mean(0)).pow(2).sum())
+        did_fire[out.latent_indices.flatten()] = True
+        fvu = float(out.fvu.detach())
+        (out.fvu + 0.0 * out.auxk_loss + out.multi_topk_fvu / 8).backward()
+        sae.remove_gradient_parallel_to_decoder_directions()
+        updates.step()
+        updates.zero_grad()
+        since_fired.add_(len(x))
+        since_fired[did_fire] = 0
+        did_fire.zero_()
+        return fvu
+
+    def reconstruct(x: Tensor) -> Tensor:
+        x_hat: Tensor = sae(x).sae_out
+        return x_hat
+
+    return Contender(step, reconstruct, f"eai-sparsify {version('eai-sparsify')}, {optimizer}, {decoder_impl.__name__}")
+
+
+def dictionary_learning(shape: Shape) -> Contender:
+    """`TopKTrainer.update`; steps are counted from where it begins to estimate its threshold, and so is most of a run."""
+    from dictionary_learning.trainers.top_k import TopKTrainer
+
+    W = initial_rows(shape)
+    trainer = TopKTrainer(
+        steps=1_000_000,
+        activation_dim=shape.d_model,
+        dict_size=shape.n_features,
+        k=shape.k,
+        layer=0,
+        lm_name="none",
+        device="cpu",
+    )
+    trainer.ae.encoder.weight.data.copy_(W)
+    trainer.ae.decoder.weight.data.copy_(W.T)
+    steps = itertools.count(trainer.threshold_start_step + 1)
+    path = f"dictionary-learning {version('dictionary-learning')}, Adam, gradient clipping"
+    return Contender(lambda batch: trainer.update(next(steps), batch.residuals), trainer.ae, path)
+
+
+def sae_lens(shape: Shape, sparse: bool) -> Contender:
+    """`SAETrainer.step`, and what its `fit` does around it.
+
+    Args:
+        shape: sizes.
+        sparse: turn on `use_sparse_activations`, off by default. Its backward pass fails on a CPU together with
+            `rescale_acts_by_decoder_norm`, on by default, which is then off.
+    """
+    from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
+    from sae_lens.config import SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    W = initial_rows(shape)
+    sae = TopKTrainingSAE(
+        TopKTrainingSAEConfig(
+            d_in=shape.d_model,
+            d_sae=shape.n_features,
+            k=shape.k,
+            use_sparse_activations=sparse,
+            rescale_acts_by_decoder_norm=not sparse,
+            device="cpu",
+        )
+    )
+    sae.W_enc.data.copy_(W.T)
+    sae.W_dec.data.copy_(W)
+    settings = SAETrainerConfig(
+        total_training_samples=1_000_000 * shape.n_tokens, train_batch_size_samples=shape.n_tokens, lr=3e-4, lr_end=3e-5
+    )
+    trainer = SAETrainer(settings, sae, data_provider=iter(()))
+
+    def step(batch: Batch) -> None:
+        trainer.maybe_reset_sparsity()
+        trainer.step(batch.residuals)
+        trainer.n_training_steps += 1
+
+    activations = "sparse activations, not rescaled by the decoder's norm" if sparse else "dense activations"
+    path = f"sae-lens {version('sae-lens')}, Adam, gradient clipping, {activations}"
+    return Contender(step, sae, path)

@@ -1,0 +1,112 @@
+"""One training step of a TopK SAE, as this project does it, as plain dense PyTorch does it, and the one product neither can avoid."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from tsae.batches import Batch
+from tsae.config import Training
+from tsae.sae import SAE
+from tsae.sweep import Point
+from tsae.train import Trainer
+
+LR = 1e-3
+N_VOCABULARY = 49152  # of SmolLM2
+
+
+class Shape(NamedTuple):
+    """The sizes that a step's time depends on."""
+
+    n_tokens: int  # N, in a batch
+    d_model: int  # d
+    n_features: int  # F
+    k: int
+
+    @property
+    def repeats(self) -> int:
+        """Steps in one measurement, so that the shortest lasts some 50 ms."""
+        return max(1, round(4e9 / (self.n_tokens * self.d_model * self.n_features)))
+
+    def __str__(self) -> str:
+        return f"batch {self.n_tokens}, d {self.d_model}, {self.n_features} features, k {self.k}"
+
+
+class Contender(NamedTuple):
+    """A way to train an SAE, or a part of one."""
+
+    step: Callable[[Batch], object]
+    reconstruct: Callable[[Tensor], Tensor] | None  # x (N, d) gives x_hat (N, d), with the parameters as they are
+    path: str  # what is run, in words: optimizer, and what else a choice was made about
+
+
+def make_batches(shape: Shape, n_batches: int = 4) -> list[Batch]:
+    """Normal residuals, and token ids as frequent as Zipf's law makes them."""
+    generator = torch.Generator().manual_seed(0)
+    frequencies = 1 / (torch.arange(N_VOCABULARY) + 2.7)
+    return [
+        Batch(
+            torch.randn(shape.n_tokens, shape.d_model, generator=generator),
+            torch.multinomial(frequencies, shape.n_tokens, replacement=True, generator=generator),
+        )
+        for _ in range(n_batches)
+    ]
+
+
+def initial_rows(shape: Shape) -> Tensor:
+    """W_dec (F, d) that every contender starts from, with unit rows; W_enc starts as its transpose, biases as zero."""
+    generator = torch.Generator().manual_seed(1)
+    return normalize(torch.randn(shape.n_features, shape.d_model, generator=generator))
+
+
+def product(shape: Shape) -> Contender:
+    """The encoder's matrix product x W_enc^T, into a fresh tensor as in any step."""
+    W = initial_rows(shape)
+    return Contender(lambda batch: torch.mm(batch.residuals, W.t()), None, "torch.mm")
+
+
+def ours(shape: Shape, tokenized: bool = False) -> Contender:
+    """The project's own step, `tsae.train.Trainer.step`; `tokenized` adds a table of token-biases that is trained too."""
+    W = initial_rows(shape)
+    sae = SAE(
+        Point(k=shape.k, expansion=shape.n_features / shape.d_model, table="learned" if tokenized else "none"),
+        W.clone(),
+        W.clone(),
+        torch.zeros(shape.n_features),
+        torch.zeros(shape.d_model),
+        torch.zeros(N_VOCABULARY, shape.d_model) if tokenized else None,
+    )
+    settings = Training(
+        tokens=1_000_000 * shape.n_tokens, batch_size=shape.n_tokens, lr=LR, lr_end=LR, table_lr=LR, buffer_tokens=1
+    )
+
+    def reconstruct(x: Tensor) -> Tensor:
+        x_hat: Tensor = sae(x, torch.zeros(len(x), dtype=torch.int64))
+        return x_hat
+
+    optimizers = "fused Adam, and Adam by row for the table" if tokenized else "fused Adam"
+    return Contender(Trainer(sae, settings).step, reconstruct, optimizers)
+
+
+def dense(shape: Shape) -> Contender:
+    """The step as one would write it: every product dense, gradients by autograd."""
+    W = initial_rows(shape)
+    W_enc, W_dec = nn.Parameter(W.clone()), nn.Parameter(W.clone())
+    b_enc, b_dec = nn.Parameter(torch.zeros(shape.n_features)), nn.Parameter(torch.zeros(shape.d_model))
+    optimizer = torch.optim.Adam([W_enc, W_dec, b_enc, b_dec], lr=LR, fused=True)
+
+    def reconstruct(x: Tensor) -> Tensor:
+        pre = (x - b_dec) @ W_enc.T + b_enc
+        values, features = pre.topk(shape.k, dim=-1, sorted=False)
+        acts = torch.zeros_like(pre).scatter(1, features, values.relu())
+        return acts @ W_dec + b_dec
+
+    def step(batch: Batch) -> None:
+        loss = (reconstruct(batch.residuals) - batch.residuals).square().sum(1).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return Contender(step, reconstruct, "fused Adam")

@@ -1,0 +1,45 @@
+"""The files of the last embedded run, and how documents show them."""
+
+import functools
+from pathlib import Path
+
+import pandas as pd
+
+from tsae import config
+from tsae.table import read_table
+
+ROOT = Path(__file__).parent.parent
+PROFILE = config.load(ROOT / "config/config.yaml")
+RESULTS = ROOT / "results" / PROFILE.profile
+FIGURES = ROOT / "figures" / PROFILE.profile
+BASELINE, TOKENIZED = PROFILE.headline()
+
+
+def markdown(rows: list[dict[str, object]]) -> str:
+    """A table from rows that share their keys; all columns but the first are right-aligned."""
+    header = list(rows[0])
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *([str(row[key]) for key in header] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def of_seeds(table: pd.DataFrame, form: str, scale: float = 1.0) -> str:
+    """Mean of the seeds, and the hull of their 95% intervals."""
+    if table.empty:
+        return "-"
+    value, low, high = (
+        form.format(number * scale) for number in (table["value"].mean(), table["low"].min(), table["high"].max())
+    )
+    return f"{value} ({low} to {high})"
+
+
+@functools.cache
+def read(name: str) -> pd.DataFrame:
+    """A table of the run."""
+    return read_table(RESULTS / f"{name}.csv")
+
+
+def rows_of(table: pd.DataFrame, **where: object) -> pd.DataFrame:
+    """Rows with these values in these columns."""
+    for column, value in where.items():
+        table = table[table[column] == value]
+    return table
