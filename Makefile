@@ -93,6 +93,7 @@ $(PEERS_READY): envs/bench.txt
 bench: $(READY) $(PEERS_READY)
 	@test -n "$(JOB_ENVIRONMENT)" || { echo "error: workflow/rules/common.smk exports no settings"; exit 1; }
 	@env $(STEP_ENVIRONMENT) PYTHONPATH=$(CURDIR) $(PEERS)/python benchmarks/training_step.py --rounds $(ROUNDS) --output $(BENCH)
+	@env $(STEP_ENVIRONMENT) $(BIN)/python benchmarks/kernels.py --rounds $(ROUNDS) --output $(BENCH)
 	@env $(STEP_ENVIRONMENT) $(BIN)/python benchmarks/growth.py --rounds $(ROUNDS) --output $(BENCH)
 	@$(BIN)/python benchmarks/stages.py --results $(RESULTS) --output $(BENCH)
 	@env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/processes.py --config $(CONFIGFILE) --results $(RESULTS) --output $(BENCH)
