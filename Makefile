@@ -10,6 +10,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(
 CORES ?= all
 CONFIGFILE ?= config/config.yaml
 ROUNDS ?= 10
+PROCESS_ROUNDS ?= 3
 BIN := .venv/bin
 RESULTS = results/$(shell sed -n "s/^profile: *['\"]*\([A-Za-z0-9._-]*\).*/\1/p" $(CONFIGFILE))
 REPORT = $(RESULTS)/report.html
@@ -96,7 +97,8 @@ bench: $(READY) $(PEERS_READY)
 	@env $(STEP_ENVIRONMENT) $(BIN)/python benchmarks/kernels.py --rounds $(ROUNDS) --output $(BENCH)
 	@env $(STEP_ENVIRONMENT) $(BIN)/python benchmarks/growth.py --rounds $(ROUNDS) --output $(BENCH)
 	@$(BIN)/python benchmarks/stages.py --results $(RESULTS) --output $(BENCH)
-	@env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/processes.py --config $(CONFIGFILE) --results $(RESULTS) --output $(BENCH)
+	@env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/processes.py --config $(CONFIGFILE) --results $(RESULTS) --rounds $(PROCESS_ROUNDS) \
+	  --output $(BENCH)
 	@if test -f $(RESULTS)/model/config.json; then \
 	  env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/residual_caching.py \
 	    --model $(RESULTS)/model --rounds $(ROUNDS) --output $(BENCH)/residual_caching.json; \

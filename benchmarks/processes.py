@@ -1,6 +1,6 @@
 """How to share cores between processes: what starting one costs, one thread or several, one SAE in a process or several.
 
-    python benchmarks/processes.py [--results results/embedded] [--config config/config.yaml] [--rounds 2] [--output results/bench]
+    python benchmarks/processes.py [--results results/embedded] [--config config/config.yaml] [--rounds 3] [--output results/bench]
 
 Works on the files of a finished run. Each job runs as the workflow runs it, in a process of its own; training is cut short.
 Alternatives take turns, and the numbers are medians over rounds, of the wall time of both jobs from start to end.
@@ -201,7 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results/embedded"))
     parser.add_argument("--config", type=Path, default=Path("config/config.yaml"))
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("results/bench"))
     parser.add_argument("--training", help=argparse.SUPPRESS)
     parser.add_argument("--job", action="append", help=argparse.SUPPRESS)
