@@ -12,9 +12,32 @@ BENCH = ROOT / "results/bench"
 LOADS_MODEL = {"cache_residuals", "unigrams", "ablate", "evaluate", "measure_curve"}
 
 
+class NotMeasuredError(Exception):
+    """A part of `make bench` has not been run."""
+
+
+def if_measured(block: Callable[[], str]) -> Callable[[], str]:
+    """The block, or in its place that it was not measured."""
+
+    @functools.wraps(block)
+    def filled() -> str:
+        try:
+            return block()
+        except NotMeasuredError as error:
+            return f"Not measured: there is no `{error}`."
+
+    return filled
+
+
 @functools.cache
 def measured(name: str) -> dict[str, Any]:
-    """A file of `make bench`."""
+    """A file of `make bench`.
+
+    Raises:
+        NotMeasuredError: there is none.
+    """
+    if not (BENCH / f"{name}.json").is_file():
+        raise NotMeasuredError(f"results/bench/{name}.json")
     content: dict[str, Any] = json.loads((BENCH / f"{name}.json").read_text())
     return content
 
@@ -174,14 +197,17 @@ def benchmark_machine() -> str:
     return f"{about['cpu']}, {about['cores']} cores, {about['threads']} threads; python {about['python']}, torch {about['torch']}."
 
 
-BLOCKS: tuple[Callable[[], str], ...] = (
-    benchmark_machine,
-    training_step,
-    training_step_summary,
-    kernel_ways,
-    growth,
-    processes,
-    caching,
-    stages,
-    saes,
+BLOCKS: tuple[Callable[[], str], ...] = tuple(
+    if_measured(block)
+    for block in (
+        benchmark_machine,
+        training_step,
+        training_step_summary,
+        kernel_ways,
+        growth,
+        processes,
+        caching,
+        stages,
+        saes,
+    )
 )
