@@ -253,7 +253,7 @@ def findings() -> str:
         f"({of_block('encoder', 'dead_heldout', TOKENIZED + '-nounigram', '{:.0f}%', 100)} against "
         f"{of_block('encoder', 'dead_heldout', TOKENIZED, '{:.0f}%', 100, seed=0)}). The price that the authors warn of, features that "
         f"no longer fire on the tokens of a phrase, is small (coverage: {check('C10', 'phrase coverage, tokenized')}). A baseline, "
-        "which needs the direction, gets worse, and pays more "
+        "which needs the direction, reconstructs worse without it, and pays as little "
         f"({check('C10', 'phrase coverage, baseline')}). ([`encoder_ablation`](figures/encoder_ablation.png))",
         "**Features stop pointing at tokens, but do not stop firing on them.** At layer "
         f"{layer}, {of_block('headline', 'feature_token_bias_similar_alive', BASELINE, '{:.1f}%', 100, layer=layer, min_count=1)} of "

@@ -30,7 +30,7 @@ def _lane_maxima(row: Any, bias: Any, maxima: Any) -> Any:
         part, part_bias = row[start : start + lanes], bias[start : start + lanes]
         for lane in range(len(part)):
             value = part[lane] + part_bias[lane]
-            maxima[lane] = value if value > maxima[lane] or value != value else maxima[lane]
+            maxima[lane] = value if (value > maxima[lane]) | (value != value) else maxima[lane]
     n_nan = np.int32(0)
     for value in maxima:
         n_nan += np.int32(value != value)

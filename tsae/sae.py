@@ -130,9 +130,10 @@ class SAE(nn.Module):
             return self.activation(x, self.W_enc, self.b_enc, self.b_dec)
         return self.activation(self.encoder_input(x, tokens), self.W_enc, self.b_enc)
 
-    def decode_active(self, active: Active, token_biases: Tensor) -> Tensor:
-        """Reconstruct from active features and the tokens' rows of the table (N, d): (N, d)."""
-        return kernels.decode(active.values, active.features, active.offsets, self.W_dec) + self.b_dec + token_biases
+    def decode_active(self, active: Active, token_biases: Tensor | None) -> Tensor:
+        """Reconstruct from active features and the tokens' rows of the table (N, d), None for a baseline: (N, d)."""
+        x_hat = kernels.decode(active.values, active.features, active.offsets, self.W_dec) + self.b_dec
+        return x_hat if token_biases is None else x_hat + token_biases
 
     def encode(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Activations of every feature: x (..., d) gives (..., F), few of them non-zero."""

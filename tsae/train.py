@@ -59,21 +59,27 @@ class Trainer:
         """Move every parameter once."""
         sae, (x, tokens) = self.sae, batch
         self.steps += 1
-        rows = sae.token_biases(tokens)
-        if self.row_adam is not None:
+        # A baseline's zeros would cost several passes over the batch.
+        rows = None if sae.W_lookup is None else sae.token_biases(tokens)
+        if rows is not None and self.row_adam is not None:
             rows.requires_grad_()
         active = sae.active(x, tokens)
         # The squared error summed, which has one pass forward and one back.
         loss = mse_loss(sae.decode_active(active, rows), x, reduction="sum") / len(x)
         warmup = max(1, round(self.settings.l1_warmup * self.n_steps))
         penalty = (sae.point.l1 or 0.0) * min(1.0, self.steps / warmup)
-        extra = sae.activation.extra_loss(active, sae.W_dec, lambda: x - rows.detach() - sae.b_dec.detach(), penalty)
+
+        def target() -> Tensor:
+            to_explain = x - sae.b_dec.detach()
+            return to_explain if rows is None else to_explain - rows.detach()
+
+        extra = sae.activation.extra_loss(active, sae.W_dec, target, penalty)
         if extra is not None:
             loss = loss + extra
         loss.backward()
         self.adam.step()
         self.adam.zero_grad()
-        if self.row_adam is not None and rows.grad is not None:
+        if self.row_adam is not None and rows is not None and rows.grad is not None:
             self.row_adam.step(tokens, rows.grad)
         for scheduler in self.schedulers:
             scheduler.step()
