@@ -6,16 +6,13 @@ One size changes at a time; the others stay as in `BASE`. Times are medians over
 p says that the time grows as size^p between the two largest sizes.
 """
 
-import argparse
 import math
-import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from measure import compare, describe_machine, in_words, table
+from measure import arguments_of_steps, compare, describe_machine, in_words, table
 from steps import Contender, Shape, dense, make_batches, ours, product
 
 from tsae import plots
@@ -111,11 +108,7 @@ def draw(rows: list[dict[str, Any]], outputs: list[str]) -> None:
 
 def main() -> None:
     """Measure, print and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--output", type=Path, default=Path("results/bench"))
-    arguments = parser.parse_args()
+    arguments = arguments_of_steps(__doc__).parse_args()
     torch.set_num_threads(arguments.threads)
     machine = describe_machine()
     print(f"{in_words(machine)}; {arguments.rounds} rounds; where not said otherwise: {BASE}\n", flush=True)

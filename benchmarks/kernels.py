@@ -5,16 +5,13 @@
 Each way's result is first compared with that of the first of its part. Ratios are to the encoder's product, run just before.
 """
 
-import argparse
-import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from measure import compare, describe_machine, in_words, table
+from measure import arguments_of_steps, compare, describe_machine, in_words, table
 from numba import njit, prange
 from steps import Shape
 from torch import Tensor
@@ -203,11 +200,7 @@ def show(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--output", type=Path, default=Path("results/bench"))
-    arguments = parser.parse_args()
+    arguments = arguments_of_steps(__doc__).parse_args()
     torch.set_num_threads(arguments.threads)
     warnings.filterwarnings("ignore", message="Sparse")
     machine = describe_machine()

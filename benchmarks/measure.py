@@ -1,5 +1,6 @@
 """What the benchmarks share: a clock that compares neighbours, memory as the operating system sees it, the machine, tables."""
 
+import argparse
 import ctypes
 import gc
 import os
@@ -101,6 +102,15 @@ def _memory(key: str) -> float:
         unit = 1 if platform.system() == "Darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
     return int(found[1]) * 1024 / 1e6
+
+
+def arguments_of_steps(description: str | None) -> argparse.ArgumentParser:
+    """What every benchmark of steps takes: rounds, threads and where results go."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--output", type=Path, default=Path("results/bench"))
+    return parser
 
 
 def describe_machine() -> dict[str, Any]:

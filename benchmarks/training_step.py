@@ -12,17 +12,24 @@ another process slows the steps of small parallel parts (dictionary_learning, SA
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import peers
 import torch
-from measure import compare, describe_machine, in_words, peak_memory, resident_memory, settle_memory, table
+from measure import (
+    arguments_of_steps,
+    compare,
+    describe_machine,
+    in_words,
+    peak_memory,
+    resident_memory,
+    settle_memory,
+    table,
+)
 from steps import Contender, Shape, dense, make_batches, ours, product
 from torch import Tensor
 
@@ -154,12 +161,9 @@ def show(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser = arguments_of_steps(__doc__)
     parser.add_argument("--shape", type=lambda text: Shape(*map(int, text.split(","))), action="append")
     parser.add_argument("--contender", choices=CONTENDERS, action="append", help="default: all")
-    parser.add_argument("--output", type=Path, default=Path("results/bench"))
     parser.add_argument("--memory-of", choices=CONTENDERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -42,6 +42,11 @@ def measured(name: str) -> dict[str, Any]:
     return content
 
 
+def in_words(shape: dict[str, int]) -> str:
+    """The sizes of a step."""
+    return f"batch {shape['n_tokens']}, d {shape['d_model']}, {shape['n_features']} features, k {shape['k']}"
+
+
 def training_step() -> str:
     """Every contender against the encoder's product, a table per shape."""
     parts = []
@@ -60,8 +65,7 @@ def training_step() -> str:
             if "error" not in row
         ]
         failed = [f"{row['contender']} failed: {row['error']}" for row in of_shape["contenders"] if "error" in row]
-        about = f"batch {shape['n_tokens']}, d {shape['d_model']}, {shape['n_features']} features, k {shape['k']}"
-        parts.append("\n\n".join([f"**{about}**", markdown(rows), *failed]))
+        parts.append("\n\n".join([f"**{in_words(shape)}**", markdown(rows), *failed]))
     return "\n\n".join(parts)
 
 
@@ -96,8 +100,7 @@ def kernel_ways() -> str:
             }
             for row in of_shape["ways"]
         ]
-        about = f"batch {shape['n_tokens']}, d {shape['d_model']}, {shape['n_features']} features, k {shape['k']}"
-        parts.append(f"**{about}**\n\n{markdown(rows)}")
+        parts.append(f"**{in_words(shape)}**\n\n{markdown(rows)}")
     return "\n\n".join(parts)
 
 

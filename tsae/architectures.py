@@ -1,8 +1,8 @@
 """Architectures: how pre-activations become activations, and what their training adds to the loss.
 
-An architecture is one class and one row of `ARCHITECTURES`, under the name that `sweep` gives it. All share the rest of an SAE: W_enc, b_enc, W_dec, b_dec and
-the table. Each takes residuals x (N, d), less b_dec where that is given, and says which features are active, and how much;
-`extra_loss` is what its training adds to the squared error.
+An architecture is one class and one row of `ARCHITECTURES`, under the name that `sweep` gives it. All share the rest of an
+SAE: W_enc, b_enc, W_dec, b_dec and the table. Each takes residuals x (N, d), less b_dec where that is given, and says which
+features are active, and how much; `extra_loss` is what its training adds to the squared error.
 """
 
 from collections.abc import Callable

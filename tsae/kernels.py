@@ -86,8 +86,13 @@ def _is_dense(features: Tensor, n_tokens: int, n_features: int) -> bool:
     return len(features) > DENSE_SHARE * n_tokens * n_features
 
 
+def _places(features: Tensor, rows: Tensor, n_features: int) -> Tensor:
+    """(M,) int64: where active features lie in a flattened (N, F) matrix."""
+    return torch.add(features, rows, alpha=n_features)
+
+
 def _scatter(values: Tensor, features: Tensor, rows: Tensor, n_tokens: int, n_features: int) -> Tensor:
-    places = torch.add(features, rows, alpha=n_features)
+    places = _places(features, rows, n_features)
     return values.new_zeros(n_tokens * n_features).index_add_(0, places, values).view(n_tokens, n_features)
 
 
@@ -116,7 +121,7 @@ def _sum_features_by_token(weights: Tensor, features: Tensor, offsets: Tensor, m
 def _encode_block(centred: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select) -> tuple[Tensor, Tensor, Tensor]:
     products = centred @ W_enc.t()
     features, offsets = select(products, b_enc)
-    places = torch.add(features, rows_of(offsets, len(features)), alpha=len(W_enc))
+    places = _places(features, rows_of(offsets, len(features)), len(W_enc))
     return products.flatten().index_select(0, places) + b_enc.index_select(0, features), features, offsets
 
 
@@ -170,7 +175,7 @@ class _Decode(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             if _is_dense(features, len(grad), len(W_dec)):
                 products = grad @ W_dec.T
-                grad_values = products.flatten().index_select(0, torch.add(features, rows, alpha=len(W_dec)))
+                grad_values = products.flatten().index_select(0, _places(features, rows, len(W_dec)))
             else:
                 grad_values = torch.ops.aten._embedding_bag_per_sample_weights_backward(
                     grad, W_dec, features, offsets, rows, 0
