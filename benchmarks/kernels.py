@@ -77,8 +77,8 @@ def ways(shape: Shape) -> dict[str, dict[str, Way]]:
     values, found = pre.topk(k, dim=-1, sorted=False)
     values, features = values.flatten().contiguous(), found.flatten().contiguous()
     offsets = torch.arange(0, n_tokens * k, k)
-    rows = kernels.rows_of(offsets, len(features))
-    slots, starts = kernels.group_by_feature(features, n_features)
+    indices = kernels.Indices(features, offsets, n_features)
+    rows, (slots, starts, _) = indices.rows, indices.groups
     by_token = torch.sparse_csr_tensor(torch.arange(0, n_tokens * k + 1, k), features, values, (n_tokens, n_features))
     arrays = {"values": values.numpy(), "features": features.numpy(), "W": W.numpy(), "grad": grad.numpy()}
     out_d, out_m, out_w = (np.empty(size, np.float32) for size in ((n_tokens, d_model), len(features), W.shape))
@@ -130,7 +130,7 @@ def ways(shape: Shape) -> dict[str, dict[str, Way]]:
             "torch.argsort": lambda _: torch.argsort(features, stable=True),
         },
         "decode": {
-            "embedding bag": lambda _: kernels.decode(values, features, offsets, W),
+            "embedding bag": lambda _: kernels.decode(values, indices, W),
             "numba": numba_decoded,
             "CSR product": lambda _: by_token @ W,
             "torch.compile of gather and sum": lambda _: compiled_decode(values, found, W),
@@ -145,7 +145,9 @@ def ways(shape: Shape) -> dict[str, dict[str, Way]]:
             "gather and einsum": lambda _: torch.einsum("nd,nkd->nk", grad, W[found]).flatten(),
         },
         "gradient of a weight, grouping included": {
-            "embedding bag": lambda _: kernels._sum_tokens_by_feature(grad, values, features, rows, n_features),
+            "embedding bag": lambda _: kernels._sum_tokens_by_feature(
+                grad, values, kernels.Indices(features, offsets, n_features)
+            ),
             "numba, grouping not included": numba_graded,
             "CSR product, grouping not included": gradient_csr,
             "index_add_": lambda _: torch.zeros_like(W).index_add_(

@@ -7,13 +7,12 @@ from torch import Tensor
 
 from tsae import kernels
 from tsae.kernels import (
+    Indices,
     Select,
     decode,
     dense_decode,
     dense_encode,
     encode,
-    group_by_feature,
-    rows_of,
     select_positive,
     select_topk,
 )
@@ -85,30 +84,29 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).norm() / expected.norm()).item()
 
 
-def spread(values: Tensor, features: Tensor, offsets: Tensor) -> Tensor:
+def spread(values: Tensor, indices: Indices) -> Tensor:
     """(N, F), so that the order of the active features does not matter."""
-    dense = torch.zeros(len(offsets), F, dtype=values.dtype)
-    return dense.index_put((rows_of(offsets, len(features)), features), values)
+    dense = torch.zeros(indices.n_tokens, F, dtype=values.dtype)
+    return dense.index_put((indices.rows, indices.features), values)
 
 
 class Run(NamedTuple):
     found: dict[str, Tensor]  # values and gradients
-    features: Tensor
-    offsets: Tensor
+    indices: Indices
 
 
 def run(inputs: Inputs, selection: str, fast: bool, auxiliary: bool) -> Run:
     x, W_enc, b_enc, W_dec, b_dec = (part.clone().requires_grad_() for part in inputs[:5])
     select = select_positive if selection == "positive" else select_topk(inputs.k)
-    pre, features, offsets = (encode if fast else dense_encode)(x - b_dec, W_enc, b_enc, select)
+    pre, indices = (encode if fast else dense_encode)(x - b_dec, W_enc, b_enc, select)
     values = pre.relu() if selection == "topk with relu" else pre * 1
     pre.retain_grad()
     values.retain_grad()
-    x_hat = (decode if fast else dense_decode)(values, features, offsets, W_dec) + b_dec
+    x_hat = (decode if fast else dense_decode)(values, indices, W_dec) + b_dec
     loss = (x_hat - x.detach()).square().sum(1).mean()
     if auxiliary:
         # Reaches the encoder through the pre-activations alone, those below zero included.
-        loss = loss + (pre * torch.linspace(-1, 1, F, dtype=x.dtype)[features]).sum() + pre.square().mean()
+        loss = loss + (pre * torch.linspace(-1, 1, F, dtype=x.dtype)[indices.features]).sum() + pre.square().mean()
     loss.backward()
     gradients = {
         name: part.grad
@@ -117,13 +115,13 @@ def run(inputs: Inputs, selection: str, fast: bool, auxiliary: bool) -> Run:
     assert pre.grad is not None
     assert values.grad is not None
     found = {
-        "pre": spread(pre, features, offsets),
+        "pre": spread(pre, indices),
         "x_hat": x_hat,
-        "pre's gradient": spread(pre.grad, features, offsets),
-        "values' gradient": spread(values.grad, features, offsets),
+        "pre's gradient": spread(pre.grad, indices),
+        "values' gradient": spread(values.grad, indices),
     }
     found |= {name: part for name, part in gradients.items() if part is not None}
-    return Run({name: part.detach() for name, part in found.items()}, features, offsets)
+    return Run({name: part.detach() for name, part in found.items()}, indices)
 
 
 @pytest.mark.parametrize("auxiliary", [False, True])
@@ -134,14 +132,15 @@ def test_values_and_gradients_are_the_dense_twins(
     case: str, selection: str, dtype: torch.dtype, auxiliary: bool, branch: str
 ) -> None:
     inputs = make_inputs(case, dtype)
-    found, features, offsets = run(inputs, selection, fast=True, auxiliary=auxiliary)
-    expected, _, expected_offsets = run(inputs, selection, fast=False, auxiliary=auxiliary)
+    found, indices = run(inputs, selection, fast=True, auxiliary=auxiliary)
+    expected, expected_indices = run(inputs, selection, fast=False, auxiliary=auxiliary)
     assert set(found) == set(expected)
     assert {"x", "W_enc", "b_enc", "W_dec", "b_dec"} <= set(found)
     errors = {name: relative_error(found[name], expected[name]) for name in expected}
     assert max(errors.values()) <= TOLERANCE[dtype], errors
     assert {part.dtype for part in found.values()} == {dtype}
-    assert torch.equal(offsets, expected_offsets)
+    features, offsets = indices.features, indices.offsets
+    assert torch.equal(offsets, expected_indices.offsets)
     assert features.dtype == offsets.dtype == torch.int64
 
     counts = torch.diff(offsets, append=torch.tensor([len(features)]))
@@ -181,8 +180,8 @@ def test_gradients_are_the_finite_differences(select: Select, branch: str) -> No
     assert (x @ W_enc.T + b_enc).abs().min() > 1e-3
 
     def reconstruct(x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor) -> tuple[Tensor, Tensor]:
-        pre, features, offsets = encode(x, W_enc, b_enc, select)
-        return spread(pre, features, offsets), decode(pre, features, offsets, W_dec)
+        pre, indices = encode(x, W_enc, b_enc, select)
+        return spread(pre, indices), decode(pre, indices, W_dec)
 
     assert (reconstruct(x, W_enc, b_enc, W_dec)[0] < 0).any() == (select is not select_positive)
     assert torch.autograd.gradcheck(reconstruct, (x, W_enc, b_enc, W_dec))
@@ -191,18 +190,16 @@ def test_gradients_are_the_finite_differences(select: Select, branch: str) -> No
 def test_the_gradients_of_plain_sums_by_hand(branch: str) -> None:
     inputs = make_inputs("random", torch.float64)
     x, W_enc, b_enc, W_dec = (part.requires_grad_() for part in inputs[:4])
-    pre, features, offsets = encode(x, W_enc, b_enc, select_positive)
+    pre, indices = encode(x, W_enc, b_enc, select_positive)
     # An expanded gradient, all of whose entries are one number in memory.
     pre.sum().backward()
-    values = torch.linspace(-1, 1, len(features), dtype=torch.float64).requires_grad_()
-    decode(values, features, offsets, W_dec).sum().backward()
+    values = torch.linspace(-1, 1, len(indices), dtype=torch.float64).requires_grad_()
+    decode(values, indices, W_dec).sum().backward()
 
     expected = {name: torch.zeros_like(part) for name, part in {"x": x, "W_enc": W_enc, "W_dec": W_dec}.items()}
     expected_b_enc, expected_values = torch.zeros_like(b_enc), torch.zeros_like(values)
     with torch.no_grad():
-        for slot, (token, feature) in enumerate(
-            zip(rows_of(offsets, len(features)).tolist(), features.tolist(), strict=True)
-        ):
+        for slot, (token, feature) in enumerate(zip(indices.rows.tolist(), indices.features.tolist(), strict=True)):
             expected["x"][token] += W_enc[feature]
             expected["W_enc"][feature] += x[token]
             expected["W_dec"][feature] += values[slot]
@@ -234,8 +231,8 @@ def test_b_dec_has_the_gradient_of_its_dense_twin(select: Select, x_has_gradient
         for function in (encode, dense_encode):
             parts = {name: part.clone().requires_grad_() for name, part in inputs._asdict().items() if name != "k"}
             x = parts["x"] if x_has_gradient else inputs.x
-            pre, features, _ = function(x, parts["W_enc"], parts["b_enc"], select, parts["b_dec"])
-            (pre * torch.linspace(-1, 1, F, dtype=x.dtype)[features]).square().sum().backward()
+            pre, indices = function(x, parts["W_enc"], parts["b_enc"], select, parts["b_dec"])
+            (pre * torch.linspace(-1, 1, F, dtype=x.dtype)[indices.features]).square().sum().backward()
             gradients.append([parts[name].grad for name in ("x", "W_enc", "b_enc", "b_dec")])
         assert (gradients[0][0] is not None) == x_has_gradient
         torch.testing.assert_close(gradients[0], gradients[1])
@@ -248,7 +245,7 @@ def test_blocks_of_pre_activations_change_nothing(selection: str, block: int, mo
     expected = run(inputs, selection, fast=False, auxiliary=True)
     monkeypatch.setattr(kernels, "BLOCK", block)
     found = run(inputs, selection, fast=True, auxiliary=True)
-    assert torch.equal(found.offsets, expected.offsets)
+    assert torch.equal(found.indices.offsets, expected.indices.offsets)
     for name in expected.found:
         torch.testing.assert_close(found.found[name], expected.found[name])
 
@@ -266,7 +263,7 @@ def test_x_has_a_gradient_where_the_weights_have_none(branch: str) -> None:
 def test_second_derivatives_are_refused() -> None:
     inputs = make_inputs("random", torch.float64)
     x = inputs.x.clone().requires_grad_()
-    pre, _, _ = encode(x, inputs.W_enc, inputs.b_enc, select_positive, inputs.b_dec.requires_grad_())
+    pre, _ = encode(x, inputs.W_enc, inputs.b_enc, select_positive, inputs.b_dec.requires_grad_())
     (gradient,) = torch.autograd.grad(pre.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
@@ -280,14 +277,14 @@ def test_without_the_loops_the_numbers_are_the_same(case: str, selection: str, m
     monkeypatch.setattr(kernels, "_looped", lambda _: False)
     monkeypatch.setattr(kernels, "loops", None)
     found = run(inputs, selection, fast=True, auxiliary=True)
-    assert torch.equal(found.offsets, expected.offsets)
+    assert torch.equal(found.indices.offsets, expected.indices.offsets)
     for name in expected.found:
         torch.testing.assert_close(found.found[name], expected.found[name])
 
 
 def test_half_precision() -> None:
     inputs = make_inputs("ties", torch.bfloat16)
-    pre, _, _ = encode(inputs.x, inputs.W_enc, inputs.b_enc, select_topk(5))
+    pre, _ = encode(inputs.x, inputs.W_enc, inputs.b_enc, select_topk(5))
     assert pre.dtype == torch.bfloat16
     products = inputs.x @ inputs.W_enc.T
     assert torch.equal(pre.view(N, 5).sort(descending=True).values, (products + inputs.b_enc).topk(5).values)
@@ -295,11 +292,11 @@ def test_half_precision() -> None:
 
 def test_values_have_gradients_where_the_decoder_has_none(branch: str) -> None:
     inputs = make_inputs("random", torch.float64)
-    pre, features, offsets = encode(inputs.x, inputs.W_enc, inputs.b_enc, select_positive)
+    pre, indices = encode(inputs.x, inputs.W_enc, inputs.b_enc, select_positive)
     gradients = []
     for function in (decode, dense_decode):
         values, W_dec = pre.clone().requires_grad_(), inputs.W_dec.clone()
-        function(values, features, offsets, W_dec).square().sum().backward()
+        function(values, indices, W_dec).square().sum().backward()
         assert W_dec.grad is None
         gradients.append(values.grad)
     torch.testing.assert_close(gradients[0], gradients[1])
@@ -314,7 +311,7 @@ def test_decode_sums_a_feature_that_a_token_names_twice(branch: str, function: C
     weights = torch.randn(N, D, generator=generator, dtype=torch.float64)
     values = torch.linspace(-1, 1, len(features), dtype=torch.float64).requires_grad_()
     W_dec = make_inputs("random", torch.float64).W_dec.requires_grad_()
-    x_hat = function(values, features, offsets, W_dec)
+    x_hat = function(values, Indices(features, offsets, F), W_dec)
     (x_hat * weights).sum().backward()
 
     expected = torch.zeros(N, D, dtype=torch.float64)
@@ -336,9 +333,9 @@ def test_a_batch_without_any_active_feature(share: float, monkeypatch: pytest.Mo
     monkeypatch.setattr(kernels, "DENSE_SHARE", share)
     inputs = make_inputs("random", torch.float32)
     x, W_enc, b_enc, W_dec = (part.requires_grad_() for part in (*inputs[:2], inputs.b_enc - 1e3, inputs.W_dec))
-    pre, features, offsets = encode(x, W_enc, b_enc, select_positive)
-    assert (pre.shape, features.shape, offsets.tolist()) == ((0,), (0,), [0] * N)
-    x_hat = decode(pre, features, offsets, W_dec)
+    pre, indices = encode(x, W_enc, b_enc, select_positive)
+    assert (pre.shape, indices.features.shape, indices.offsets.tolist()) == ((0,), (0,), [0] * N)
+    x_hat = decode(pre, indices, W_dec)
     assert torch.equal(x_hat, torch.zeros(N, D))
     (x_hat + pre.sum()).sum().backward()
     for part in (x, W_enc, b_enc, W_dec):
@@ -379,9 +376,9 @@ def test_topk_by_hand() -> None:
     W_enc = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, -3.0]])
     b_enc = torch.tensor([0.0, 0.5, -1.0, 0.0])
     # Pre-activations: 1, 2.5, 2, -7 and -1, 0.5, -2, 1.
-    pre, features, offsets = encode(x, W_enc, b_enc, select_topk(3))
-    assert offsets.tolist() == [0, 3]
-    assert torch.zeros(2, 4).scatter(1, features.view(2, 3), pre.view(2, 3)).tolist() == [
+    pre, indices = encode(x, W_enc, b_enc, select_topk(3))
+    assert indices.offsets.tolist() == [0, 3]
+    assert torch.zeros(2, 4).scatter(1, indices.features.view(2, 3), pre.view(2, 3)).tolist() == [
         [1.0, 2.5, 2.0, 0.0],
         [-1.0, 0.5, 0.0, 1.0],
     ]
@@ -392,19 +389,22 @@ def test_positive_by_hand() -> None:
     features, offsets = select_positive(pre, torch.zeros(3))
     assert features.tolist() == [0, 2, 1]
     assert offsets.tolist() == [0, 0, 2, 3]
-    values, found, starts = encode(pre, torch.eye(3), torch.zeros(3), select_positive)
+    values, indices = encode(pre, torch.eye(3), torch.zeros(3), select_positive)
     assert values.tolist() == pytest.approx([1.0, 1e-30, 5.0], rel=1e-6)
-    assert (found.tolist(), starts.tolist()) == ([0, 2, 1], [0, 0, 2, 3])
+    assert (indices.features.tolist(), indices.offsets.tolist()) == ([0, 2, 1], [0, 0, 2, 3])
 
 
-def test_rows_by_hand() -> None:
-    assert rows_of(torch.tensor([0, 2, 2, 3]), 5).tolist() == [0, 0, 2, 3, 3]
-    assert rows_of(torch.tensor([0, 0, 1]), 1).tolist() == [1]
-    assert rows_of(torch.tensor([0, 0]), 0).tolist() == []
+def test_rows_and_places_by_hand() -> None:
+    indices = Indices(torch.tensor([5, 1, 0, 2, 5]), torch.tensor([0, 2, 2, 3]), 6)
+    assert indices.rows.tolist() == [0, 0, 2, 3, 3]
+    assert indices.places.tolist() == [5, 1, 12, 20, 23]
+    assert Indices(torch.tensor([3]), torch.tensor([0, 0, 1]), 6).rows.tolist() == [1]
+    assert Indices(torch.tensor([], dtype=torch.int64), torch.tensor([0, 0]), 6).rows.tolist() == []
 
 
 def test_groups_by_hand() -> None:
-    groups = group_by_feature(torch.tensor([2, 0, 2, 1, 0, 4]), n_features=6)
+    groups = Indices(torch.tensor([2, 0, 2, 1, 0, 4]), torch.tensor([0, 2, 5]), 6).groups
     # Feature 0 is active at slots 1 and 4, 1 at 3, 2 at 0 and 2, 4 at 5; 3 and 5 are silent.
     assert groups.slots.tolist() == [1, 4, 3, 0, 2, 5]
     assert groups.offsets.tolist() == [0, 2, 3, 5, 5, 6]
+    assert groups.rows.tolist() == [0, 1, 1, 0, 1, 2]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tsae import loops
-from tsae.kernels import encode, rows_of, select_topk
+from tsae.kernels import Indices, encode, select_topk
 
 
 def random_products(n_tokens: int, n_features: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -78,8 +78,8 @@ def test_nan_is_let_through(where: int | list[int] | slice) -> None:
 def test_nan_of_a_bias_reaches_every_token(feature: int) -> None:
     bias = torch.zeros(300)
     bias[feature] = torch.nan
-    pre, _, offsets = encode(torch.ones(4, 2), torch.ones(300, 2), bias, select_topk(3))
-    assert torch.equal(rows_of(offsets, 12)[pre.isnan()], torch.arange(4))
+    pre, indices = encode(torch.ones(4, 2), torch.ones(300, 2), bias, select_topk(3))
+    assert torch.equal(indices.rows[pre.isnan()], torch.arange(4))
 
 
 def test_more_features_than_there_are_are_refused() -> None:
@@ -104,7 +104,7 @@ def test_among_equals_the_bound_is_the_kth_largest() -> None:
 def test_a_whole_row_of_nan_reaches_the_pre_activations() -> None:
     x = torch.ones(2, 4)
     x[1, 2] = torch.nan
-    pre, _, _ = encode(x, torch.ones(300, 4), torch.zeros(300), select_topk(8))
+    pre, _ = encode(x, torch.ones(300, 4), torch.zeros(300), select_topk(8))
     assert pre.isnan().tolist() == [False] * 8 + [True] * 8
 
 
@@ -117,7 +117,7 @@ def test_positive_are_those_above_zero(n_threads: int) -> None:
     features, offsets = map(torch.from_numpy, loops.positive(products.numpy(), bias.numpy(), n_threads))
     rows, expected = (products + bias > 0).nonzero(as_tuple=True)
     assert torch.equal(features, expected)
-    assert torch.equal(rows_of(offsets, len(features)), rows)
+    assert torch.equal(Indices(features, offsets, 90).rows, rows)
 
 
 def test_groups_are_a_stable_sort() -> None:

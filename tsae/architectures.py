@@ -19,14 +19,18 @@ class Active(NamedTuple):
     """The M active features of N tokens, token after token."""
 
     values: Tensor  # (M,) activations; a feature that was chosen may still be zero
-    features: Tensor  # (M,) int64: the features they belong to
-    offsets: Tensor  # (N,) int64: where each token's features start
+    indices: kernels.Indices  # which they are
     pre: Tensor  # (M,) pre-activations by which the features were chosen
 
     @property
+    def features(self) -> Tensor:
+        """(M,) int64: the feature of each activation."""
+        return self.indices.features
+
+    @property
     def rows(self) -> Tensor:
-        """(M,) int64: the token that each active feature belongs to."""
-        return kernels.rows_of(self.offsets, len(self.features))
+        """(M,) int64: the token of each activation."""
+        return self.indices.rows
 
 
 class Architecture(Protocol):
@@ -62,8 +66,8 @@ class TopK(nn.Module):
 
     def forward(self, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None = None) -> Active:
         """Active features of residuals x (N, d) less b_dec."""
-        pre, features, offsets = kernels.encode(x, W_enc, b_enc, self.select, b_dec)
-        return Active(pre.relu() if self.relu else pre, features, offsets, pre)
+        pre, indices = kernels.encode(x, W_enc, b_enc, self.select, b_dec)
+        return Active(pre.relu() if self.relu else pre, indices, pre)
 
     def extra_loss(self, active: Active, W_dec: Tensor, target: Callable[[], Tensor], penalty: float) -> None:
         """Nothing."""
@@ -85,12 +89,12 @@ class ReLU(nn.Module):
 
     def forward(self, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None = None) -> Active:
         """Active features of residuals x (N, d) less b_dec."""
-        pre, features, offsets = kernels.encode(x, W_enc, b_enc, kernels.select_positive, b_dec)
-        return Active(pre, features, offsets, pre)
+        pre, indices = kernels.encode(x, W_enc, b_enc, kernels.select_positive, b_dec)
+        return Active(pre, indices, pre)
 
     def extra_loss(self, active: Active, W_dec: Tensor, target: Callable[[], Tensor], penalty: float) -> Tensor:
         """The L1 penalty."""
-        return penalty * _weighted_l1(active.values, active.features, W_dec) / len(active.offsets)
+        return penalty * _weighted_l1(active.values, active.features, W_dec) / active.indices.n_tokens
 
     def rescale_(self, scale: float) -> None:
         """There is nothing to rescale."""
@@ -111,16 +115,16 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None = None) -> Active:
         """Active features of residuals x (N, d) less b_dec."""
-        gate, features, offsets = kernels.encode(x, W_enc, b_enc, kernels.select_positive, b_dec)
-        b_gate, r_mag, b_mag = (part.index_select(0, features) for part in (b_enc, self.r_mag, self.b_mag))
-        return Active(((gate - b_gate) * r_mag.exp() + b_mag).relu(), features, offsets, gate)
+        gate, indices = kernels.encode(x, W_enc, b_enc, kernels.select_positive, b_dec)
+        b_gate, r_mag, b_mag = (part.index_select(0, indices.features) for part in (b_enc, self.r_mag, self.b_mag))
+        return Active(((gate - b_gate) * r_mag.exp() + b_mag).relu(), indices, gate)
 
     def extra_loss(self, active: Active, W_dec: Tensor, target: Callable[[], Tensor], penalty: float) -> Tensor:
         """The L1 penalty on the gate, and the reconstruction from the gate alone."""
         frozen = W_dec.detach()
-        from_gate = kernels.decode(active.pre, active.features, active.offsets, frozen)
+        from_gate = kernels.decode(active.pre, active.indices, frozen)
         # Were the decoder's rows free here, shrinking them would escape the penalty, and r_mag make up for it.
-        sparsity = penalty * _weighted_l1(active.pre, active.features, frozen) / len(active.offsets)
+        sparsity = penalty * _weighted_l1(active.pre, active.features, frozen) / active.indices.n_tokens
         return sparsity + (from_gate - target()).square().sum(1).mean()
 
     def rescale_(self, scale: float) -> None:

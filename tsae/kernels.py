@@ -9,7 +9,9 @@ What chooses and groups active features are loops of `loops.py` on a CPU, and Py
 `dense_encode` and `dense_decode` are the readable twins that the tests compare values and gradients with.
 """
 
+import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -61,133 +63,155 @@ def select_positive(products: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     return features, torch.cumsum(counts, 0) - counts
 
 
-def rows_of(offsets: Tensor, n_active: int) -> Tensor:
-    """(M,) int64: the token that each active feature belongs to."""
-    counts = torch.diff(offsets, append=offsets.new_tensor([n_active]))
-    return torch.arange(len(offsets), device=offsets.device).repeat_interleave(counts)
-
-
 class Groups(NamedTuple):
     """The active features of a batch in the order of their feature."""
 
     slots: Tensor  # (M,) int64: place in the order by token
     offsets: Tensor  # (F,) int64: where each feature's activations start
+    rows: Tensor  # (M,) int64: the token of each
 
 
-def group_by_feature(features: Tensor, n_features: int) -> Groups:
-    """Sort the active features (M,) of a batch by feature."""
-    if _looped(features):
-        return Groups(*map(torch.from_numpy, loops.group(features.numpy(), n_features)))
-    counts = torch.bincount(features, minlength=n_features)
-    return Groups(torch.argsort(features, stable=True), torch.cumsum(counts, 0) - counts)
+class Indices:
+    """Which M of F features are active at N tokens, token after token.
+
+    What is derived from them is made when it is first asked for, and once: a training step needs it several times.
+    """
+
+    def __init__(self, features: Tensor, offsets: Tensor, n_features: int):
+        """Take the features (M,) int64, and where each token's start (N,) int64."""
+        self.features, self.offsets, self.n_features = features, offsets, n_features
+
+    def __len__(self) -> int:
+        """M."""
+        return len(self.features)
+
+    @property
+    def n_tokens(self) -> int:
+        """N."""
+        return len(self.offsets)
+
+    @property
+    def dense(self) -> bool:
+        """Whether so many are active that a dense product is faster than sums of rows."""
+        return len(self) > DENSE_SHARE * self.n_tokens * self.n_features
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """(M,) int64: the token that each active feature belongs to."""
+        counts = torch.diff(self.offsets, append=self.offsets.new_tensor([len(self)]))
+        return torch.arange(self.n_tokens, device=self.offsets.device).repeat_interleave(counts)
+
+    @cached_property
+    def places(self) -> Tensor:
+        """(M,) int64: where the active features lie in a flattened (N, F) matrix."""
+        return torch.add(self.features, self.rows, alpha=self.n_features)
+
+    @cached_property
+    def groups(self) -> Groups:
+        """The same, sorted by feature."""
+        if _looped(self.features):
+            slots, offsets = map(torch.from_numpy, loops.group(self.features.numpy(), self.n_features))
+        else:
+            counts = torch.bincount(self.features, minlength=self.n_features)
+            slots, offsets = torch.argsort(self.features, stable=True), torch.cumsum(counts, 0) - counts
+        return Groups(slots, offsets, self.rows.index_select(0, slots))
 
 
-def _is_dense(features: Tensor, n_tokens: int, n_features: int) -> bool:
-    return len(features) > DENSE_SHARE * n_tokens * n_features
+def _scatter(values: Tensor, indices: Indices) -> Tensor:
+    shape = indices.n_tokens, indices.n_features
+    return values.new_zeros(math.prod(shape)).index_add_(0, indices.places, values).view(shape)
 
 
-def _places(features: Tensor, rows: Tensor, n_features: int) -> Tensor:
-    """(M,) int64: where active features lie in a flattened (N, F) matrix."""
-    return torch.add(features, rows, alpha=n_features)
-
-
-def _scatter(values: Tensor, features: Tensor, rows: Tensor, n_tokens: int, n_features: int) -> Tensor:
-    places = _places(features, rows, n_features)
-    return values.new_zeros(n_tokens * n_features).index_add_(0, places, values).view(n_tokens, n_features)
-
-
-def _sum_tokens_by_feature(matrix: Tensor, weights: Tensor, features: Tensor, rows: Tensor, n_features: int) -> Tensor:
+def _sum_tokens_by_feature(matrix: Tensor, weights: Tensor, indices: Indices) -> Tensor:
     """(F, d): for each feature the sum over its activations of weight (M,) * row of the token in matrix (N, d)."""
-    if _is_dense(features, len(matrix), n_features):
-        return _scatter(weights, features, rows, len(matrix), n_features).T @ matrix
-    groups = group_by_feature(features, n_features)
-    return F.embedding_bag(
-        rows.index_select(0, groups.slots),
-        matrix,
-        groups.offsets,
-        mode="sum",
-        per_sample_weights=weights.index_select(0, groups.slots),
-    )
+    if indices.dense:
+        return _scatter(weights, indices).T @ matrix
+    groups = indices.groups
+    per_sample_weights = weights.index_select(0, groups.slots)
+    return F.embedding_bag(groups.rows, matrix, groups.offsets, mode="sum", per_sample_weights=per_sample_weights)
 
 
-def _sum_features_by_token(weights: Tensor, features: Tensor, offsets: Tensor, matrix: Tensor) -> Tensor:
+def _sum_features_by_token(weights: Tensor, indices: Indices, matrix: Tensor) -> Tensor:
     """(N, d): for each token the sum over its active features of weight (M,) * row of the feature in matrix (F, d)."""
-    if _is_dense(features, len(offsets), len(matrix)):
-        rows = rows_of(offsets, len(features))
-        return _scatter(weights, features, rows, len(offsets), len(matrix)) @ matrix
-    return F.embedding_bag(features, matrix, offsets, mode="sum", per_sample_weights=weights)
+    if indices.dense:
+        return _scatter(weights, indices) @ matrix
+    return F.embedding_bag(indices.features, matrix, indices.offsets, mode="sum", per_sample_weights=weights)
 
 
-def _encode_block(centred: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select) -> tuple[Tensor, Tensor, Tensor]:
-    products = centred @ W_enc.t()
-    features, offsets = select(products, b_enc)
-    places = _places(features, rows_of(offsets, len(features)), len(W_enc))
-    return products.flatten().index_select(0, places) + b_enc.index_select(0, features), features, offsets
+def _choose(x: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select) -> tuple[Tensor, Indices]:
+    """The active pre-activations (M,), and which they are."""
+    parts, features, offsets, n_active = [], [], [], 0
+    for block in x.split(max(1, BLOCK // len(W_enc))):
+        products = block @ W_enc.t()
+        chosen = Indices(*select(products, b_enc), len(W_enc))
+        pre = products.flatten().index_select(0, chosen.places) + b_enc.index_select(0, chosen.features)
+        parts.append(pre)
+        features.append(chosen.features)
+        offsets.append(chosen.offsets + n_active)
+        n_active += len(chosen)
+    if len(parts) == 1:
+        return pre, chosen
+    return torch.cat(parts), Indices(torch.cat(features), torch.cat(offsets), len(W_enc))
 
 
 class _Encode(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None, select: Select
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None, select: Select, chosen: list[Indices]
+    ) -> Tensor:
         centred = x if b_dec is None else x - b_dec
-        blocks = [_encode_block(part, W_enc, b_enc, select) for part in centred.split(max(1, BLOCK // len(W_enc)))]
-        pre, features, offsets = blocks[0]
-        for block in blocks[1:]:
-            offsets = torch.cat([offsets, block[2] + len(features)])
-            pre, features = torch.cat([pre, block[0]]), torch.cat([features, block[1]])
-        ctx.save_for_backward(centred, W_enc, features, offsets)
-        ctx.mark_non_differentiable(features, offsets)
-        return pre, features, offsets
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        centred, W_enc, features, offsets = ctx.saved_tensors
-        for_x, for_W_enc, for_b_enc, for_b_dec, _ = ctx.needs_input_grad
-        grad = grad.contiguous()
-        grad_x = grad_W_enc = grad_b_enc = grad_b_dec = None
-        if for_x:
-            grad_x = _sum_features_by_token(grad, features, offsets, W_enc)
-        if for_W_enc:
-            grad_W_enc = _sum_tokens_by_feature(centred, grad, features, rows_of(offsets, len(features)), len(W_enc))
-        if for_b_enc or for_b_dec:
-            grad_b_enc = torch.zeros_like(W_enc[:, 0]).index_add_(0, features, grad)
-        if for_b_dec:
-            # Of the gradients of all tokens b_dec needs the sum alone, which is one product of a vector.
-            grad_b_dec = -(grad_b_enc @ W_enc)
-        return grad_x, grad_W_enc, grad_b_enc, grad_b_dec, None
-
-
-class _Decode(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, features: Tensor, offsets: Tensor, W_dec: Tensor) -> Tensor:
-        ctx.save_for_backward(values, features, offsets, W_dec)
-        return _sum_features_by_token(values, features, offsets, W_dec)
+        pre, ctx.indices = _choose(centred, W_enc, b_enc, select)
+        chosen.append(ctx.indices)
+        ctx.save_for_backward(centred, W_enc)
+        return pre
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        values, features, offsets, W_dec = ctx.saved_tensors
+        centred, W_enc = ctx.saved_tensors
+        for_x, for_W_enc, for_b_enc, for_b_dec, *_ = ctx.needs_input_grad
         grad = grad.contiguous()
-        rows = rows_of(offsets, len(features))
+        grad_x = grad_W_enc = grad_b_enc = grad_b_dec = None
+        if for_x:
+            grad_x = _sum_features_by_token(grad, ctx.indices, W_enc)
+        if for_W_enc:
+            grad_W_enc = _sum_tokens_by_feature(centred, grad, ctx.indices)
+        if for_b_enc or for_b_dec:
+            grad_b_enc = torch.zeros_like(W_enc[:, 0]).index_add_(0, ctx.indices.features, grad)
+        if for_b_dec:
+            # Of the gradients of all tokens b_dec needs the sum alone, which is one product of a vector.
+            grad_b_dec = -(grad_b_enc @ W_enc)
+        return grad_x, grad_W_enc, grad_b_enc, grad_b_dec, None, None
+
+
+class _Decode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, indices: Indices, W_dec: Tensor) -> Tensor:
+        ctx.save_for_backward(values, W_dec)
+        ctx.indices = indices
+        return _sum_features_by_token(values, indices, W_dec)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (values, W_dec), indices = ctx.saved_tensors, ctx.indices
+        grad = grad.contiguous()
         grad_values = grad_W_dec = None
         if ctx.needs_input_grad[0]:
-            if _is_dense(features, len(grad), len(W_dec)):
-                products = grad @ W_dec.T
-                grad_values = products.flatten().index_select(0, _places(features, rows, len(W_dec)))
+            if indices.dense:
+                grad_values = (grad @ W_dec.T).flatten().index_select(0, indices.places)
             else:
                 grad_values = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-                    grad, W_dec, features, offsets, rows, 0
+                    grad, W_dec, indices.features, indices.offsets, indices.rows, 0
                 )
-        if ctx.needs_input_grad[3]:
-            grad_W_dec = _sum_tokens_by_feature(grad, values, features, rows, len(W_dec))
-        return grad_values, None, None, grad_W_dec
+        if ctx.needs_input_grad[2]:
+            grad_W_dec = _sum_tokens_by_feature(grad, values, indices)
+        return grad_values, None, grad_W_dec
 
 
 def encode(
     x: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select, b_dec: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Indices]:
     """Choose active features by their pre-activations (x - b_dec) W_enc^T + b_enc.
 
     Args:
@@ -198,28 +222,29 @@ def encode(
         b_dec: (d,); None if x is centred already.
 
     Returns:
-        The active pre-activations (M,), their features (M,) int64, and where each token's start (N,) int64.
+        The active pre-activations (M,), and which they are.
     """
-    pre, features, offsets = _Encode.apply(x, W_enc, b_enc, b_dec, select)
-    return pre, features, offsets
+    chosen: list[Indices] = []
+    pre: Tensor = _Encode.apply(x, W_enc, b_enc, b_dec, select, chosen)
+    return pre, chosen[0]
 
 
-def decode(values: Tensor, features: Tensor, offsets: Tensor, W_dec: Tensor) -> Tensor:
-    """Sum the decoder rows of the active features: (M,), (M,), (N,) and (F, d) give (N, d)."""
-    out: Tensor = _Decode.apply(values, features, offsets, W_dec)
+def decode(values: Tensor, indices: Indices, W_dec: Tensor) -> Tensor:
+    """Sum the decoder rows of the active features: activations (M,) and W_dec (F, d) give (N, d)."""
+    out: Tensor = _Decode.apply(values, indices, W_dec)
     return out
 
 
 def dense_encode(
     x: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select, b_dec: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Indices]:
     """Twin of `encode` whose gradients PyTorch derives through dense tensors."""
     products = (x if b_dec is None else x - b_dec) @ W_enc.T
-    features, offsets = select(products.detach(), b_enc.detach())
-    return (products + b_enc)[rows_of(offsets, len(features)), features], features, offsets
+    indices = Indices(*select(products.detach(), b_enc.detach()), len(W_enc))
+    return (products + b_enc)[indices.rows, indices.features], indices
 
 
-def dense_decode(values: Tensor, features: Tensor, offsets: Tensor, W_dec: Tensor) -> Tensor:
+def dense_decode(values: Tensor, indices: Indices, W_dec: Tensor) -> Tensor:
     """Twin of `decode` through a dense (N, F) matrix of activations."""
-    acts = values.new_zeros(len(offsets), len(W_dec))
-    return acts.index_put((rows_of(offsets, len(features)), features), values, accumulate=True) @ W_dec
+    acts = values.new_zeros(indices.n_tokens, len(W_dec))
+    return acts.index_put((indices.rows, indices.features), values, accumulate=True) @ W_dec

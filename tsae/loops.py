@@ -14,34 +14,41 @@ import numpy.typing as npt
 from numba import njit
 
 OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
+# A fold of a row: so many lanes, of so many elements each.
+WIDTH, DEPTH = 16, 8
+# Counts stay in 32 bits, as the elements are, or the compiler does not vectorise their loops.
+ZERO, ONE = np.int32(0), np.int32(1)
 
 Array = npt.NDArray[Any]
 
 
 @njit(**OPTIONS)
-def _lane_maxima(row: Any, bias: Any, maxima: Any) -> Any:
-    """Largest element of row + bias in each lane, NaN if one is; lane j of L holds the elements j, j + L, j + 2 L, ...
+def _maxima(row: Any, bias: Any, n_folds: int, maxima: Any) -> Any:
+    """Largest element of row + bias in each lane, NaN if one is.
 
+    Lane j of fold i holds DEPTH elements, WIDTH apart; what is behind the last fold has a lane for each.
     Returns the number of lanes with NaN.
     """
-    lanes = len(maxima)
-    maxima[:] = row[:lanes] + bias[:lanes]
-    for start in range(lanes, len(row), lanes):
-        part, part_bias = row[start : start + lanes], bias[start : start + lanes]
-        for lane in range(len(part)):
-            value = part[lane] + part_bias[lane]
-            maxima[lane] = value if (value > maxima[lane]) | (value != value) else maxima[lane]
+    for fold in range(n_folds):
+        for lane in range(WIDTH):
+            feature = fold * WIDTH * DEPTH + lane
+            largest = row[feature] + bias[feature]
+            for step in range(1, DEPTH):
+                value = row[feature + step * WIDTH] + bias[feature + step * WIDTH]
+                largest = value if (value > largest) | (value != value) else largest
+            maxima[fold * WIDTH + lane] = largest
+    maxima[n_folds * WIDTH :] = row[n_folds * WIDTH * DEPTH :] + bias[n_folds * WIDTH * DEPTH :]
     n_nan = np.int32(0)
-    for value in maxima:
-        n_nan += np.int32(value != value)
+    for j in range(len(maxima)):
+        n_nan = np.int32(n_nan + (ONE if maxima[j] != maxima[j] else ZERO))
     return n_nan
 
 
 @njit(**OPTIONS)
 def _count(values: Any, bound: Any) -> Any:
     n = np.int32(0)
-    for value in values:
-        n += np.int32(value >= bound)
+    for j in range(len(values)):
+        n = np.int32(n + (ONE if values[j] >= bound else ZERO))
     return n
 
 
@@ -49,19 +56,23 @@ def _count(values: Any, bound: Any) -> Any:
 def _bound(values: Any, k: int, largest_number: Any) -> Any:
     """A number that at least k of the values reach, and at most an eighth more unless they are equal; none is NaN.
 
-    Found by halving the range of the values; where equal ones are in the way, it ends as the k-th largest itself.
+    Found by halving an interval around it; where equal ones are in the way, it ends as the k-th largest itself.
     """
-    low, high = largest_number, -largest_number
-    for value in values:
-        low, high = min(low, value), max(high, value)
-    low, high = max(low, -largest_number), min(high, largest_number)
-    if _count(values, low) < k:
-        return values.dtype.type(-np.inf)
+    low = high = min(max(values[0], -largest_number), largest_number)
+    step = values.dtype.type(1)
+    while _count(values, low) < k:
+        if low == -largest_number:
+            return values.dtype.type(-np.inf)
+        low, high, step = max(low - step, -largest_number), low, 2 * step
+    while _count(values, high) >= k:
+        if high == largest_number:
+            return high
+        low, high, step = high, min(high + step, largest_number), 2 * step
     half = values.dtype.type(0.5)
     while True:
         middle = half * low + half * high
         if not low < middle < high:
-            return high if _count(values, high) >= k else low
+            return low
         n = _count(values, middle)
         if n >= k:
             low = middle
@@ -85,13 +96,13 @@ def _keep(values: Any, found: Any, n: int, bound: Any, n_equal: int) -> int:
 
 
 @njit(**OPTIONS)
-def _largest(first: int, last: int, products: Any, bias: Any, lanes: int, largest_number: Any, features: Any) -> None:
+def _largest(first: int, last: int, products: Any, bias: Any, n_folds: int, largest_number: Any, features: Any) -> None:
     n_features, k = products.shape[1], features.shape[1]
-    maxima = np.empty(lanes, products.dtype)
+    maxima = np.empty(n_features - n_folds * WIDTH * (DEPTH - 1), products.dtype)
     values, found = np.empty(n_features, products.dtype), np.empty(n_features, np.int64)
     for i in range(first, last):
         row = products[i]
-        if _lane_maxima(row, bias, maxima):  # let NaN through, so that the loss shows it
+        if _maxima(row, bias, n_folds, maxima):  # let NaN through, so that the loss shows it
             n = 0
             for wanted in (True, False):
                 for feature in range(n_features):
@@ -102,13 +113,16 @@ def _largest(first: int, last: int, products: Any, bias: Any, lanes: int, larges
         # k lanes reach the bound, so k elements do, and all that do are in those lanes.
         bound = _bound(maxima, k, largest_number)
         n = 0
-        for lane in range(lanes):
+        for lane in range(len(maxima)):
             if maxima[lane] >= bound:
-                for feature in range(lane, n_features, lanes):
+                fold = lane // WIDTH
+                feature = lane + fold * WIDTH * (DEPTH - 1) if fold < n_folds else lane + n_folds * WIDTH * (DEPTH - 1)
+                for _ in range(DEPTH if fold < n_folds else 1):
                     value = row[feature] + bias[feature]
                     if value >= bound:
                         values[n], found[n] = value, feature
                         n += 1
+                    feature += WIDTH
         if n > 2 * k:
             bound = _bound(values[:n], k, largest_number)
             n = _keep(values, found, n, bound, n)
@@ -139,9 +153,9 @@ def largest(products: Array, bias: Array, k: int, n_threads: int) -> Array:
     if k > n_features:
         raise ValueError(f"k = {k} of {n_features} features")
     features = np.empty((n_rows, k), np.int64)
-    # Several times k lanes, so that few hold more than one of the k largest.
-    lanes = min(n_features, max(256, 4 * k))
-    _over_rows(_largest, n_rows, n_threads, products, bias, lanes, np.finfo(products.dtype).max, features)
+    # Several times k lanes, so that few hold more than one of the k largest; else a lane for every feature.
+    n_folds = n_features // (WIDTH * DEPTH) if n_features >= 4 * k * DEPTH else 0
+    _over_rows(_largest, n_rows, n_threads, products, bias, n_folds, np.finfo(products.dtype).max, features)
     return features
 
 
@@ -150,7 +164,7 @@ def _count_positive(first: int, last: int, products: Any, bias: Any, counts: Any
     for i in range(first, last):
         row, n = products[i], np.int32(0)
         for feature in range(len(row)):
-            n += np.int32(row[feature] + bias[feature] > 0)
+            n = np.int32(n + (ONE if row[feature] + bias[feature] > 0 else ZERO))
         counts[i] = n
 
 

@@ -132,14 +132,14 @@ class SAE(nn.Module):
 
     def decode_active(self, active: Active, token_biases: Tensor | None) -> Tensor:
         """Reconstruct from active features and the tokens' rows of the table (N, d), None for a baseline: (N, d)."""
-        x_hat = kernels.decode(active.values, active.features, active.offsets, self.W_dec) + self.b_dec
+        x_hat = kernels.decode(active.values, active.indices, self.W_dec) + self.b_dec
         return x_hat if token_biases is None else x_hat + token_biases
 
     def encode(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Activations of every feature: x (..., d) gives (..., F), few of them non-zero."""
         rows = None if tokens is None else tokens.reshape(-1)
         active = self.active(x.reshape(-1, x.shape[-1]), rows)
-        acts = active.values.new_zeros(len(active.offsets), self.n_features)
+        acts = active.values.new_zeros(active.indices.n_tokens, self.n_features)
         acts[active.rows, active.features] = active.values
         return acts.view(*x.shape[:-1], -1)
 
