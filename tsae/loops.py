@@ -137,7 +137,8 @@ def _largest(first: int, last: int, products: Any, bias: Any, n_folds: int, larg
                 if values[j] <= values[smallest]:
                     smallest = j
             n -= 1
-            values[smallest], found[smallest] = values[n], found[n]
+            for j in range(smallest, n):
+                values[j], found[j] = values[j + 1], found[j + 1]
         features[i] = found[:k]
 
 
