@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from tsae.baselines import Sequences
 from tsae.config import Features
-from tsae.files import replacing
+from tsae.files import check, replacing
 from tsae.metrics import Measurement, share
 from tsae.sae import SAE
 
@@ -126,10 +126,12 @@ def _collect_firings(sae: SAE, sequences: Sequences, batch_sequences: int) -> _F
     progress = tqdm(total=sequences.tokens.numel(), desc="features", unit="tok", unit_scale=True, disable=None)
     for chosen in torch.arange(len(sequences.tokens)).split(batch_sequences):
         kept = sequences.kept[chosen]
-        active = sae.active(sequences.residuals[chosen][kept].float(), sequences.tokens[chosen][kept])
+        x, tokens = (part[chosen][kept].to(sae.device) for part in (sequences.residuals, sequences.tokens))
+        active = sae.active(x.float(), tokens)
         places = (chosen[:, None] * n_ctx + torch.arange(n_ctx))[kept]
         fired = active.values != 0
-        parts.append((active.features[fired], places[active.rows[fired]], active.values[fired].double()))
+        features, rows, values = (part[fired].cpu() for part in (active.features, active.rows, active.values))
+        parts.append((features, places[rows], values.double()))
         progress.update(kept.numel())
     progress.close()
     return _Firings(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
@@ -205,6 +207,7 @@ def read_features(path: Path) -> pd.DataFrame:
     Raises:
         ValueError: the file is missing, truncated or not Parquet, or lacks a column.
     """
+    check(path)
     try:
         frame = pd.read_parquet(path, engine="pyarrow")
     except (OSError, ValueError) as error:

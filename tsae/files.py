@@ -1,43 +1,163 @@
-"""Artefacts on disk: written under a temporary name and renamed, so that a half-written file never has its final name."""
+"""Artefacts on disk: whole or not there, and the bytes that were written.
 
+A file is written under a temporary name and renamed, so that a half-written one never has its final name. Its sha256 is
+recorded beside it, in `.{name}.sha256`, in the format that `sha256sum --check` takes, and compared before it is read.
+"""
+
+import fcntl
+import functools
+import glob
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+
+if TYPE_CHECKING:
+    import torch
 
 METADATA_KEY = "tsae"
+REMEDY = "delete it and run again, which makes it anew"
+HOST = platform.node().replace(".", "_").replace("-", "_")
 UMASK = os.umask(0)
 os.umask(UMASK)
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file that is being made, and the space that is left, in errors of the disk.
+
+    Raises:
+        OSError: the disk is full or read-only.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(f"{path}: could not be written ({error}); {free / 1e6:.0f} MB are free there") from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on failure removed.
+    """Yield a temporary path beside `path`; on success it is synced, its sha256 recorded, and it becomes `path`.
+
+    On failure it is removed.
 
     Raises:
         OSError: the disk is full or read-only; the message names `path`, which then is as it was before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~UMASK)  # safetensors lets only the owner read
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        free = shutil.disk_usage(path.parent).free
-        raise OSError(f"{path}: could not be written ({error}); {free / 1e6:.0f} MB are free there") from error
+        with naming(path):
+            yield temporary
+            temporary.chmod(0o666 & ~UMASK)  # safetensors lets only the owner read
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            _record(path, sha256(temporary))
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_of(path: Path) -> Path:
+    """A name beside `path` for this process to write under; what killed processes of this machine left there is removed."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{HOST}-*.tmp"):
+        if not _is_running(left.name.split("-")[-1].removesuffix(".tmp")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp")
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, PermissionError):
+        pass
+    return True
+
+
+def hold(path: Path, what: str) -> None:
+    """Take a lock until this process ends, however it does.
+
+    Raises:
+        ValueError: another process has it; the message says which, and `what` it does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(lock, 100).decode(errors="replace").strip() or "another process"
+        os.close(lock)
+        raise ValueError(f"{path}: {holder} {what}; wait until it has ended, or stop it") from None
+    os.ftruncate(lock, 0)
+    os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
+
+
+def record_of(path: Path) -> Path:
+    """Where the sha256 of a file is recorded."""
+    return path.with_name(f".{path.name}.sha256")
+
+
+def _record(path: Path, digest: str) -> None:
+    # Before the rename: a kill between both leaves a file that does not pass, and never one that should not.
+    temporary = temporary_of(record_of(path))
+    try:
+        temporary.write_text(f"{digest}  {path.name}\n")
+        temporary.replace(record_of(path))
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def record(path: Path, content: Path | None = None) -> None:
+    """Record the sha256 of a file that something else has written whole, under another name so far if `content` is given."""
+    _record(path, sha256(content or path))
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there, and its record."""
+    path.unlink(missing_ok=True)
+    record_of(path).unlink(missing_ok=True)
+
+
+def check(path: Path) -> None:
+    """See that a file is what was written; one without a record, as other programs write them, passes.
+
+    Raises:
+        ValueError: it is not; the message names it.
+    """
+    try:
+        expected = record_of(path).read_text().split()[0]
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError, IndexError, UnicodeDecodeError):
+        return
+    if _known_sha256(path.resolve(), found.st_size, found.st_mtime_ns, found.st_ino) != expected:
+        raise ValueError(f"{path}: damaged, its sha256 is not the one recorded when it was written; {REMEDY}")
+
+
+@functools.cache
+def _known_sha256(path: Path, *_state: int) -> str:
+    """Hashed once by a process, as long as nothing touches it."""
+    return sha256(path)
+
+
+def read_text(path: Path) -> str:
+    """Read a text file that is what was written.
+
+    Raises:
+        ValueError: it is damaged.
+        FileNotFoundError: it is not there.
+    """
+    check(path)
+    return path.read_text()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -51,25 +171,28 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2) + "\n")
 
 
-def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None) -> None:
-    """Write a whole safetensors file, or nothing; metadata is stored as JSON.
+def save_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a whole safetensors file, or nothing, wherever the tensors are; metadata is stored as JSON.
 
     It goes under one key, since safetensors writes several in an order that changes from run to run.
     """
+    from safetensors.torch import save_file
+
     with replacing(path) as temporary:
         save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
             temporary,
             {METADATA_KEY: json.dumps(metadata)} if metadata else None,
         )
 
 
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+def load_tensors(path: Path) -> dict[str, "torch.Tensor"]:
     """Read every tensor of a safetensors file; large ones are memory-mapped.
 
     Raises:
-        ValueError: the file is missing, truncated or not safetensors.
+        ValueError: the file is missing, damaged, truncated or not safetensors.
     """
+    check(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -77,14 +200,66 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
 
 
+def load_as(
+    path: Path, expected: "Mapping[str, tuple[tuple[int | None, ...], torch.dtype]]"
+) -> dict[str, "torch.Tensor"]:
+    """Read a safetensors file that must hold certain tensors, and no others.
+
+    Args:
+        path: the file.
+        expected: name -> shape, where None is any length but 0, and dtype.
+
+    Raises:
+        ValueError: as `load_tensors`, or it holds something else.
+    """
+    tensors = load_tensors(path)
+    fits = tensors.keys() == expected.keys() and all(
+        tensor.dtype == expected[name][1]
+        and tensor.ndim == len(expected[name][0])
+        and all(
+            length == wanted if wanted is not None else length > 0
+            for length, wanted in zip(tensor.shape, expected[name][0], strict=True)
+        )
+        for name, tensor in tensors.items()
+    )
+    if not fits:
+        found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+        raise ValueError(f"{path}: holds {described(found)} instead of {described(expected)}; {REMEDY}")
+    return tensors
+
+
+def described(tensors: "Mapping[str, tuple[tuple[int | None, ...], torch.dtype]]") -> str:
+    """Shapes and dtypes in words, `W_enc (128, 32) float32`; what may have any length is `n`."""
+    return (
+        ", ".join(
+            f"{name} ({', '.join('n' if length is None else str(length) for length in shape)}) {str(dtype).removeprefix('torch.')}"
+            for name, (shape, dtype) in tensors.items()
+        )
+        or "nothing"
+    )
+
+
 def load_metadata(path: Path) -> dict[str, Any]:
-    """Read the metadata that `save_tensors` stored."""
+    """Read the metadata that `save_tensors` stored.
+
+    Raises:
+        ValueError: the file is missing, damaged, truncated, not safetensors, or its metadata are of another program.
+    """
+    check(path)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-            return metadata
+            text = (file.metadata() or {}).get(METADATA_KEY, "{}")
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+    try:
+        metadata = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: its metadata are not what was written here ({error}); {REMEDY}") from None
+    if not isinstance(metadata, dict):
+        raise ValueError(
+            f"{path}: its metadata are a {type(metadata).__name__}, and not what was written here; {REMEDY}"
+        )
+    return metadata
 
 
 def sha256(path: Path) -> str:

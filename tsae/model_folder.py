@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,8 +48,7 @@ def prepare_model(source: ModelSource, sources_dir: Path, folder: Path) -> None:
     if isinstance(source, FolderModel) and source.path.resolve() == folder.resolve():
         raise ValueError(f"model.source.path: {source.path} is the folder that the model is to be copied to; move it")
     folder.mkdir(parents=True, exist_ok=True)
-    building = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(building, ignore_errors=True)
+    building = files.temporary_of(folder)
     building.mkdir()
     try:
         match source:
@@ -61,11 +61,12 @@ def prepare_model(source: ModelSource, sources_dir: Path, folder: Path) -> None:
         paths = sorted(building.iterdir())
         hashes = {path.name: files.sha256(path) for path in paths}
         # First, so that an interrupted replacement does not pass for a whole model.
-        (folder / "source.json").unlink(missing_ok=True)
+        files.remove(folder / "source.json")
         for path in _model_files(folder):
-            path.unlink()
+            files.remove(path)
         for path in paths:
             path.replace(folder / path.name)
+            files.record(folder / path.name)
         files.write_json(folder / "source.json", {"source": source.model_dump(mode="json"), "files": hashes})
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -95,7 +96,10 @@ def _copy_model(source: Path, where: str, folder: Path) -> None:
         )
     index = source / "model.safetensors.index.json"
     if index.is_file():
-        missing = sorted(set(json.loads(index.read_text())["weight_map"].values()) - names)
+        try:
+            missing = sorted(set(json.loads(index.read_text())["weight_map"].values()) - names)
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{where}: {index.name} is no index of weights ({error!r}); complete the model") from None
         if missing:
             raise ValueError(f"{where}: {', '.join(missing)} is named in {index.name} and missing; complete the model")
     if not names.intersection(_TOKENIZER_FILES):
@@ -143,8 +147,12 @@ def _expand_gguf(path: Path, sha256: str, folder: Path) -> None:
     with contextlib.ExitStack() as stack:
         if not sys.stderr.isatty():
             stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        quantised = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        # Alone in a folder: the libraries would take a config.json or a tokenizer beside it for the model's.
+        alone = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (alone / path.name).symlink_to(path.resolve())
+        options = {"gguf_file": path.name, "trust_remote_code": False}
+        quantised = AutoModelForCausalLM.from_pretrained(alone, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(alone, **options)
     config = quantised.config
     # The weights are float32 by now; with this entry the library refuses to save them.
     if hasattr(config, "quantization_config"):
@@ -203,6 +211,7 @@ def model_config(folder: Path) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: not the configuration of a language model ({error})") from error
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the library raises what it trips over
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not the configuration of a language model ({reason})") from error

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from tsae.files import replacing
+
 # Colour-blind safe (Okabe and Ito). One colour per thing, the same in every figure.
 COLOURS = {
     "baseline": "#0072B2",
@@ -27,6 +29,7 @@ COLOURS = {
 }
 TABLES = {"none": "baseline", "fixed": "tokenized, fixed table", "learned": "tokenized, learned table"}
 STYLES = {"none": "o-", "fixed": "s--", "learned": "D-"}
+RELEASED = {"marker": "*", "markersize": 8, "ls": ""}  # the authors' own SAEs, measured here
 PUBLISHED = "0.55"  # the authors' numbers: faint grey, or the faint colour of the thing
 METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 PAGE = 7.2  # width of a figure, so that it is printed as it is drawn [inches]
@@ -59,16 +62,28 @@ def figure(panels: int, height: float = 2.4, **options: Any) -> tuple[Figure, li
     return fig, rows[0]
 
 
-def save(fig: Figure, outputs: Iterable[str]) -> None:
-    """Write the figure to each path, in the format of its ending, without dates."""
+def save(fig: Figure, outputs: Iterable[str], *tables: pd.DataFrame) -> None:
+    """Write the figure to each path, in the format of its ending, without dates.
+
+    SAEs of the tables that are missing in it because their training failed are named below it.
+    """
+    failed = pd.concat(tables).query("metric == 'failed'") if tables else pd.DataFrame()
+    if len(failed):
+        names = failed.drop_duplicates(["subject", "layer", "seed"]).agg(
+            "{0[subject]} (layer {0[layer]}, seed {0[seed]}) at step {0[value]:.0f}".format, axis=1
+        )
+        fig.supxlabel(
+            "failed in training, and not drawn: " + ", ".join(names), fontsize="x-small", color="red", wrap=True
+        )
     for output in outputs:
         ending = Path(output).suffix.removeprefix(".")
-        fig.savefig(output, dpi=200, metadata=METADATA[ending])
+        with replacing(Path(output)) as temporary:
+            fig.savefig(temporary, format=ending, dpi=200, metadata=METADATA[ending])
     plt.close(fig)
 
 
 def pick(table: pd.DataFrame, subject: str, metric: str, **where: Any) -> pd.DataFrame:
-    """Rows of one subject and metric, sorted by layer, threshold and seed.
+    """Rows of one subject and metric, sorted by layer, threshold and seed; none if its training failed.
 
     Raises:
         ValueError: there are none.
@@ -76,7 +91,8 @@ def pick(table: pd.DataFrame, subject: str, metric: str, **where: Any) -> pd.Dat
     chosen = table[(table["subject"] == subject) & (table["metric"] == metric)]
     for column, value in where.items():
         chosen = chosen[chosen[column] == value]
-    if chosen.empty:
+    failed = ((table["subject"] == subject) & (table["metric"] == "failed")).any()
+    if chosen.empty and not failed:
         raise ValueError(f"the table has no {metric!r} of {subject!r}{f' with {where}' if where else ''}")
     return chosen.sort_values(["layer", "at", "seed"])
 
@@ -96,12 +112,17 @@ def bars(summary: pd.DataFrame, scale: float = 1.0) -> list[Any]:
     return [(summary["value"] - summary["low"]) * scale, (summary["high"] - summary["value"]) * scale]
 
 
-def draw_by_layer(ax: Axes, rows: pd.DataFrame, offset: float, scale: float = 1.0, **style: Any) -> None:
-    """Draw, over layers as categories, the mean of the seeds with the hull of their 95% intervals, and, where several, every seed."""
-    layers = layers_of(rows)
+def draw_by_layer(
+    ax: Axes, rows: pd.DataFrame, offset: float, scale: float = 1.0, layers: Sequence[int] | None = None, **style: Any
+) -> None:
+    """Draw, over layers as categories, the mean of the seeds with the hull of their 95% intervals, and, where several, every seed.
+
+    `layers` are the categories; by default the layers of the rows.
+    """
+    layers = layers_of(rows) if layers is None else layers
     summary = over_seeds(rows, "layer")
-    x = [place + offset for place in range(len(layers))]
-    ax.errorbar(x, summary["value"] * scale, yerr=bars(summary, scale), fmt="o", **style)
+    x = [layers.index(layer) + offset for layer in summary.index]
+    ax.errorbar(x, summary["value"] * scale, yerr=bars(summary, scale), **({"marker": "o", "ls": ""} | style))
     if rows["seed"].nunique() > 1:
         draw_seeds(ax, [layers.index(layer) + offset for layer in rows["layer"]], rows["value"] * scale)
 

@@ -1,14 +1,14 @@
 """The tidy table: one row per subject and metric, from one JSON file per job."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from tsae.files import write_json, write_text
+from tsae.files import check, read_text, write_json, write_text
 from tsae.metrics import Measurement
 
 COLUMNS = [
@@ -40,7 +40,7 @@ def labelled(labels: Mapping[str, Any], measurements: Sequence[Measurement]) -> 
 
 def write_table(path: Path, measurements: Sequence[Path]) -> None:
     """Write a table: the rows of all files, in their order."""
-    rows = [row for file in measurements for row in json.loads(file.read_text())]
+    rows = [row for file in measurements for row in json.loads(read_text(file))]
     table = pd.DataFrame(rows, columns=COLUMNS)
     for column in WHOLE_NUMBERS:
         table[column] = table[column].astype("Int64")
@@ -50,4 +50,11 @@ def write_table(path: Path, measurements: Sequence[Path]) -> None:
 
 def read_table(path: str | Path) -> pd.DataFrame:
     """Read a table; the columns are described in `results/README.md`."""
+    check(Path(path))
     return pd.read_csv(path, dtype=dict.fromkeys(WHOLE_NUMBERS, "Int64"))
+
+
+def read_tables(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Read the tables that a profile has of those it need not have, one below the other; without any, no rows."""
+    tables = [read_table(path) for path in paths]
+    return pd.concat(tables) if tables else pd.DataFrame(columns=COLUMNS)
