@@ -1,7 +1,7 @@
 import math
 import threading
 from collections.abc import Generator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tsae.batches import training_batches
 from tsae.config import Training
-from tsae.residuals import ResidualCache, open_residuals
+from tsae.residuals import ResidualCache, Shard, open_residuals
 from tsae.tokens import load_tokens
 
 
@@ -116,3 +116,33 @@ def test_a_reader_that_stops_early_leaves_no_thread(cache: ResidualCache) -> Non
     assert threading.active_count() == before + 1
     batches.close()
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("buffer_tokens", [10**6, 700, 1])
+@pytest.mark.parametrize("skip", [1, 3, 40, 200, 10**4])
+def test_skipped_batches_change_nothing_of_those_that_follow(
+    cache: ResidualCache, buffer_tokens: int, skip: int
+) -> None:
+    settings = batch_settings(2 * cache.n_kept + 100, 19, buffer_tokens)
+    whole = list(training_batches(cache, settings, 3))
+    assert 200 < len(whole) < 10**4
+    rest = list(training_batches(cache, settings, 3, skip))
+    assert len(rest) == max(0, len(whole) - skip)
+    for found, expected in zip(rest, whole[skip:], strict=True):
+        assert torch.equal(found.residuals, expected.residuals)
+        assert torch.equal(found.tokens, expected.tokens)
+
+
+def test_skipped_buffers_are_not_read(cache: ResidualCache) -> None:
+    opened: list[int] = []
+
+    class Watched(ResidualCache):
+        def shard(self, index: int) -> Shard:
+            opened.append(index)
+            return super().shard(index)
+
+    watched = Watched(**{field.name: getattr(cache, field.name) for field in fields(cache)})
+    settings = batch_settings(cache.n_kept, 19, 1)
+    n_batches = cache.n_kept // 19
+    assert len(list(training_batches(watched, settings, 0, skip=n_batches - 1))) == 1
+    assert len(opened) <= 2 < len(cache.shards)

@@ -229,7 +229,11 @@ def write_residuals(folder: Path, x: Tensor, ids: Tensor, norms: Tensor | None =
         include_bos=False,
         shards=shards,
         shard_sequences=2,
+        batch_sequences=1,
+        layer=0,
         fingerprint="f",
+        statistics=folder / "layer0.safetensors",
+        streamed=frozenset(),
         made_from={},
         index=folder / "index.json",
     )

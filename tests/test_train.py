@@ -19,15 +19,17 @@ from tsae.architectures import Active, ReLU
 from tsae.batches import training_batches
 from tsae.cache import cache_residuals
 from tsae.config import Corpus, Residuals, Tokens, Training, Unigrams
-from tsae.corpus import write_documents
+from tsae.documents import write_documents
+from tsae.index import index_residuals
 from tsae.lookup import load_unigrams, write_unigrams
 from tsae.model_folder import prepare_model
 from tsae.residuals import ResidualCache, open_residuals
+from tsae.resume import NotFiniteError, Progress, Saved
 from tsae.sae import SAE, load, load_last_fired
 from tsae.sources import FileCorpus, FolderModel
 from tsae.sweep import Job, Point
 from tsae.tokens import write_tokens
-from tsae.train import FORMAT, Progress, history_steps, train, train_sae
+from tsae.train import FORMAT, Trainer, history_steps, train, train_sae
 
 LAYER = 2
 SETTINGS = Training(
@@ -77,7 +79,9 @@ def prepare(corpus: Path, model: Path, folder: Path) -> Prepared:
     )
     # A low bound, so that there are outliers.
     settings = Residuals(layers=(1, LAYER), shard_sequences=30, max_norm=1.3)
-    cache_residuals(paths.model, paths.train_tokens, paths.heldout_tokens, settings, False, paths.residuals)
+    folder = paths.residuals.parent
+    cache_residuals(paths.model, paths.train_tokens, paths.heldout_tokens, settings, False, folder)
+    index_residuals(settings, [folder / "parts/0.json"], paths.residuals)
     write_unigrams(paths.model, paths.train_tokens, Unigrams(), [LAYER], False, {LAYER: paths.unigrams})
     return paths
 
@@ -124,12 +128,18 @@ def write_cache(folder: Path, residuals: Tensor, tokens: Tensor, norms: Tensor |
             "norms": norms[rows].flatten().float(),
         }
         files.save_tensors(path, columns, {"fingerprint": "by hand"})
+    kept = norms[:, 1:] <= 1000
+    statistics = {
+        "mean": residuals[:, 1:][kept].half().double().mean(0).float(),
+        "token_counts": tokens[:, 1:][kept].bincount(minlength=int(tokens.max()) + 1),
+    }
+    files.save_tensors(folder / "layer0.safetensors", statistics)
     return ResidualCache(
         d_model=d_model,
         n_ctx=n_ctx,
         n_sequences=n_sequences,
         n_rows=tokens.numel(),
-        n_kept=int((norms[:, 1:] <= 1000).sum()),
+        n_kept=int(kept.sum()),
         n_outliers=int((norms[:, 1:] > 1000).sum()),
         scale=1.0,
         median_norm=1.0,
@@ -138,7 +148,11 @@ def write_cache(folder: Path, residuals: Tensor, tokens: Tensor, norms: Tensor |
         include_bos=False,
         shards=paths,
         shard_sequences=2,
+        batch_sequences=1,
+        layer=0,
         fingerprint="by hand",
+        statistics=folder / "layer0.safetensors",
+        streamed=frozenset(),
         made_from={},
         index=folder / "index.json",
     )
@@ -230,7 +244,7 @@ def read_history(folder: Path) -> list[dict[str, float]]:
 def test_same_seed_same_bytes(prepared: Prepared, trained: dict[str, Path], tmp_path: Path, name: str) -> None:
     again, other = (train_point(prepared, tmp_path / str(seed), name, seed) for seed in (0, 1))
     written = {"sae.safetensors", "history.csv", "config.json"}
-    assert {path.name for path in again.iterdir()} == written | {"checkpoints"}
+    assert {path.name for path in again.iterdir() if path.suffix != ".sha256"} == written | {"checkpoints"}
     assert not list((again / "checkpoints").iterdir())
     for file in written:
         assert (again / file).read_bytes() == (trained[name] / file).read_bytes()
@@ -444,14 +458,79 @@ def test_last_fired_is_written(trained: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("name", ["none", "relu-none", "gated-none"])
-def test_a_loss_that_is_not_finite_names_the_step(prepared: Prepared, tmp_path: Path, name: str) -> None:
+def test_a_loss_that_is_not_finite_leaves_the_last_good_sae(
+    prepared: Prepared, cache: ResidualCache, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = SETTINGS.model_copy(update={"lr": 1e30})
     job = Job(layer=LAYER, point=POINTS[name], seed=0)
-    with pytest.raises(
-        FloatingPointError, match=rf"layer2/{job.point.id}-s0: the loss is not finite at step 2; .*training\.lr"
-    ):
-        train(job, settings, prepared.residuals, prepared.unigrams, tmp_path / "sae")
-    assert not (tmp_path / "sae" / "config.json").exists()
+    train(job, settings, prepared.residuals, prepared.unigrams, tmp_path / "sae", checkpoints=[1])
+    failed = load(tmp_path / "sae")
+    assert (failed.metadata["failed"]["step"], "training.lr" in failed.metadata["failed"]["why"]) == (2, True)
+    assert "layer2" in caplog.text
+    # It never saved, so what is left is the SAE at initialisation.
+    assert failed.metadata["step"] == 0
+    initial = initial_sae(name, prepared, cache)
+    torch.testing.assert_close(failed.W_enc, initial.W_enc)
+    assert (tmp_path / "sae/checkpoints/step00000001/config.json").is_file()
+    assert (tmp_path / "sae/history.csv").read_text().splitlines()[0].startswith("step,tokens")
+
+
+@pytest.mark.parametrize("name", ["none", "learned", "nounigram", "relu-learned", "gated-learned"])
+def test_an_interrupted_training_gives_what_a_whole_one_gives(
+    prepared: Prepared, cache: ResidualCache, name: str, tmp_path: Path, one_thread: None
+) -> None:
+    heldout = open_residuals(prepared.residuals, "heldout", LAYER)
+    whole = initial_sae(name, prepared, cache)
+    expected = train_sae(whole, cache, heldout, SETTINGS, seed=3, label="test", at_checkpoint=never)
+
+    def interrupt(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    # Each goes on from the last step before it that was saved, which every step is.
+    for moment in (1, 4, 5, 40):
+        saved = Saved(tmp_path / "state.safetensors", {"settings": 1}, minutes=0)
+        sae = initial_sae(name, prepared, cache)
+        with pytest.raises(KeyboardInterrupt):
+            train_sae(sae, cache, heldout, SETTINGS, 3, "test", interrupt, checkpoints=[moment], saved=saved)
+        found = saved.read()
+        assert (None if found is None else found[1].step) == (None if moment == 1 else moment - 1)
+    sae = initial_sae(name, prepared, cache)
+    resumed = train_sae(
+        sae, cache, heldout, SETTINGS, 3, "test", never, saved=Saved(tmp_path / "state.safetensors", {"settings": 1}, 5)
+    )
+    assert resumed.history == expected.history
+    assert torch.equal(resumed.last_fired, expected.last_fired)
+    for parameter, tensor in whole.state_dict().items():
+        assert torch.equal(sae.state_dict()[parameter], tensor), parameter
+
+
+def test_what_another_training_saved_is_not_gone_on_from(
+    prepared: Prepared, cache: ResidualCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "state.safetensors"
+    trainer = Trainer(initial_sae("none", prepared, cache), SETTINGS)
+    trainer.step(next(iter(training_batches(cache, SETTINGS, 3))))
+    progress = Progress(1, [], [0.5], [3.0], torch.zeros(trainer.sae.n_features, dtype=torch.int64))
+    Saved(path, {"lr": 1}, 0).write(trainer.state(), progress)
+    assert Saved(path, {"lr": 2}, 0).read() is None
+    found = Saved(path, {"lr": 1}, 0).read()
+    assert found is not None
+    assert found[1].losses == [0.5]
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    assert Saved(path, {"lr": 1}, 0).read() is None
+    assert "training starts anew" in caplog.text
+
+
+def test_numbers_that_are_not_finite_are_not_saved(prepared: Prepared, cache: ResidualCache, tmp_path: Path) -> None:
+    trainer = Trainer(initial_sae("none", prepared, cache), SETTINGS)
+    with torch.no_grad():
+        trainer.sae.b_dec[3] = torch.nan
+    saved = Saved(tmp_path / "state.safetensors", {}, 0)
+    with pytest.raises(NotFiniteError, match=r"stopped at step 7: sae\.b_dec is not finite"):
+        saved.write(trainer.state(), Progress(7, [], [], [], torch.zeros(1, dtype=torch.int64)))
+    assert saved.read() is None
 
 
 @pytest.fixture(scope="module")
@@ -467,7 +546,12 @@ def test_checkpoints_are_written_at_the_given_steps_and_change_nothing(
     trained: dict[str, Path], with_checkpoints: dict[str, Path], name: str
 ) -> None:
     folder = with_checkpoints[name]
-    assert {path.name for path in folder.iterdir()} == {"sae.safetensors", "history.csv", "config.json", "checkpoints"}
+    assert {path.name for path in folder.iterdir() if path.suffix != ".sha256"} == {
+        "sae.safetensors",
+        "history.csv",
+        "config.json",
+        "checkpoints",
+    }
     steps = sorted(path.name for path in (folder / "checkpoints").iterdir())
     assert steps == ["step00000001", "step00000010", "step00000037", "step00000100"]
     for file in ("sae.safetensors", "history.csv", "config.json"):
@@ -481,7 +565,7 @@ def test_a_checkpoint_is_the_sae_of_its_step(prepared: Prepared, with_checkpoint
     recorded = 0
     for step in (1, 10, 37, 100):
         folder = with_checkpoints[name] / f"checkpoints/step{step:08d}"
-        assert {path.name for path in folder.iterdir()} == {"sae.safetensors", "config.json"}
+        assert {path.name for path in folder.glob("[!.]*")} == {"sae.safetensors", "config.json"}
         tensors = files.load_tensors(folder / "sae.safetensors")
         for part, tensor in tensors.items():
             tables, counts = ("W_lookup", "unigram_directions"), ("last_fired",)

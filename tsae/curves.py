@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from tsae.baselines import evenly_spaced, load_sequences, spread
+from tsae.baselines import load_ablations, load_sequences, spread
 from tsae.config import Curves, Evaluation
 from tsae.evaluate import measure_reconstruction, patched_losses
-from tsae.files import load_tensors
-from tsae.metrics import Bootstrap
+from tsae.metrics import Bootstrap, failure
 from tsae.models import load_model
 from tsae.residuals import open_residuals
 from tsae.sae import load
+from tsae.shards import evenly_spaced
 from tsae.table import labelled
 
 
@@ -26,6 +26,7 @@ def measure_curve(
     settings: Evaluation,
     curves: Curves,
     compatibility_mode: bool,
+    device: torch.device | str = "cpu",
 ) -> list[dict[str, Any]]:
     """Measure every checkpoint of an SAE, the trained one last.
 
@@ -38,26 +39,31 @@ def measure_curve(
         settings: how to evaluate.
         curves: on how many of the sequences the loss is measured.
         compatibility_mode: see the model's configuration.
+        device: where to compute.
 
     Returns:
-        Rows of a table with columns `step` and `tokens`.
+        Rows of a table with columns `step` and `tokens`; of an SAE whose training was stopped, one that says so.
 
     Raises:
         ValueError: a checkpoint or the losses without an SAE are missing or damaged.
     """
     folders = [*(sae_folder / f"checkpoints/step{step:08d}" for step in checkpoints), sae_folder]
-    layer = load(sae_folder).metadata["layer"]
+    trained = load(sae_folder)
+    if stopped := failure(trained.metadata):
+        return labelled({"step": trained.metadata["step"], "tokens": trained.metadata["tokens_trained"]}, stopped)
+    layer = trained.metadata["layer"]
     sequences = load_sequences(open_residuals(residuals, "heldout", layer))
-    scored, without_sae = spread(sequences, settings.ce_sequences), load_tensors(ablations)
+    scored = spread(sequences, settings.ce_sequences)
+    without_sae = load_ablations(ablations, len(scored.tokens))
     chosen = evenly_spaced(len(scored.tokens), curves.ce_sequences)
     fewer = spread(scored, curves.ce_sequences)
     clean, count = without_sae["clean"][chosen], without_sae["count"][chosen]
     bootstrap = Bootstrap(len(chosen), settings.bootstrap, settings.seed)
     rows: list[dict[str, Any]] = []
-    model = load_model(model_folder, compatibility_mode)
+    model = load_model(model_folder, compatibility_mode, device)
     with torch.inference_mode():
         for folder in folders:
-            sae = load(folder)
+            sae = load(folder).to(device)
             reconstruction, _ = measure_reconstruction(sae, sequences, settings)
             patched = patched_losses(sae, model, fewer, layer, settings, label=folder.name)
             measured = [

@@ -12,18 +12,19 @@ from tqdm import tqdm
 from tsae.baselines import (
     Sequences,
     last_token_detection,
+    load_ablations,
     load_sequences,
     next_token_losses,
     spread,
 )
 from tsae.config import Evaluation, Features
 from tsae.features import feature_statistics, simple_shares, write_features
-from tsae.files import load_tensors
 from tsae.lookup import load_unigrams
 from tsae.metrics import (
     Bootstrap,
     Measurement,
     complement,
+    failure,
     max_cosine_similarity,
     max_cosine_similarity_by_count,
     median,
@@ -44,17 +45,18 @@ DEAD_WINDOW_ORIGINAL = 3 * 4096  # the authors' "dead": silent for three of thei
 def measure_reconstruction(sae: SAE, sequences: Sequences, settings: Evaluation) -> tuple[list[Measurement], Tensor]:
     """Measure reconstruction on kept tokens; also return (F,) int64, how many tokens each feature fired on."""
     n_sequences = len(sequences.tokens)
-    mean = sequences.residuals[sequences.kept].double().mean(0)
+    mean = sequences.residuals[sequences.kept].double().mean(0).to(sae.device)
     names = ("count", "nmse", "nmse_original", "squared_error", "squared_deviation", "l0", "l0_original")
     sums = {name: torch.zeros(n_sequences, dtype=torch.float64) for name in names}
     fired = torch.zeros(sae.n_features, dtype=torch.int64)
     for chosen in torch.arange(n_sequences).split(settings.batch_sequences):
         kept = sequences.kept[chosen]
-        x, tokens = sequences.residuals[chosen][kept].float(), sequences.tokens[chosen][kept]
+        x = sequences.residuals[chosen][kept].to(sae.device).float()
+        tokens = sequences.tokens[chosen][kept].to(sae.device)
         active = sae.active(x, tokens)
         errors = reconstruction_errors(x, sae.decode_active(active, sae.token_biases(tokens)), mean)
         rows, nonzero = active.rows, active.values != 0
-        fired += torch.bincount(active.features[nonzero], minlength=sae.n_features)
+        fired += torch.bincount(active.features[nonzero], minlength=sae.n_features).cpu()
         per_token = {
             "count": torch.ones(len(x)),
             "nmse": errors.nmse,
@@ -66,7 +68,7 @@ def measure_reconstruction(sae: SAE, sequences: Sequences, settings: Evaluation)
         }
         sequence = chosen[kept.nonzero()[:, 0]]
         for name, values in per_token.items():
-            sums[name].index_add_(0, sequence, values.double())
+            sums[name].index_add_(0, sequence, values.cpu().double())
     bootstrap = Bootstrap(n_sequences, settings.bootstrap, settings.seed)
     n = int(sums["count"].sum())
     d_model = sequences.residuals.shape[-1]
@@ -103,11 +105,12 @@ def patched_losses(
     """
     parts = []
     progress = tqdm(total=sequences.tokens.numel(), desc=label, unit="tok", unit_scale=True, disable=None)
-    for x, tokens, kept in zip(*(part.split(settings.batch_sequences) for part in sequences), strict=True):
+    for batch in zip(*(part.split(settings.batch_sequences) for part in sequences), strict=True):
+        x, tokens, kept = (part.to(sae.device) for part in batch)
         patched = x.to(torch.float32, copy=True)
         patched[kept] = sae(patched[kept], tokens[kept])
         losses = next_token_losses(model, patched, tokens, layer)
-        parts.append((losses * kept[:, :-1]).double().sum(1))
+        parts.append((losses * kept[:, :-1]).double().sum(1).cpu())
         progress.update(tokens.numel())
     progress.close()
     return torch.cat(parts)
@@ -142,9 +145,9 @@ class Similar(NamedTuple):
 
 
 def most_similar_rows(sae: SAE, table: Tensor, counts: Tensor, min_counts: Iterable[int]) -> dict[int, Similar]:
-    """By min_count: the most similar row of a table (V, d) among tokens seen so often in training."""
-    found = max_cosine_similarity_by_count(sae.W_dec, table, counts, min_counts)
-    return {at: Similar(*found[at]) for at in found}
+    """By min_count: the most similar row of a table (V, d) among tokens seen so often in training (V,)."""
+    found = max_cosine_similarity_by_count(sae.W_dec, table.to(sae.device), counts.to(sae.device), min_counts)
+    return {at: Similar(*(part.cpu() for part in found[at])) for at in found}
 
 
 def measure_feature_similarity(
@@ -181,6 +184,7 @@ def measure_table(table: Tensor, unigrams: Tensor, counts: Tensor, settings: Eva
     """
     if not table.any():
         return []  # a fixed table that starts at zero is none
+    unigrams, counts = unigrams.to(table.device), counts.to(table.device)
     own = cosine_similarity(table, unigrams, dim=1)
     generator = torch.Generator().manual_seed(settings.seed)
     rows = []
@@ -188,7 +192,7 @@ def measure_table(table: Tensor, unigrams: Tensor, counts: Tensor, settings: Eva
         tokens = (counts >= min_count).nonzero().flatten()
         if len(tokens) < 2:
             continue
-        shuffled = tokens[torch.randperm(len(tokens), generator=generator)]
+        shuffled = tokens[torch.randperm(len(tokens), generator=generator).to(table.device)]
         sample = shuffled[: settings.similarity_rows]
         for metric, values in (
             ("token_bias_unigram_cosine", own[tokens]),
@@ -219,6 +223,7 @@ def evaluate(
     min_firings: int,
     compatibility_mode: bool,
     features_output: Path,
+    device: torch.device | str = "cpu",
 ) -> list[Measurement]:
     """Measure an SAE in every way, and write the statistics of its features.
 
@@ -235,11 +240,12 @@ def evaluate(
         min_firings: features that fire less often are not judged simple or not.
         compatibility_mode: see the model's configuration.
         features_output: where the statistics of features go.
+        device: where to compute.
 
     Raises:
         ValueError: the checkpoint of the table is of a baseline.
     """
-    sae, reference = load(sae_folder), load(token_bias_folder)
+    sae, reference = load(sae_folder).to(device), load(token_bias_folder)
     if reference.W_lookup is None:
         raise ValueError(f"{token_bias_folder}: evaluation.token_biases names a baseline; it has no token-biases")
     layer = sae.metadata["layer"]
@@ -261,9 +267,13 @@ def evaluate(
         batch_sequences=settings.batch_sequences,
     )
     write_features(features_output, statistics)
+    if stopped := failure(sae.metadata):
+        return stopped
+    # Of an SAE that was trained elsewhere it is not known when its features fired.
+    trained_here = "tokens_trained" in sae.metadata
     rows = [
         *reconstruction,
-        *measure_dead_in_training(sae, load_last_fired(sae_folder), settings),
+        *(measure_dead_in_training(sae, load_last_fired(sae_folder), settings) if trained_here else ()),
         *(m for name in similar for m in measure_feature_similarity(name, similar[name], fired > 0, settings)),
         *simple_shares(statistics, min_firings, THRESHOLDS, settings.bootstrap, settings.seed),
     ]
@@ -271,9 +281,8 @@ def evaluate(
         rows += measure_table(sae.W_lookup, unigram_table, counts, settings)
         rows += last_token_detection(sequences, sae.W_lookup, settings)
     del reference, unigram_table, similar
-    model = load_model(model_folder, compatibility_mode)
+    model = load_model(model_folder, compatibility_mode, device)
+    scored = spread(sequences, settings.ce_sequences)
     with torch.inference_mode():
-        rows += measure_loss(
-            sae, model, spread(sequences, settings.ce_sequences), load_tensors(ablations), layer, settings
-        )
+        rows += measure_loss(sae, model, scored, load_ablations(ablations, len(scored.tokens)), layer, settings)
     return rows

@@ -4,15 +4,16 @@ A metric over held-out tokens is a ratio of two sums over sequences, so one boot
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 # Every metric that may appear in a table; docs/methods.md defines them.
 METRICS = {
+    "failed": "step at which training was stopped because its numbers were not finite; such an SAE has no other row",
     "nmse": "mean over tokens of |x - x_hat|^2 / |x|^2",
     "nmse_original": "the authors' NMSE, with 1e-4 in the denominator",
     "fvu": "sum |x - x_hat|^2 / sum |x - mean x|^2",
@@ -74,6 +75,11 @@ class Measurement:
     n: int | None = None  # how many things it was measured on
     at: float | None = None  # the threshold at which it was measured, for a metric that has one
     min_count: int | None = None  # over table rows of tokens seen at least so often in training, for metrics of tables
+
+
+def failure(metadata: Mapping[str, Any]) -> list[Measurement]:
+    """The one row of an SAE whose training was stopped, by its description; nothing of any other."""
+    return [Measurement("failed", float(metadata["failed"]["step"]))] if "failed" in metadata else []
 
 
 class ReconstructionErrors(NamedTuple):
@@ -181,7 +187,7 @@ def max_cosine_similarity(
         block = torch.nn.functional.normalize(queries[start : start + rows], dim=1) @ directions.T
         block[:, ~usable] = -torch.inf
         if exclude is not None:
-            block[torch.arange(len(block)), exclude[start : start + rows]] = -torch.inf
+            block[torch.arange(len(block), device=block.device), exclude[start : start + rows]] = -torch.inf
         values, indices = block.max(1)
         best.append(values)
         chosen.append(indices)
@@ -211,8 +217,8 @@ def max_cosine_similarity_by_count(
     found: dict[int, list[tuple[Tensor, Tensor]]] = {at: [] for at, end in ends.items() if end}
     for block in queries.split(rows):
         products = torch.nn.functional.normalize(block, dim=1) @ directions.T
-        best = torch.full((len(block),), -torch.inf)
-        chosen = torch.zeros(len(block), dtype=torch.int64)
+        best = products.new_full((len(block),), -torch.inf)
+        chosen = order.new_zeros(len(block))
         start = 0
         for at in found:
             if ends[at] > start:

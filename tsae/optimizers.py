@@ -1,5 +1,7 @@
 """Adam for a table of which a batch uses few rows."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -34,3 +36,15 @@ class RowAdam(torch.optim.Optimizer):
         first, second = (1 - beta ** state["step"] for beta in group["betas"])
         change = mean.div_(square.sqrt_().add_(group["eps"])).mul_(-group["lr"] * second**0.5 / first)
         table.index_add_(0, rows, change)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its state but for the table: both moments (V, d), and how many steps it has made."""
+        (state,) = self.state.values()
+        return {"mean": state["mean"], "square": state["square"], "step": torch.tensor(state["step"])}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from such tensors."""
+        (state,) = self.state.values()
+        state["step"] = int(tensors["step"])
+        for name in ("mean", "square"):
+            state[name].copy_(tensors[name])

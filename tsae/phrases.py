@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 
 from tsae.config import Phrases
-from tsae.files import write_json, write_text
-from tsae.metrics import Bootstrap, Measurement
+from tsae.files import check, read_text, write_json, write_text
+from tsae.metrics import Bootstrap, Measurement, failure
 from tsae.residuals import ResidualCache, open_residuals
 from tsae.sae import SAE, load
 from tsae.sweep import Job
@@ -191,12 +191,14 @@ def measure_phrases(
     Raises:
         ValueError: the cache was made from other tokens than the phrases.
     """
-    base_rates = _base_rates(sae, cache, settings)
+    # All at once, so that every shard is opened, or computed, once.
+    places = [_sample_kept(cache, settings), *(_rows_of(phrase, cache.n_ctx) for phrase in phrases)]
+    columns = (column.split([len(rows) for rows in places]) for column in _read_rows(cache, torch.cat(places)))
+    (x, tokens, _), *found = zip(*columns, strict=True)
+    base_rates = _base_rates(sae, x, tokens)
     rng = np.random.default_rng(settings.seed)
     rows = []
-    for phrase in phrases:
-        first = torch.tensor(phrase.sequences) * cache.n_ctx + torch.tensor(phrase.positions)
-        x, tokens, kept = _read_rows(cache, (first[:, None] + torch.arange(len(phrase.tokens))).flatten())
+    for phrase, (x, tokens, kept) in zip(phrases, found, strict=True):
         tokens = tokens.view(-1, len(phrase.tokens))
         if (tokens != torch.tensor(phrase.tokens)).any():
             raise ValueError(
@@ -237,19 +239,29 @@ def measure_phrases(
     ], frame
 
 
-def _base_rates(sae: SAE, cache: ResidualCache, settings: Phrases) -> np.ndarray:
-    """Share of a seeded sample of kept tokens on which each feature fires (F,)."""
+def _rows_of(phrase: Phrase, n_ctx: int) -> Tensor:
+    """Rows of the split that hold the tokens of a phrase, occurrence by occurrence."""
+    first = torch.tensor(phrase.sequences) * n_ctx + torch.tensor(phrase.positions)
+    return (first[:, None] + torch.arange(len(phrase.tokens))).flatten()
+
+
+def _sample_kept(cache: ResidualCache, settings: Phrases) -> Tensor:
+    """Rows of a seeded sample of kept tokens."""
     ranks = np.random.default_rng(settings.seed).choice(
         cache.n_kept, min(settings.base_tokens, cache.n_kept), replace=False
     )
     ranks.sort()
     places, n_before = [], 0
     for index in range(len(cache.shards)):
-        kept = cache.shard(index).kept.nonzero().squeeze(1)
+        kept = cache.kept(index).nonzero().squeeze(1)
         here = ranks[(ranks >= n_before) & (ranks < n_before + len(kept))] - n_before
         places.append(kept[torch.from_numpy(here)] + index * cache.shard_sequences * cache.n_ctx)
         n_before += len(kept)
-    x, tokens, _ = _read_rows(cache, torch.cat(places))
+    return torch.cat(places)
+
+
+def _base_rates(sae: SAE, x: Tensor, tokens: Tensor) -> np.ndarray:
+    """Share of tokens on which each feature fires (F,)."""
     counts = np.zeros(sae.n_features)
     for x_part, tokens_part in zip(x.split(BATCH_TOKENS), tokens.split(BATCH_TOKENS), strict=True):
         counts += _recalls(sae, x_part[:, None], tokens_part[:, None])[0] * len(tokens_part)
@@ -293,7 +305,7 @@ def read_phrases(path: Path) -> list[Phrase]:
     try:
         return [
             Phrase(tuple(e["tokens"]), e["text"], e["n_occurrences"], tuple(e["sequences"]), tuple(e["positions"]))
-            for e in json.loads(path.read_text())
+            for e in json.loads(read_text(path))
         ]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: not a list of phrases ({error!r})") from error
@@ -314,7 +326,7 @@ def find_phrases_of(model: Path, train: Path, settings: Phrases, output: Path) -
 
     from tsae.tokens import load_tokens
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     split = load_tokens(train)
     phrases = find_phrases(split.ids, split.documents, tokenizer.decode, settings)
     LOG.info("%d phrases: %s", len(phrases), ", ".join(repr(phrase.text) for phrase in phrases[:10]))
@@ -322,19 +334,32 @@ def find_phrases_of(model: Path, train: Path, settings: Phrases, output: Path) -
 
 
 def measure_phrases_of(
-    job: Job, sae_folder: Path, residuals: Path, phrases: Path, settings: Phrases, examples: Path
+    job: Job,
+    sae_folder: Path,
+    residuals: Path,
+    phrases: Path,
+    settings: Phrases,
+    examples: Path,
+    model_folder: Path | None = None,
+    device: torch.device | str = "cpu",
 ) -> list[Measurement]:
-    """Measure the SAE of a job on phrases; write a row per phrase to `examples`."""
+    """Measure the SAE of a job on phrases; write a row per phrase to `examples`.
+
+    The model computes, on a device, the residuals that are not on disk.
+    """
     sae = load(sae_folder)
-    cache = open_residuals(residuals, "train", sae.metadata["layer"])
+    cache = open_residuals(residuals, "train", sae.metadata["layer"], model_folder, device)
     measured, frame = measure_phrases(sae, cache, read_phrases(phrases), settings)
     labels = {key: value for key, value in job.labels.items() if key in ("layer", "seed", "table", "encoder_input")}
-    write_phrase_table(examples, frame.assign(subject=job.point.id, **labels))
-    return measured
+    stopped = failure(sae.metadata)
+    write_phrase_table(examples, (frame.iloc[:0] if stopped else frame).assign(subject=job.point.id, **labels))
+    return stopped or measured
 
 
 def write_phrase_tables(path: Path, tables: Sequence[Path]) -> None:
     """Write the phrase tables of several SAEs as one, with the mean recall over each phrase's places."""
+    for table in tables:
+        check(table)
     rows = pd.concat([pd.read_csv(table, keep_default_na=False) for table in tables])
     mean_recall = [float(np.mean(json.loads(recall))) for recall in rows["recall"]]
     write_text(path, rows.assign(mean_recall=mean_recall).to_csv(index=False, float_format="%.6g", lineterminator="\n"))

@@ -2,10 +2,11 @@
 
 import csv
 import io
+import logging
 import math
 import platform
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,15 +19,19 @@ from tqdm import tqdm
 
 from tsae.batches import Batch, training_batches
 from tsae.config import Training
+from tsae.devices import describe
 from tsae.files import load_metadata, sha256, write_text
 from tsae.lookup import load_unigrams
 from tsae.metrics import reconstruction_errors
 from tsae.optimizers import RowAdam
 from tsae.residuals import ResidualCache, open_residuals
+from tsae.resume import NotFiniteError, Progress, Saved
 from tsae.sae import SAE, save
 from tsae.sweep import Job
 
+LOG = logging.getLogger(__name__)
 FORMAT = 2
+HISTORY = ("step", "tokens", "lr", "loss", "l0", "heldout_nmse", "heldout_fvu")
 
 
 class Step(NamedTuple):
@@ -85,18 +90,38 @@ class Trainer:
             scheduler.step()
         return Step(loss.item() / x.shape[1], active.features[active.values.detach() != 0])
 
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the next step depends on, by name; not copied."""
+        tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
+        for name, parameter in self.sae.named_parameters():
+            tensors |= {f"adam.{key}.{name}": value for key, value in self.adam.state[parameter].items()}
+        if self.row_adam is not None:
+            tensors |= {f"row_adam.{key}": value for key, value in self.row_adam.tensors().items()}
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """Go on from such tensors, after so many steps."""
+        self.sae.load_state_dict(_below("sae", tensors))
+        moments = {key: _below(f"adam.{key}", tensors) for key in ("step", "exp_avg", "exp_avg_sq")}
+        for name, parameter in self.sae.named_parameters():
+            if name in moments["step"]:
+                self.adam.state[parameter] = {key: values[name].to(self.sae.device) for key, values in moments.items()}
+        if self.row_adam is not None:
+            self.row_adam.restore(_below("row_adam", tensors))
+        self.steps = step
+        for scheduler in self.schedulers:
+            scheduler.last_epoch = step
+            for group, base in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
+                group["lr"] = base * self.schedule(step)
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{prefix}."): part for name, part in tensors.items() if name.startswith(f"{prefix}.")}
+
 
 def history_steps(n_steps: int, n_points: int) -> set[int]:
     """Steps, counted from 1, after which the history is recorded: evenly spaced in log, the last one always."""
     return {round(step) for step in np.geomspace(max(1, n_steps / 100), n_steps, n_points)}
-
-
-class Progress(NamedTuple):
-    """What training knows of itself at a step."""
-
-    step: int  # steps done
-    history: list[dict[str, float]]  # one row per recorded step
-    last_fired: Tensor  # (F,) int64, training tokens seen when each feature last fired; -1 if it never did
 
 
 def train_sae(
@@ -108,8 +133,9 @@ def train_sae(
     label: str,
     at_checkpoint: Callable[[Progress], None],
     checkpoints: Collection[int] = (),
+    saved: Saved | None = None,
 ) -> Progress:
-    """Train in place.
+    """Train in place, where the SAE is, from the start or from where an interrupted training was.
 
     Args:
         sae: the SAE at initialisation, in scaled units.
@@ -120,32 +146,43 @@ def train_sae(
         label: what to call it on the progress bar.
         at_checkpoint: called at the steps of `checkpoints`.
         checkpoints: steps, counted from 1.
+        saved: what to go on from, and where to write it now and then.
 
     Raises:
-        FloatingPointError: the loss is not finite.
+        NotFiniteError: the loss is not finite, or a parameter is not; the message says at which step, and why perhaps.
     """
     trainer = Trainer(sae, settings)
     n_steps = trainer.n_steps
     sample = heldout.kept_rows()
     chosen = torch.linspace(0, len(sample.tokens) - 1, min(settings.history_tokens, len(sample.tokens))).long()
-    heldout_residuals, heldout_tokens = sample.residuals[chosen] / cache.scale, sample.tokens[chosen].long()
+    heldout_residuals = sample.residuals[chosen].to(sae.device) / cache.scale
+    heldout_tokens = sample.tokens[chosen].to(sae.device).long()
     del sample
 
     recorded = history_steps(n_steps, settings.history_points)
-    history: list[dict[str, float]] = []
-    losses: list[float] = []
-    active_per_token: list[float] = []
-    last_fired = torch.full((sae.n_features,), -1, dtype=torch.int64)
-    bar = tqdm(total=n_steps * settings.batch_size, desc=label, unit="tok", unit_scale=True, disable=None)
-    for step, batch in enumerate(training_batches(cache, settings, seed), start=1):
-        loss, fired = trainer.step(batch)
+    start, history, losses, active_per_token, last_fired = Progress(
+        0, [], [], [], torch.full((sae.n_features,), -1, dtype=torch.int64, device=sae.device)
+    )
+    if saved is not None and (found := saved.read()) is not None:
+        tensors, (start, history, losses, active_per_token, last_fired) = found
+        trainer.restore(tensors, start)
+        last_fired = last_fired.to(sae.device)
+        LOG.info("%s: goes on after step %d of %d", label, start, n_steps)
+    bar = tqdm(
+        total=n_steps * settings.batch_size,
+        initial=start * settings.batch_size,
+        desc=label,
+        unit="tok",
+        unit_scale=True,
+        disable=None,
+    )
+    for step, batch in enumerate(training_batches(cache, settings, seed, start, sae.W_enc.is_cuda), start=start + 1):
+        loss, fired = trainer.step(batch.to(sae.device))
         last_fired[fired] = step * settings.batch_size
         losses.append(loss)
         active_per_token.append(len(fired) / settings.batch_size)
-        if not math.isfinite(losses[-1]):
-            raise FloatingPointError(
-                f"{label}: the loss is not finite at step {step}; lower training.lr or training.table_lr"
-            )
+        if not math.isfinite(loss):
+            raise NotFiniteError(step, f"the loss is not finite; {_cause(batch)}")
         bar.update(settings.batch_size)
         if step in recorded:
             with torch.no_grad():
@@ -164,18 +201,37 @@ def train_sae(
             bar.set_postfix(nmse=f"{history[-1]['heldout_nmse']:.4f}")
             losses.clear()
             active_per_token.clear()
+        progress = Progress(step, history, losses, active_per_token, last_fired)
         if step in checkpoints:
-            at_checkpoint(Progress(step, history, last_fired))
+            at_checkpoint(progress)
+        if saved is not None and step < n_steps and saved.is_due():
+            saved.write(trainer.state(), progress)
     bar.close()
-    return Progress(n_steps, history, last_fired)
+    return Progress(n_steps, history, losses, active_per_token, last_fired)
+
+
+def _cause(batch: Batch) -> str:
+    if not batch.residuals.isfinite().all():
+        return "residuals of its batch are not either: remove the residual cache and make it anew"
+    return "the SAE has diverged: lower training.lr or training.table_lr, or the point's lookup_scale"
 
 
 def train(
-    job: Job, settings: Training, residuals: Path, unigrams: Path, folder: Path, checkpoints: Collection[int] = ()
+    job: Job,
+    settings: Training,
+    residuals: Path,
+    unigrams: Path,
+    folder: Path,
+    checkpoints: Collection[int] = (),
+    device: torch.device | str = "cpu",
+    model_folder: Path | None = None,
 ) -> None:
     """Train the SAE of a job and write `sae.safetensors`, `history.csv` and `config.json` into `folder`.
 
     Checkpoints on the way, SAEs like the last with their table in half precision, go to `checkpoints/step00000123`.
+
+    An interrupted training goes on from what it saved last. One that fails, its numbers being finite no longer, leaves the SAE
+    as it was then, or at initialisation, and says so in `config.json`, under `failed`.
 
     Args:
         job: layer, point of the sweep and seed.
@@ -184,13 +240,18 @@ def train(
         unigrams: unigram residuals of the layer.
         folder: where the SAE goes.
         checkpoints: steps, counted from 1, after which a checkpoint is written.
+        device: where to compute.
+        model_folder: the model, which computes the residuals that are not on disk.
     """
-    cache = open_residuals(residuals, "train", job.layer)
+    cache = open_residuals(residuals, "train", job.layer, model_folder, device)
     heldout = open_residuals(residuals, "heldout", job.layer)
-    table = load_unigrams(unigrams) / cache.scale
-    share = cache.token_counts(len(table)) / cache.n_kept
-    sae = SAE.initialise(job.point, table, cache.mean() / cache.scale, share @ table, job.seed)
-    del table
+
+    def initialise() -> SAE:
+        table = load_unigrams(unigrams) / cache.scale
+        share = cache.token_counts(len(table)) / cache.n_kept
+        return SAE.initialise(job.point, table, cache.mean() / cache.scale, share @ table, job.seed).to(device)
+
+    sae = initialise()
     metadata: dict[str, Any] = {
         "format": FORMAT,
         "layer": job.layer,
@@ -206,28 +267,46 @@ def train(
         "unigrams": {"sha256": sha256(unigrams)} | load_metadata(unigrams),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("tsae", "torch", "numba", "transformers", "transformer_lens")},
-    }
+    } | describe(device)
 
-    def write(to: Path, progress: Progress, table_dtype: torch.dtype) -> None:
+    def write(to: Path, progress: Progress, table_dtype: torch.dtype, **more: Any) -> None:
         reached: dict[str, Any] = {"step": progress.step, "tokens_trained": progress.step * settings.batch_size}
         reached |= {"final": progress.history[-1]} if progress.history else {}
-        save(to, sae, metadata | reached, progress.last_fired, table_dtype)
+        save(to, sae, metadata | reached | more, progress.last_fired, table_dtype)
 
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    (folder / "checkpoints").mkdir(parents=True)
-    progress = train_sae(
-        sae,
-        cache,
-        heldout,
-        settings,
-        seed=job.seed + 1,
-        label=job.id,
-        at_checkpoint=lambda reached: write(folder / f"checkpoints/step{reached.step:08d}", reached, torch.float16),
-        checkpoints=checkpoints,
-    )
+    # What is here survives when a workflow removes the outputs of an interrupted job.
+    under_way = folder / ".training"
+    saved = Saved(under_way / "state.safetensors", metadata | {"job": job.id}, settings.save_minutes)
+    if saved.read() is None:
+        shutil.rmtree(under_way, ignore_errors=True)
+    (under_way / "checkpoints").mkdir(parents=True, exist_ok=True)
+    failed: dict[str, Any] = {}
+    try:
+        progress = train_sae(
+            sae,
+            cache,
+            heldout,
+            settings,
+            seed=job.seed + 1,
+            label=job.id,
+            at_checkpoint=lambda at: write(under_way / f"checkpoints/step{at.step:08d}", at, torch.float16),
+            checkpoints=checkpoints,
+            saved=saved,
+        )
+    except NotFiniteError as error:
+        LOG.error("error: %s: %s", job.id, error)
+        failed = {"failed": {"step": error.step, "why": error.why}}
+        sae = initialise()
+        progress = Progress(0, [], [], [], torch.full((sae.n_features,), -1, dtype=torch.int64))
+        if (last_good := saved.read()) is not None:
+            tensors, progress = last_good
+            Trainer(sae, settings).restore(tensors, progress.step)
     text = io.StringIO()
-    writer = csv.DictWriter(text, progress.history[0], lineterminator="\n")
+    writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
     writer.writeheader()
     writer.writerows(progress.history)
     write_text(folder / "history.csv", text.getvalue())
-    write(folder, progress, torch.float32)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    (under_way / "checkpoints").replace(folder / "checkpoints")
+    write(folder, progress, torch.float32, **failed)
+    shutil.rmtree(under_way)

@@ -64,4 +64,4 @@ for block, ((kind, name), series) in zip(blocks, examples.items(), strict=True):
 if blocks:
     blocks[0].set_ylabel("recall on each token (%)" if n_places else "no phrase is frequent enough")
 legend_above(fig, ax)
-save(fig, snakemake.output)
+save(fig, snakemake.output, table)

@@ -42,4 +42,4 @@ for row, layer in zip(panels, layers, strict=True):
             largest = rows[(rows["table"] == "none") & (rows["expansion"] == rows["expansion"].max())]
             ax.axhline(largest["value"].mean(), color=COLOURS["baseline"], lw=0.6, zorder=1)
 legend_above(fig, panels[0][0], key("largest baseline", COLOURS["baseline"], lw=0.6))
-save(fig, snakemake.output)
+save(fig, snakemake.output, table)

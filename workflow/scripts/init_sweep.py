@@ -30,4 +30,4 @@ for row, layer in zip(panels, layers, strict=True):
         ax.set_title(f"layer {layer}")
         start_at_zero(ax)
 legend_above(fig, panels[0][0])
-save(fig, snakemake.output)
+save(fig, snakemake.output, table)

@@ -3,8 +3,20 @@
 from matplotlib.patches import Patch
 
 from tsae.ledger import load_ledger, published_range
-from tsae.plots import COLOURS, PUBLISHED, draw_by_layer, figure, label_layers, legend_above, pick, save
-from tsae.table import read_table
+from tsae.plots import (
+    COLOURS,
+    PUBLISHED,
+    RELEASED,
+    draw_by_layer,
+    figure,
+    key,
+    label_layers,
+    layers_of,
+    legend_above,
+    pick,
+    save,
+)
+from tsae.table import read_table, read_tables
 
 headline, baselines = read_table(snakemake.input.headline), read_table(snakemake.input.baselines)
 PANELS = {
@@ -16,6 +28,8 @@ TABLES = (
     ("unigram residuals", baselines, "unigram-residuals", 0),
     ("conditional means", baselines, "conditional-means", 0.12),
 )
+released = read_tables(snakemake.input.released)
+released = released[released["k"].isin(headline["k"]) & (released["table"] != "none")]
 ledger = load_ledger(snakemake.input.ledger, snakemake.input.published)
 published = {
     name: published_range(ledger, "C9", f"detection with {name}") for name in ("token-biases", "unigram residuals")
@@ -26,11 +40,16 @@ for ax, (metric, title) in zip(axes, PANELS.items(), strict=True):
     for name, table, subject, offset in TABLES:
         rows = pick(table, subject, metric)
         draw_by_layer(ax, rows, offset, 100, color=COLOURS[name], label=name)
+    for _, theirs in released[released["metric"] == metric].groupby("subject"):
+        draw_by_layer(ax, theirs, -0.26, 100, layers_of(rows), color=COLOURS["token-biases"], **RELEASED)
     label_layers(ax, rows["layer"])
     ax.set_ylim(0, 100)
     ax.set_title(title)
 for name, (low, high) in published.items():
     axes[0].axhspan(low * 100, high * 100, color=COLOURS[name], alpha=0.12, lw=0)
 axes[0].set_ylabel("last token named (%)")
-legend_above(fig, axes[0], Patch(color=PUBLISHED, alpha=0.3, lw=0, label="published range (GPT-2)"))
-save(fig, snakemake.output)
+marks: list = [Patch(color=PUBLISHED, alpha=0.3, lw=0, label="published range (GPT-2)")]
+if len(released):
+    marks.append(key("token-biases released by the authors", **RELEASED))
+legend_above(fig, axes[0], *marks)
+save(fig, snakemake.output, headline)

@@ -32,4 +32,4 @@ marks = (
     key("published median (GPT-2)", PUBLISHED, lw=0.8),
 )
 legend_above(fig, axes[0], *marks, columns=5)
-save(fig, snakemake.output)
+save(fig, snakemake.output, table)

@@ -1,10 +1,23 @@
 """Reconstruction against sparsity: NMSE and CE added by measured L0, with and without a table (C1)."""
 
 from tsae.ledger import load_published
-from tsae.plots import COLOURS, PUBLISHED, TABLES, bars, grid, key, layers_of, legend_above, log_axis, over_seeds, save
-from tsae.table import read_table
+from tsae.plots import (
+    COLOURS,
+    PUBLISHED,
+    RELEASED,
+    TABLES,
+    bars,
+    grid,
+    key,
+    layers_of,
+    legend_above,
+    log_axis,
+    over_seeds,
+    save,
+)
+from tsae.table import read_table, read_tables
 
-table = read_table(snakemake.input.pareto)
+table, released = read_table(snakemake.input.pareto), read_tables(snakemake.input.released)
 published = load_published(snakemake.input.published)["pareto"]
 PANELS = {
     "nmse": ("NMSE", 1),
@@ -12,6 +25,7 @@ PANELS = {
 }
 ARCHITECTURES = {"topk": ("TopK", "o", "-"), "relu": ("ReLU", "s", "--"), "gated": ("gated", "^", ":")}
 layers = layers_of(table)
+released = released[released["layer"].isin(layers)]
 
 fig, panels = grid(len(layers), len(PANELS), height=2.9)
 for row, layer in zip(panels, layers, strict=True):
@@ -30,6 +44,13 @@ for row, layer in zip(panels, layers, strict=True):
                 ax.errorbar(l0["value"], error["value"], xerr=bars(l0), yerr=bars(error), **style)
                 shown["x"] += list(l0["value"])
                 shown["y"] += list(error["value"])
+        for kind, family in released[released["layer"] == layer].groupby("table"):
+            l0 = over_seeds(family[family["metric"] == "l0"], "subject")
+            error = over_seeds(family[family["metric"] == metric], "subject").loc[l0.index] * scale
+            style = {"color": COLOURS[TABLES[kind]], "zorder": 5} | RELEASED
+            ax.errorbar(l0["value"], error["value"], xerr=bars(l0), yerr=bars(error), **style)
+            shown["x"] += list(l0["value"])
+            shown["y"] += list(error["value"])
         theirs = published[published["metric"] == metric]
         for (architecture, kind), curve in theirs.groupby(["architecture", "table"]):
             colour = COLOURS["baseline" if kind == "none" else "tokenized"]
@@ -42,5 +63,8 @@ for row, layer in zip(panels, layers, strict=True):
         ax.set_xlabel("L0 (active features per token)")
         ax.set_ylabel(label)
         ax.set_title(f"layer {layer}")
-legend_above(fig, panels[0][0], key("published (GPT-2, layer 8)", PUBLISHED, ls="", marker="o", mfc="none"))
-save(fig, snakemake.output)
+marks = [key("published (GPT-2, layer 8)", PUBLISHED, ls="", marker="o", mfc="none")]
+if len(released):
+    marks.append(key("released by the authors", **RELEASED))
+legend_above(fig, panels[0][0], *marks)
+save(fig, snakemake.output, table)

@@ -35,4 +35,4 @@ marks = (
     Patch(color=PUBLISHED, alpha=0.25, lw=0.8, label="published, baseline (GPT-2, another measure)"),
 )
 legend_above(fig, panels[0][0], *marks, columns=4)
-save(fig, snakemake.output)
+save(fig, snakemake.output, table)

@@ -52,4 +52,4 @@ marks = (
     key("published", PUBLISHED, ls="", marker="o", mfc="none"),
 )
 legend_above(fig, axes[0], *marks)
-save(fig, snakemake.output)
+save(fig, snakemake.output, curves)

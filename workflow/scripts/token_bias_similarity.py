@@ -61,4 +61,4 @@ marks = (
     key("published (GPT-2)", PUBLISHED, lw=0.6, ls="--", marker="o", mfc="none"),
 )
 legend_above(fig, axes[0], *marks, columns=3)
-save(fig, snakemake.output)
+save(fig, snakemake.output, headline, expansion)

@@ -29,4 +29,4 @@ for ax, layer in zip(panels[0], layers, strict=True):
 fig.supxlabel("training tokens (thousands)", fontsize="medium")
 final_value = key("baseline's final value", COLOURS["baseline"], lw=0.6)
 legend_above(fig, panels[0][0], final_value)
-save(fig, snakemake.output)
+save(fig, snakemake.output, table)

@@ -19,15 +19,22 @@ from tsae.selection import Run
 from tsae.table import read_table
 
 ROOT = Path(__file__).parents[2]
-CONFIG = Config.model_validate_json(os.environ["TSAE_CONFIG"])
+SETTINGS = json.loads(os.environ["TSAE_CONFIG"])
+CONFIG = Config.model_validate(SETTINGS)
 RESULTS, FIGURES = Path(os.environ["TSAE_RESULTS"]), Path(os.environ["TSAE_FIGURES"])
 RECORD = json.loads(Path(os.environ["TSAE_RECORD"]).read_text())
-TABLES = {name: read_table(RESULTS / f"tables/{name}.csv") for name in [*CONFIG.sweep, "baselines", "curves"]}
+BLOCKS = [*CONFIG.sweep, "baselines", "curves", *(["released"] if CONFIG.released else [])]
+TABLES = {name: read_table(RESULTS / f"tables/{name}.csv") for name in BLOCKS}
 CLAIMED = TABLES | ({"phrases": read_table(RESULTS / "tables/phrases.csv")} if "encoder" in CONFIG.sweep else {})
 METRICS = read_table(RESULTS / "metrics.csv")
 CLAIMS = pd.read_csv(RESULTS / "claims.csv")
 LEDGER = load_ledger(ROOT / "config/claims.yaml")
 SHARES = ("dead_", "feature_", "simple_", "last_token_detection", "outlier_share", "heldout_tokens_seen")
+
+
+def test_no_training_failed() -> None:
+    failed = METRICS[METRICS["metric"] == "failed"]
+    assert failed.empty, failed[["subject", "layer", "seed", "value"]].to_string(index=False)
 
 
 def rows(metric: str, table: pd.DataFrame = METRICS) -> pd.DataFrame:
@@ -39,6 +46,10 @@ def rows(metric: str, table: pd.DataFrame = METRICS) -> pd.DataFrame:
 @pytest.mark.parametrize("metric", ["nmse", "fvu", "ce_added", "l0", "dead_heldout"])
 def test_every_sae_of_the_configuration_is_measured_once(metric: str) -> None:
     found = rows(metric)
+    released = found["subject"].str.startswith("released-")
+    assert released.any() == (CONFIG.released is not None)
+    assert not found[released].duplicated(["layer", "subject"]).any()
+    found = found[~released]
     measured = sorted(zip(found["layer"], found["subject"], found["seed"], strict=True))
     assert measured == sorted((job.layer, job.point.id, job.seed) for job in CONFIG.jobs())
 
@@ -109,7 +120,7 @@ def test_every_figure_is_there(figure: str, ending: str) -> None:
 
 
 @pytest.mark.skipif(
-    RECORD["config_sha256"] != config_sha256(CONFIG.model_dump(mode="json")),
+    RECORD["config_sha256"] != config_sha256(SETTINGS),
     reason="the run on record is of another configuration",
 )
 def test_claims_agree_with_the_run_on_record() -> None:
