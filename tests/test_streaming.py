@@ -1,0 +1,81 @@
+"""Stages that read training residuals: from disk and from the model, the same bytes."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from test_train import LAYER, POINTS, SETTINGS, Prepared, one_thread  # noqa: F401
+
+from tsae.baselines import measure_baselines
+from tsae.cache import WHOLE, cache_residuals
+from tsae.config import Evaluation, Phrases, Residuals
+from tsae.index import index_residuals
+from tsae.phrases import find_phrases_of, measure_phrases_of
+from tsae.residuals import open_residuals
+from tsae.sweep import Job
+from tsae.train import train
+
+RESIDUALS = Residuals(layers=(1, LAYER), shard_sequences=20, batch_sequences=6, max_norm=1.3, mean_tokens=1500)
+PHRASES = Phrases(min_count=4, n_common=5, n_phrases=12, base_tokens=600, bootstrap=20)
+
+
+class Caches(NamedTuple):
+    """The same residuals, and the model."""
+
+    on_disk: Path
+    streamed: Path
+    model: Path
+
+
+@pytest.fixture(scope="module")
+def caches(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Caches:
+    indices = {}
+    for streams in (False, True):
+        folder = tmp_path_factory.mktemp("caches") / "residuals"
+        tokens = (prepared.train_tokens, prepared.heldout_tokens)
+        cache_residuals(prepared.model, *tokens, RESIDUALS, False, folder, WHOLE, streams)
+        index_residuals(RESIDUALS, [folder / "parts/0.json"], folder / "index.json")
+        indices[streams] = folder / "index.json"
+    streamed = open_residuals(indices[True], "train", LAYER).streamed
+    assert 3 < len(streamed) < 7
+    return Caches(indices[False], indices[True], prepared.model)
+
+
+@pytest.mark.parametrize("name", ["learned", "relu-none"])
+def test_training_gives_the_same_sae(caches: Caches, prepared: Prepared, tmp_path: Path, name: str) -> None:
+    job = Job(layer=LAYER, point=POINTS[name], seed=3)
+    # Two epochs, in a buffer that holds a part of one.
+    settings = SETTINGS.model_copy(update={"tokens": 7680, "buffer_tokens": 900})
+    train(job, settings, caches.on_disk, prepared.unigrams, tmp_path / "on_disk", [20])
+    train(job, settings, caches.streamed, prepared.unigrams, tmp_path / "streamed", [20], model_folder=caches.model)
+    files = sorted(path.relative_to(tmp_path / "on_disk") for path in (tmp_path / "on_disk").rglob("*.*"))
+    assert {"sae.safetensors", "history.csv", "config.json"} <= {str(path) for path in files}
+    for path in files:
+        assert (tmp_path / "on_disk" / path).read_bytes() == (tmp_path / "streamed" / path).read_bytes()
+
+
+def test_baselines_are_the_same(caches: Caches, prepared: Prepared) -> None:
+    settings = Evaluation(token_biases="topk-k4-x2-learned", bootstrap=10, dead_window=1)
+    on_disk = measure_baselines(caches.on_disk, prepared.unigrams, LAYER, settings)
+    assert measure_baselines(caches.streamed, prepared.unigrams, LAYER, settings, caches.model) == on_disk
+
+
+def test_phrases_are_the_same(caches: Caches, prepared: Prepared, tmp_path: Path) -> None:
+    sae, phrases = tmp_path / "sae", tmp_path / "phrases.json"
+    job = Job(layer=LAYER, point=POINTS["none"], seed=0)
+    train(job, SETTINGS.model_copy(update={"tokens": 1280}), caches.on_disk, prepared.unigrams, sae)
+    find_phrases_of(prepared.model, prepared.train_tokens, PHRASES, phrases)
+    measured = [
+        measure_phrases_of(job, sae, caches.on_disk, phrases, PHRASES, tmp_path / "on_disk.csv"),
+        measure_phrases_of(job, sae, caches.streamed, phrases, PHRASES, tmp_path / "streamed.csv", caches.model),
+    ]
+    assert measured[0] == measured[1] and np.isfinite([row.value for row in measured[0]]).all()
+    assert (tmp_path / "on_disk.csv").read_bytes() == (tmp_path / "streamed.csv").read_bytes()
+
+
+def test_training_without_the_model_is_refused_at_once(caches: Caches, prepared: Prepared, tmp_path: Path) -> None:
+    job = Job(layer=LAYER, point=POINTS["none"], seed=0)
+    with pytest.raises(ValueError, match=r"residuals\.disk_gb"):
+        train(job, SETTINGS, caches.streamed, prepared.unigrams, tmp_path)
+    assert not (tmp_path / "sae.safetensors").exists()

@@ -1,0 +1,145 @@
+"""The documents file: the text of every source, in order, one document per line.
+
+Reading it may take hours and a network, so what was read survives an interruption: until all is there, the documents are in a
+hidden file beside the output, and a second one says how far it goes and from where in the sources to go on.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from tqdm import tqdm
+
+from tsae import files
+from tsae.config import Corpus
+from tsae.corpus import START, Document, Position, documents_of, existing, text_lines
+from tsae.sources import FileCorpus, HubCorpus
+
+RECORDED_EVERY = 5000  # documents
+
+
+def write_documents(corpus: Corpus, sources_dir: Path, output: Path) -> None:
+    """Write the documents of every source as JSON lines, {"title", "text"}; empty ones are left out.
+
+    If an earlier call with the same settings was interrupted, go on where it stopped.
+
+    Raises:
+        ValueError: as `documents_of`, or there is no document at all.
+        OSError: the disk is full or read-only.
+    """
+    partial = _Partial(output, _made_from(corpus))
+    first = partial.source
+    streams = [
+        documents_of(source, sources_dir, partial.position if place == first else START)
+        for place, source in enumerate(corpus.sources)
+        if place >= first
+    ]
+    with partial, tqdm(unit="document", initial=partial.n_written, disable=None) as bar:
+        for place, stream in enumerate(streams, start=first):
+            try:
+                for document in stream:
+                    if document.text.strip():
+                        partial.write(document)
+                        bar.update()
+                    if stream.position.documents % RECORDED_EVERY == 0:
+                        partial.record(place, stream.position)
+            except ValueError:
+                partial.record(place, stream.position)
+                raise
+    if partial.n_written == 0:
+        partial.discard()
+        raise ValueError("corpus.sources: every document is empty; name sources with text")
+    partial.finish()
+
+
+class _Partial:
+    """The documents so far, on disk."""
+
+    def __init__(self, output: Path, made_from: str):
+        """Read how far an interrupted call came, if it had the same inputs."""
+        self._output, self._made_from = output, made_from
+        self._path = output.with_name(f".{output.name}.partial")
+        self._progress = output.with_name(f".{output.name}.progress.json")
+        self._n_bytes = self.n_written = self.source = 0
+        self.position = START
+        try:
+            found = json.loads(files.read_text(self._progress))
+            if found["made_from"] == made_from and self._path.stat().st_size >= found["bytes"]:
+                self._n_bytes, self.n_written = found["bytes"], found["documents"]
+                self.source, self.position = found["source"], Position(*found["position"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # nothing to go on from
+
+    def __enter__(self) -> None:
+        self._output.parent.mkdir(parents=True, exist_ok=True)
+        self._path.touch()
+        self._file = self._path.open("r+b")
+        self._file.truncate(self._n_bytes)
+        self._file.seek(self._n_bytes)
+
+    def __exit__(self, *_: object) -> None:
+        with files.naming(self._output):
+            self._file.close()
+
+    def write(self, document: Document) -> None:
+        # A lone surrogate, which JSON can spell and UTF-8 cannot, becomes a question mark.
+        line = json.dumps(document._asdict(), ensure_ascii=False) + "\n"
+        with files.naming(self._output):
+            self._file.write(line.encode("utf-8", errors="replace"))
+        self.n_written += 1
+
+    def record(self, source: int, position: Position) -> None:
+        """Say that the documents so far go up to a position in a source, once they are on disk."""
+        with files.naming(self._output):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        progress = {
+            "made_from": self._made_from,
+            "bytes": self._file.tell(),
+            "documents": self.n_written,
+            "source": source,
+            "position": position,
+        }
+        files.write_json(self._progress, progress)
+
+    def finish(self) -> None:
+        """Give the documents their name."""
+        with files.naming(self._output):
+            with self._path.open("rb") as file:
+                os.fsync(file.fileno())
+            files.record(self._output, self._path)
+            self._path.replace(self._output)
+        files.remove(self._progress)
+
+    def discard(self) -> None:
+        self._path.unlink()
+        files.remove(self._progress)
+
+
+def _made_from(corpus: Corpus) -> str:
+    """One name for all that decides which documents there are, and for the library whose positions are recorded."""
+    paths = [path for source in corpus.sources if isinstance(source, FileCorpus) for path in source.files]
+    inputs = {
+        "corpus": corpus.model_dump(mode="json"),
+        "files": [files.sha256(path) for path in paths if path.is_file()],
+        "code": [files.sha256(Path(__file__).with_name(f"{name}.py")) for name in ("documents", "corpus", "wikitext")],
+        "datasets": version("datasets") if any(isinstance(source, HubCorpus) for source in corpus.sources) else None,
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def read_documents(path: Path) -> Iterator[Document]:
+    """Documents of a file that `write_documents` wrote, in its order, one per line.
+
+    Raises:
+        ValueError: the file is missing, or a line is not such a document.
+    """
+    files.check(existing(path, "write the documents first"))
+    for number, line in text_lines(path):
+        try:
+            yield Document(**json.loads(line))
+        except (ValueError, RecursionError, TypeError) as error:
+            raise ValueError(f"{path}, line {number}: not a document ({error}); write the documents again") from None
