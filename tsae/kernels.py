@@ -60,7 +60,8 @@ def select_positive(products: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         return features, offsets
     rows, features = (products + bias > 0).nonzero(as_tuple=True)
     counts = torch.bincount(rows, minlength=len(products))
-    return features, torch.cumsum(counts, 0) - counts
+    # A column of a matrix, which the gradient of an embedding bag would read without its stride.
+    return features.contiguous(), torch.cumsum(counts, 0) - counts
 
 
 class Groups(NamedTuple):
@@ -98,7 +99,7 @@ class Indices:
     @cached_property
     def rows(self) -> Tensor:
         """(M,) int64: the token that each active feature belongs to."""
-        counts = torch.diff(self.offsets, append=self.offsets.new_tensor([len(self)]))
+        counts = torch.diff(self.offsets, append=self.offsets.new_full((1,), len(self)))
         return torch.arange(self.n_tokens, device=self.offsets.device).repeat_interleave(counts)
 
     @cached_property

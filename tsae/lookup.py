@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,9 +21,14 @@ LOG = logging.getLogger(__name__)
 
 
 def unigram_residuals(
-    model: LanguageModel, bos: int, prefix_ids: list[int], layers: Iterable[int], batch_tokens: int
+    model: LanguageModel,
+    bos: int,
+    prefix_ids: list[int],
+    layers: Iterable[int],
+    batch_tokens: int,
+    tokens: Tensor | None = None,
 ) -> dict[int, Tensor]:
-    """Unigram residuals of the whole vocabulary, at every layer from one pass.
+    """Unigram residuals of the whole vocabulary or of some tokens, at every layer from one pass.
 
     Args:
         model: the language model.
@@ -30,20 +36,42 @@ def unigram_residuals(
         prefix_ids: token ids between BOS and the token.
         layers: layers, in any order.
         batch_tokens: vocabulary tokens per forward pass.
+        tokens: (n,) int64, the tokens whose rows are made; None: all.
 
     Returns:
-        layer -> (vocab_size, d_model) float32.
+        layer -> (vocab_size or n, d_model) float32.
 
     Raises:
         ValueError: a layer that the model does not have, or a prompt that is too long for it.
     """
-    rows = {layer: torch.empty(model.vocab_size, model.d_model) for layer in layers}
-    with tqdm(total=model.vocab_size, desc="unigram residuals", unit="tok", unit_scale=True, disable=None) as progress:
-        for tokens in torch.arange(model.vocab_size).split(batch_tokens):
-            for layer, residuals in model.residuals(tokens[:, None], rows, [bos, *prefix_ids]).items():
-                rows[layer][tokens] = residuals[:, 0]
-            progress.update(len(tokens))
+    tokens = torch.arange(model.vocab_size) if tokens is None else tokens
+    rows = {layer: torch.empty(len(tokens), model.d_model) for layer in layers}
+    with tqdm(total=len(tokens), desc="unigram residuals", unit="tok", unit_scale=True, disable=None) as progress:
+        for places in torch.arange(len(tokens)).split(batch_tokens):
+            for layer, residuals in model.residuals(tokens[places, None], rows, [bos, *prefix_ids]).items():
+                rows[layer][places] = residuals[:, 0]
+            progress.update(len(places))
     return rows
+
+
+class RowNorms(NamedTuple):
+    """Norms of a table's rows before the longest were rescaled."""
+
+    median_norm: float
+    """Median norm."""
+    max_norm_ratio: float
+    """The largest norm / the median."""
+    n_rescaled: int
+    """Rows that were rescaled."""
+
+
+def rescale_long_rows_(rows: Tensor, max_norm: float) -> RowNorms:
+    """Rescale rows (n, d_model) longer than max_norm times the median row to the median, in place."""
+    norms = rows.norm(dim=1)
+    median_norm = norms.median()
+    too_long = norms > max_norm * median_norm
+    rows[too_long] *= (median_norm / norms[too_long])[:, None]
+    return RowNorms(median_norm.item(), (norms.max() / median_norm).item(), int(too_long.sum()))
 
 
 def write_unigrams(
@@ -53,6 +81,7 @@ def write_unigrams(
     layers: Iterable[int],
     compatibility_mode: bool,
     outputs: Mapping[int, Path],
+    device: torch.device | str = "cpu",
 ) -> None:
     """Write the unigram residuals of every layer, `residuals` (vocab_size, d_model) float32.
 
@@ -66,6 +95,7 @@ def write_unigrams(
         layers: layers, in any order.
         compatibility_mode: see `models.load_model`.
         outputs: layer -> file to write.
+        device: where to compute.
 
     Raises:
         ValueError: a missing or unfit input, a layer that the model does not have or that has no output.
@@ -78,8 +108,8 @@ def write_unigrams(
     if layers != sorted(outputs):
         raise ValueError(f"unigram residuals of layers {layers} asked for, with outputs for {sorted(outputs)}")
     bos = load_tokens(train_tokens).bos
-    model = load_model(model_folder, compatibility_mode)
-    tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
+    model = load_model(model_folder, compatibility_mode, device)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True, trust_remote_code=False)
     prefix_ids = tokenizer.encode(settings.prefix, add_special_tokens=False)
 
     start = time.perf_counter()
@@ -88,18 +118,11 @@ def write_unigrams(
     prefix = tokenizer.decode([bos, *prefix_ids])
     LOG.info("unigram residuals: %d tokens after %r, %.0f tokens/s", model.vocab_size, prefix, rate)
     for layer, residuals in unigrams.items():
-        norms = residuals.norm(dim=1)
-        median_norm = norms.median()
-        too_long = norms > settings.max_norm * median_norm
-        residuals[too_long] *= (median_norm / norms[too_long])[:, None]
-        n_rescaled = int(too_long.sum())
-        max_norm_ratio = (norms.max() / median_norm).item()
+        norms = rescale_long_rows_(residuals, settings.max_norm)
         LOG.info(
             "unigram residuals, layer %d: median norm %.4g, the largest %.3g times that; %d rows rescaled to it",
             layer,
-            median_norm,
-            max_norm_ratio,
-            n_rescaled,
+            *norms,
         )
         files.save_tensors(
             outputs[layer],
@@ -107,9 +130,9 @@ def write_unigrams(
             {
                 "prefix": settings.prefix,
                 "bos": bos,
-                "median_norm": median_norm.item(),
-                "n_rescaled": n_rescaled,
-                "max_norm_ratio": max_norm_ratio,
+                "median_norm": norms.median_norm,
+                "n_rescaled": norms.n_rescaled,
+                "max_norm_ratio": norms.max_norm_ratio,
             },
         )
 
@@ -120,7 +143,4 @@ def load_unigrams(path: Path) -> Tensor:
     Raises:
         ValueError: the file is missing, truncated, or holds no unigram residuals.
     """
-    tensors = files.load_tensors(path)
-    if set(tensors) != {"residuals"} or tensors["residuals"].ndim != 2:
-        raise ValueError(f"{path}: not a file of unigram residuals; delete it and run again")
-    return tensors["residuals"]
+    return files.load_as(path, {"residuals": ((None, None), torch.float32)})["residuals"]

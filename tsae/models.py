@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsae import files
 from tsae.model_folder import ModelShape, model_config, model_shape, quiet_transformers
 
 
@@ -23,10 +24,12 @@ class LanguageModel:
         d_model: width of the residual stream.
         vocab_size: rows of the embedding.
         n_positions: longest sequence the model takes [tokens], or None where the model sets no limit.
+        device: where it computes. It takes tensors from anywhere.
     """
 
-    def __init__(self, bridge: Any, shape: ModelShape, n_positions: int | None) -> None:
+    def __init__(self, bridge: Any, shape: ModelShape, n_positions: int | None, device: torch.device) -> None:
         self._bridge = bridge
+        self.device = device
         self.n_layers, self.d_model, self.vocab_size = shape
         self.n_positions = n_positions
         self._blocks = [block.original_component for block in bridge.blocks]
@@ -43,7 +46,7 @@ class LanguageModel:
                 returned.
 
         Returns:
-            layer -> (batch, pos, d_model) float32.
+            layer -> (batch, pos, d_model) float32, on the CPU.
 
         Raises:
             ValueError: a layer that the model does not have, sequences that are too long, or unknown token ids.
@@ -69,8 +72,10 @@ class LanguageModel:
         hooks = [(f"blocks.{layer}.hook_resid_pre", keep) for layer in lower]
         with torch.no_grad():
             past = self._keys_and_values(prefix, len(ids)) if prefix else {"use_cache": False}
-            residuals[last] = self._bridge.run_with_hooks(ids, fwd_hooks=hooks, stop_at_layer=last, **past)
-        return residuals
+            residuals[last] = self._bridge.run_with_hooks(
+                ids.to(self.device), fwd_hooks=hooks, stop_at_layer=last, **past
+            )
+        return {layer: residual.cpu() for layer, residual in residuals.items()}
 
     def logits_from(self, residual: Tensor, layer: int) -> Tensor:
         """Logits that follow from the residual entering block `layer`; the blocks below are not run.
@@ -80,19 +85,20 @@ class LanguageModel:
             layer: the layer at which the model takes it up.
 
         Returns:
-            (batch, pos, vocab_size) float32.
+            (batch, pos, vocab_size) float32, on the model's device.
 
         Raises:
             ValueError: a layer that the model does not have.
         """
         self._check_layer(layer)
         with torch.no_grad(), self._bypassed(layer):
-            return self._bridge(residual, start_at_layer=layer, use_cache=False)
+            return self._bridge(residual.to(self.device), start_at_layer=layer, use_cache=False)
 
     def _keys_and_values(self, prefix: Sequence[int], batch: int) -> dict[str, Any]:
         key = tuple(prefix)
         if key not in self._past:
-            _, past = self._bridge(torch.tensor([key]), return_type="logits_and_cache", use_cache=True)
+            prompt = torch.tensor([key]).to(self.device)
+            _, past = self._bridge(prompt, return_type="logits_and_cache", use_cache=True)
             self._past = {key: past}
         # A forward pass adds its own keys and values.
         cache = copy.deepcopy(self._past[key])
@@ -107,7 +113,7 @@ class LanguageModel:
         returned: list[Any] = []
         handle = self._blocks[0].register_forward_hook(lambda _module, _inputs, output: returned.append(output))
         with torch.no_grad():
-            self._bridge(torch.zeros(1, 1, dtype=torch.int64), use_cache=False)
+            self._bridge(torch.zeros(1, 1, dtype=torch.int64, device=self.device), use_cache=False)
         handle.remove()
         return isinstance(returned[0], tuple)
 
@@ -128,13 +134,14 @@ class LanguageModel:
                 block.forward = forward
 
 
-def load_model(folder: Path, compatibility_mode: bool = False) -> LanguageModel:
-    """Load a model folder, float32, on the CPU.
+def load_model(folder: Path, compatibility_mode: bool = False, device: torch.device | str = "cpu") -> LanguageModel:
+    """Load a model folder, in float32.
 
     Args:
         folder: config.json, *.safetensors and the tokenizer.
         compatibility_mode: fold layer norms into the weights and centre those that write to the residual stream, as
             HookedTransformer did by default.
+        device: where it computes.
 
     Raises:
         ValueError: the folder is missing, incomplete, or holds a model that transformer_lens does not know.
@@ -143,7 +150,8 @@ def load_model(folder: Path, compatibility_mode: bool = False) -> LanguageModel:
     shape = model_shape(folder)
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"{folder}: no *.safetensors; prepare the model again")
-    from safetensors import SafetensorError
+    for path in sorted(folder.iterdir()):
+        files.check(path)
     from transformer_lens.model_bridge import TransformerBridge
     from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
     from transformers import AutoModelForCausalLM
@@ -151,7 +159,12 @@ def load_model(folder: Path, compatibility_mode: bool = False) -> LanguageModel:
     quiet_transformers()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
         model, info = loaded
         if info["missing_keys"]:
@@ -160,7 +173,7 @@ def load_model(folder: Path, compatibility_mode: bool = False) -> LanguageModel:
         attention = model.config._attn_implementation
         # The bridge takes a relative path that equals a model's short name for that model.
         bridge: Any = TransformerBridge.boot_transformers(str(folder.resolve()), hf_model=model, device="cpu")
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # the libraries raise what they trip over
         raise ValueError(
             f"{folder}: could not be loaded ({error}); prepare the model again or choose another"
         ) from error
@@ -171,7 +184,11 @@ def load_model(folder: Path, compatibility_mode: bool = False) -> LanguageModel:
             _unwrap(block.original_component, GeneralizedComponent)
         bridge.original_model.set_attn_implementation(attention)
     bridge.eval()
-    return LanguageModel(bridge, shape, getattr(config, "max_position_embeddings", None))
+    device = torch.device(device)
+    if device.type != "cpu":
+        # By name: of a device the bridge would keep the type alone.
+        bridge.to(str(device), print_details=False)
+    return LanguageModel(bridge, shape, getattr(config, "max_position_embeddings", None), device)
 
 
 def _unwrap(module: Any, component: type[Any]) -> None:
