@@ -8,17 +8,17 @@ the scale beside them; `load` folds it in, so a loaded SAE always speaks raw res
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import embedding, normalize
 
 from tsae import kernels
 from tsae.architectures import ARCHITECTURES, Active, Architecture
-from tsae.files import load_tensors, save_tensors, write_json
+from tsae.files import load_tensors, read_text, save_tensors, write_json
 from tsae.sweep import Point
 
 TABLES = {"W_lookup", "unigram_directions"}
@@ -99,6 +99,11 @@ class SAE(nn.Module):
         """F."""
         return len(self.b_enc)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are; what it is given must be there too."""
+        return self.b_dec.device
+
     def token_biases(self, tokens: Tensor) -> Tensor:
         """Rows of the table: tokens (...) give (..., d); zeros for a baseline."""
         if self.W_lookup is None:
@@ -153,7 +158,11 @@ class SAE(nn.Module):
 
 
 def save(
-    folder: Path, sae: SAE, metadata: dict[str, Any], last_fired: Tensor, table_dtype: torch.dtype = torch.float32
+    folder: Path,
+    sae: SAE,
+    metadata: dict[str, Any],
+    last_fired: Tensor | None,
+    table_dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write a checkpoint: `sae.safetensors` and `config.json`, the latter last.
 
@@ -161,10 +170,11 @@ def save(
         folder: where to write.
         sae: the SAE in the units that it was trained in.
         metadata: everything that made it; must hold `scale` and `point`.
-        last_fired: (F,) int64, training tokens seen when each feature last fired; -1 if it never did.
+        last_fired: (F,) int64, training tokens seen when each feature last fired, -1 if it never did; None if that is not
+            known, of an SAE that was trained elsewhere.
         table_dtype: how tables are stored; half precision halves a checkpoint that is only evaluated.
     """
-    tensors = dict(sae.state_dict()) | {"last_fired": last_fired}
+    tensors = dict(sae.state_dict()) | ({} if last_fired is None else {"last_fired": last_fired})
     for table in TABLES & tensors.keys():
         tensors[table] = tensors[table].to(table_dtype)
     save_tensors(folder / "sae.safetensors", tensors)
@@ -181,14 +191,16 @@ def load(folder: str | Path) -> SAE:
     """
     path = Path(folder) / "config.json"
     try:
-        metadata = json.loads(path.read_text())
+        metadata = json.loads(read_text(path))
         scale, point = float(metadata["scale"]), Point.model_validate(metadata["point"])
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file, so {folder} holds no SAE") from None
-    except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path}: not the description of an SAE ({error!r})") from None
+    if not 0 < scale < math.inf:
+        raise ValueError(f"{path}: not the description of an SAE (scale is {scale})")
     tensors = _load_parameters(Path(folder) / "sae.safetensors", point)
-    del tensors["last_fired"]
+    tensors.pop("last_fired", None)
     sae = SAE(
         point,
         *(tensors[name] for name in ("W_enc", "W_dec", "b_enc", "b_dec")),
@@ -215,8 +227,7 @@ def _load_parameters(path: Path, point: Point) -> dict[str, Tensor]:
         "W_dec": (n_features, d_model),
         "b_enc": (n_features,),
         "b_dec": (d_model,),
-        "last_fired": (n_features,),
-    }
+    } | ({"last_fired": (n_features,)} if "last_fired" in shapes else {})
     with torch.device("meta"):
         own = ARCHITECTURES[point.architecture](point, n_features).state_dict()
     expected |= {f"activation.{name}": tuple(tensor.shape) for name, tensor in own.items()}
@@ -230,6 +241,13 @@ def _load_parameters(path: Path, point: Point) -> dict[str, Tensor]:
         raise ValueError(
             f"{path}: not the parameters of this {point.architecture} SAE; it holds {shapes} instead of {expected}"
         )
+    for name, tensor in tensors.items():
+        # Tables of checkpoints on the way are of half precision.
+        half = tensor.dtype == torch.float16 and name in TABLES
+        if tensor.dtype != (torch.int64 if name == "last_fired" else torch.float32) and not half:
+            raise ValueError(f"{path}: not the parameters of an SAE; {name} holds {tensor.dtype}")
+    if not n_features >= (point.k or 1) or not d_model:
+        raise ValueError(f"{path}: {n_features} features of width {d_model} are too few for {point.id}")
     return tensors
 
 

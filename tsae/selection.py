@@ -12,7 +12,7 @@ from tsae.metrics import METRICS
 from tsae.section import Section
 from tsae.sweep import SPARSITY, ArchitectureName
 
-Block = Literal["headline", "pareto", "expansion", "init", "encoder", "baselines", "curves", "phrases"]
+Block = Literal["headline", "pareto", "expansion", "init", "encoder", "baselines", "curves", "phrases", "released"]
 ROLES = ("baseline", "tokenized")
 TABLES_ALONE = ("unigram-residuals", "conditional-means", "residuals")
 
@@ -46,7 +46,7 @@ def _known_metric(metric: str) -> str:
 
 def _known_subject(subject: str) -> str:
     known = [*ROLES, *TABLES_ALONE]
-    if subject not in known and not subject.startswith(tuple(f"{name}-" for name in SPARSITY)):
+    if subject not in known and not subject.startswith(tuple(f"{name}-" for name in (*SPARSITY, "released"))):
         raise ValueError(f"unknown subject{suggest(subject, known)}")
     return subject
 

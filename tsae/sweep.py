@@ -1,16 +1,20 @@
 """The sweep: which SAEs are trained."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tsae.section import Layer, Section
+from tsae.section import Layer, Name, Section
 
 ArchitectureName = Literal["topk", "relu", "gated"]
 # Which setting says how sparse an architecture is; the other one is refused.
 SPARSITY: dict[ArchitectureName, Literal["k", "l1"]] = {"topk": "k", "relu": "l1", "gated": "l1"}
+MOST_EXPANSION = 1 << 20  # no SAE is so wide, and products with it stay finite
+# What a released SAE does not say of itself.
+UNKNOWN_OF_RELEASED = ("seed", "lookup_scale", "encoder_scale", "b_dec")
 
 
 class Point(Section):
@@ -19,7 +23,7 @@ class Point(Section):
     architecture: ArchitectureName = "topk"
     k: int | None = Field(None, ge=1)
     l1: float | None = Field(None, gt=0)
-    expansion: float = Field(gt=0)
+    expansion: float = Field(gt=0, le=MOST_EXPANSION)
     table: Literal["none", "fixed", "learned"]
     lookup_scale: float = Field(0.5, ge=0)
     encoder_scale: float | None = Field(None, gt=0)
@@ -93,7 +97,9 @@ class Grid(Section):
         (),
         description="Coefficient of the sparsity penalty, in units where the mean residual norm is sqrt(d_model) (relu, gated)",
     )
-    expansion: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1, description="Features / d_model")
+    expansion: tuple[Annotated[float, Field(gt=0, le=MOST_EXPANSION)], ...] = Field(
+        min_length=1, description="Features / d_model"
+    )
     table: tuple[Literal["none", "fixed", "learned"], ...] = Field(
         min_length=1,
         description="none: the baseline; fixed: token-biases stay at their initial rows; learned: trained with the rest",
@@ -139,6 +145,15 @@ class Grid(Section):
             raise ValueError(f"topk_relu: false says nothing about architecture {self.architecture}")
         return self
 
+    def size(self, n_layers: int) -> int:
+        """SAEs that the product of its lists spells, baselines that differ in a table's settings alone counted apart.
+
+        Args:
+            n_layers: layers that it takes if it names none.
+        """
+        n_points = math.prod(len(values) for _, values in self if isinstance(values, tuple) and values)
+        return n_points if self.layers else n_points * n_layers
+
     def points(self) -> Iterator[Point]:
         """Every point of the grid, each once: a baseline has no lookup_scale."""
         axes = {
@@ -156,18 +171,29 @@ class Grid(Section):
 
 
 class Job(Section):
-    """One SAE to train: a point of the sweep at a layer with a seed."""
+    """One SAE: to train, a point of the sweep at a layer with a seed; or one that the authors released."""
 
     layer: int
     point: Point
     seed: int
+    released: Name | None = Field(
+        None,
+        exclude_if=lambda released: released is None,
+        description="The end of a released file's name, as `ot30`; says that the SAE is not trained here",
+    )
+
+    @property
+    def subject(self) -> str:
+        """What tables call this SAE: the id of its point, or `released-ot30`."""
+        return self.point.id if self.released is None else f"released-{self.released}"
 
     @property
     def id(self) -> str:
         """`layer12/topk-k32-x4-learned-s0`: the path of the SAE below `saes/` and of its metrics below `metrics/`."""
-        return f"layer{self.layer}/{self.point.id}-s{self.seed}"
+        return f"layer{self.layer}/{self.subject}" + (f"-s{self.seed}" if self.released is None else "")
 
     @property
     def labels(self) -> dict[str, Any]:
-        """The columns that all rows about this SAE share in a table."""
-        return {"layer": self.layer, "seed": self.seed, **self.point.model_dump(mode="json")}
+        """The columns that all rows about this SAE share in a table; what is not known of a released one is None."""
+        labels = {"layer": self.layer, "seed": self.seed, **self.point.model_dump(mode="json")}
+        return labels if self.released is None else labels | dict.fromkeys(UNKNOWN_OF_RELEASED)
