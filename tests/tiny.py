@@ -61,14 +61,14 @@ def write_corpus(path: Path, seed: int = 0) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def write_gpt2(folder: Path, corpus: Path, seed: int = 0) -> None:
+def write_gpt2(folder: Path, corpus: Path, seed: int = 0, n_layers: int = N_LAYERS, d_model: int = D_MODEL) -> None:
     """Write a random GPT-2-shaped model, and a tokenizer trained on `corpus` whose BOS and EOS are one token."""
     tokenizer = train_tokenizer(corpus, bos="<|endoftext|>", eos="<|endoftext|>")
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=N_POSITIONS,
-        n_embd=D_MODEL,
-        n_layer=N_LAYERS,
+        n_embd=d_model,
+        n_layer=n_layers,
         n_head=4,
         initializer_range=INITIALIZER_RANGE,
         bos_token_id=tokenizer.bos_token_id,

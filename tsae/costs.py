@@ -1,0 +1,353 @@
+"""What every stage of a profile does and takes, counted from its configuration alone.
+
+Nothing is downloaded: the model is known by its layers, width and vocabulary. Its blocks are taken for the usual ones, of 12 d^2
+weights; of SAEs with a penalty, whose sparsity is an outcome, a number of active features is assumed.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from tsae.config import TOKEN_BYTES, Config
+from tsae.sources import HubCorpus
+from tsae.sweep import Job, Point
+
+L1_ACTIVE = 100  # assumed active features per token of an SAE with a sparsity penalty
+TEXT_BYTES = 4.5  # of English text for one token, in the documents file
+DOCUMENT_BYTES = 900  # of a document of web text, compressed, as C4 is downloaded
+# Memory of a process before its first tensor: PyTorch, and with it what loads a language model.
+PROCESS_BYTES, MODEL_PROCESS_BYTES = 0.45e9, 0.6e9
+GPU_PROCESS_BYTES = 0.6e9  # CUDA's own
+LOGITS = 4  # tensors of the size of a batch's logits that the loss holds at once
+TOKEN_WORK_BYTES = 110  # held for every training token while phrases are counted: ids, documents, keys, their order
+HELD = 4  # of a weight in training: itself, its gradient, two moments
+IN_ORDER = 5  # times as fast as into shuffled batches are residuals read in order, as measured
+
+
+class Cost(NamedTuple):
+    """What all jobs of a stage do together, and what the largest of them takes."""
+
+    stage: str
+    """Rule of the workflow."""
+    jobs: int
+    """Processes."""
+    loads_model: bool = False
+    """Whether they load the language model."""
+    on_gpu: bool = False
+    """Whether they use a GPU if there is one."""
+    model_tokens: float = 0
+    """Tokens that go through the model or a part of it."""
+    trained_tokens: float = 0
+    """Tokens that SAEs are trained on."""
+    model_flops: float = 0
+    """Arithmetic of the language model."""
+    dense_flops: float = 0
+    """Arithmetic of dense products with an SAE or a table."""
+    sparse_flops: float = 0
+    """Arithmetic that touches the active features of a token alone."""
+    read_bytes: float = 0
+    """Cached residuals that are read, shuffled and put into batches."""
+    text_tokens: float = 0
+    """Tokens of text that are read, tokenised or counted."""
+    memory: float = 0
+    """Memory of the largest job without a GPU [bytes]."""
+    gpu_memory: float = 0
+    """GPU memory of the largest job [bytes]."""
+
+    @property
+    def flops(self) -> float:
+        """All arithmetic."""
+        return self.model_flops + self.dense_flops + self.sparse_flops
+
+
+def costs(config: Config) -> list[Cost]:
+    """The stages that take time, in their order."""
+    return [
+        _prepare_documents(config),
+        _tokenize(config),
+        _cache_residuals(config),
+        _unigrams(config),
+        train(config, config.jobs()),
+        _ablate(config),
+        _measure_baselines(config),
+        _evaluate(config),
+        _measure_curve(config),
+        *_phrases(config),
+    ]
+
+
+def layers(config: Config) -> list[int]:
+    """Layers that have an SAE."""
+    return sorted({job.layer for job in config.jobs()})
+
+
+def split_tokens(config: Config) -> tuple[int, int]:
+    """Tokens of the training and the held-out split, in whole sequences."""
+    n_ctx = config.tokens.n_ctx
+    train, heldout = (-(-size // n_ctx) * n_ctx for size in (config.tokens.train, config.tokens.heldout))
+    return train, heldout
+
+
+def weights(config: Config) -> int:
+    """Parameters of the language model; in compatibility mode the embedding is there twice."""
+    model = config.model
+    embeddings = 2 if model.compatibility_mode else 1
+    return 12 * model.d_model**2 * model.n_layers + embeddings * model.vocab_size * model.d_model
+
+
+def sae_bytes(config: Config, point: Point, table_bytes: int = 4) -> float:
+    """Size of an SAE on disk."""
+    d, n_features = config.model.d_model, point.n_features(config.model.d_model)
+    tables = (point.table != "none") + (point.encoder_input == "without_unigram")
+    return 4 * (2 * n_features * d + n_features + d) + 8 * n_features + tables * table_bytes * _table(config)
+
+
+def disk(config: Config) -> dict[str, float]:
+    """What the profile leaves on disk, in bytes."""
+    train, heldout = split_tokens(config)
+    jobs, headline = config.jobs(), config.jobs("headline")
+    window = config.features.context_before + 1 + config.features.context_after
+    contexts = config.features.n_contexts * (2 * window + 24)
+    return {
+        "documents": TEXT_BYTES * (train + heldout),
+        "tokens": 8 * (train + heldout),
+        "residuals": config.cache_bytes(config.streams),
+        "unigram residuals": 4 * _table(config) * len(layers(config)),
+        "SAEs": sum(sae_bytes(config, job.point) for job in jobs),
+        "checkpoints": sum(sae_bytes(config, job.point, 2) for job in headline) * (len(config.checkpoint_steps()) - 1),
+        "features": sum(job.point.n_features(config.model.d_model) for job in jobs) * contexts,
+        "model": 4 * weights(config),
+    }
+
+
+def download(config: Config) -> float:
+    """What is fetched from the hub, in bytes: text, and the model as float32."""
+    documents = sum(source.documents for source in config.corpus.sources if isinstance(source, HubCorpus))
+    return DOCUMENT_BYTES * documents + (4 * weights(config) if config.model.source.kind == "huggingface" else 0)
+
+
+def _table(config: Config) -> int:
+    return config.model.vocab_size * config.model.d_model
+
+
+def _block_flops(config: Config) -> float:
+    """Of one block, for one token: its weights, and attention to half of the sequence on average."""
+    return 24 * config.model.d_model**2 + 2 * config.tokens.n_ctx * config.model.d_model
+
+
+def _upper_flops(config: Config, layer: int) -> float:
+    """Of the blocks from a layer on and of the unembedding, for one token."""
+    return (config.model.n_layers - layer) * _block_flops(config) + 2 * _table(config)
+
+
+def _logits_bytes(config: Config) -> float:
+    return LOGITS * 4 * config.evaluation.batch_sequences * config.tokens.n_ctx * config.model.vocab_size
+
+
+def _active(point: Point) -> int:
+    return point.k or L1_ACTIVE
+
+
+def _encoder_flops(config: Config, point: Point) -> float:
+    return 2 * config.model.d_model * point.n_features(config.model.d_model)
+
+
+def _scored(config: Config, limit: int | None) -> int:
+    """Held-out tokens in at most so many sequences."""
+    n_sequences = split_tokens(config)[1] // config.tokens.n_ctx
+    return min(limit or n_sequences, n_sequences) * config.tokens.n_ctx
+
+
+def _heldout_bytes(config: Config) -> float:
+    """Held-out residuals of a layer in memory: as they are, and the kept ones in double precision for their mean."""
+    return split_tokens(config)[1] * config.model.d_model * (2 + 8)
+
+
+def _prepare_documents(config: Config) -> Cost:
+    return Cost("prepare_documents", 1, text_tokens=sum(split_tokens(config)), memory=PROCESS_BYTES)
+
+
+def _tokenize(config: Config) -> Cost:
+    tokens = sum(split_tokens(config))
+    memory = PROCESS_BYTES + (TEXT_BYTES + 24) * tokens
+    return Cost("tokenize", 1, text_tokens=tokens, memory=memory)
+
+
+def _cache_residuals(config: Config) -> Cost:
+    tokens, d, settings = sum(split_tokens(config)), config.model.d_model, config.residuals
+    shard = settings.shard_sequences * config.tokens.n_ctx * len(settings.layers) * (2 * d + TOKEN_BYTES)
+    batch = settings.batch_sequences * config.tokens.n_ctx * (len(settings.layers) + 12) * 4 * d
+    held = 4 * weights(config) + batch
+    return Cost(
+        "cache_residuals",
+        settings.jobs,
+        loads_model=True,
+        on_gpu=True,
+        model_tokens=tokens,
+        model_flops=tokens * max(settings.layers) * _block_flops(config),
+        memory=MODEL_PROCESS_BYTES + held + shard,
+        gpu_memory=GPU_PROCESS_BYTES + held,
+    )
+
+
+def _unigrams(config: Config) -> Cost:
+    tokens, n_layers = config.model.vocab_size, len(layers(config))
+    return Cost(
+        "unigrams",
+        1,
+        loads_model=True,
+        on_gpu=True,
+        model_tokens=tokens,
+        model_flops=tokens * max(layers(config)) * 24 * config.model.d_model**2,
+        memory=MODEL_PROCESS_BYTES + 4 * weights(config) + 4 * _table(config) * n_layers,
+        gpu_memory=GPU_PROCESS_BYTES + 4 * weights(config),
+    )
+
+
+def train(config: Config, jobs: Sequence[Job]) -> Cost:
+    """Training of some SAEs."""
+    settings, d = config.training, config.model.d_model
+    tokens = settings.tokens // settings.batch_size * settings.batch_size
+    shard = config.residuals.shard_sequences * config.tokens.n_ctx
+    buffer = (min(settings.buffer_tokens, config.tokens.train) + shard + settings.batch_size) * (2 * d + 4)
+    model = 4 * weights(config) if config.streams else 0
+    held = max(_training_bytes(config, job.point) for job in jobs)
+    return Cost(
+        "train",
+        len(jobs),
+        loads_model=config.streams,
+        on_gpu=True,
+        model_tokens=tokens * len(jobs) if config.streams else 0,
+        trained_tokens=tokens * len(jobs),
+        model_flops=sum(tokens * job.layer * _block_flops(config) for job in jobs) if config.streams else 0,
+        dense_flops=sum(tokens * _encoder_flops(config, job.point) for job in jobs),
+        sparse_flops=sum(tokens * 8 * d * _active(job.point) for job in jobs),
+        read_bytes=tokens * len(jobs) * (2 * d + TOKEN_BYTES),
+        memory=PROCESS_BYTES + buffer + _heldout_bytes(config) / 2 + model + held,
+        gpu_memory=GPU_PROCESS_BYTES + model + held,
+    )
+
+
+def _training_bytes(config: Config, point: Point) -> float:
+    """The SAE with gradients and moments, its tables, and a batch with its pre-activations."""
+    d, n_features, batch = config.model.d_model, point.n_features(config.model.d_model), config.training.batch_size
+    tables = {"none": 0, "fixed": 1, "learned": 3}[point.table] + (point.encoder_input == "without_unigram")
+    # At the start the unigram residuals are there besides.
+    return HELD * 8 * n_features * d + 4 * (tables + 1) * _table(config) + 8 * batch * n_features + 24 * batch * d
+
+
+def _ablate(config: Config) -> Cost:
+    scored = _scored(config, config.evaluation.ce_sequences)
+    held = 4 * weights(config) + _logits_bytes(config)
+    return Cost(
+        "ablate",
+        len(layers(config)),
+        loads_model=True,
+        on_gpu=True,
+        model_tokens=3 * scored * len(layers(config)),
+        model_flops=sum(3 * scored * _upper_flops(config, layer) for layer in layers(config)),
+        memory=MODEL_PROCESS_BYTES + held + _heldout_bytes(config) / 5 + _mean_bytes(config),
+        gpu_memory=GPU_PROCESS_BYTES + held,
+    )
+
+
+def _mean_bytes(config: Config) -> float:
+    """Training residuals that are read for their mean."""
+    return min(config.residuals.mean_tokens, split_tokens(config)[0]) * 2 * config.model.d_model
+
+
+def _measure_baselines(config: Config) -> Cost:
+    train, heldout = split_tokens(config)
+    n_layers, d = len(layers(config)), config.model.d_model
+    queries = config.evaluation.detection_tokens + heldout // config.tokens.n_ctx
+    return Cost(
+        "measure_baselines",
+        n_layers,
+        loads_model=config.streams,
+        on_gpu=config.streams,
+        model_tokens=train * n_layers if config.streams else 0,
+        model_flops=sum(train * layer * _block_flops(config) for layer in layers(config)) if config.streams else 0,
+        dense_flops=2 * queries * 2 * _table(config) * n_layers,
+        read_bytes=train * (2 * d + TOKEN_BYTES) * n_layers / IN_ORDER,
+        memory=PROCESS_BYTES + _heldout_bytes(config) + 12 * _table(config) + 12 * 1024 * config.model.vocab_size,
+        gpu_memory=GPU_PROCESS_BYTES + 4 * weights(config) if config.streams else 0,
+    )
+
+
+def _evaluate(config: Config) -> Cost:
+    jobs, settings, table = config.jobs(), config.evaluation, _table(config)
+    heldout, scored = split_tokens(config)[1], _scored(config, settings.ce_sequences)
+
+    def compared(job: Job) -> float:
+        """Features with both tables; a table's rows with one another and with residuals."""
+        rows = 2 * job.point.n_features(config.model.d_model)
+        if job.point.table != "none":
+            samples = len(settings.min_counts) * settings.similarity_rows + settings.detection_tokens
+            rows += samples + heldout // config.tokens.n_ctx
+        return 2.0 * rows * table
+
+    held = (
+        4 * weights(config)
+        + max(_logits_bytes(config), 12 * 1024 * config.model.vocab_size)
+        + max(sae_bytes(config, job.point) for job in jobs)
+    )
+    firings = heldout * max(_active(job.point) for job in jobs)
+    return Cost(
+        "evaluate",
+        len(jobs),
+        loads_model=True,
+        on_gpu=True,
+        model_tokens=scored * len(jobs),
+        model_flops=sum(scored * _upper_flops(config, job.layer) for job in jobs),
+        dense_flops=sum((2 * heldout + scored) * _encoder_flops(config, job.point) + compared(job) for job in jobs),
+        sparse_flops=sum((2 * heldout + scored) * 2 * config.model.d_model * _active(job.point) for job in jobs),
+        memory=MODEL_PROCESS_BYTES + held + _heldout_bytes(config) + 64 * firings,
+        gpu_memory=GPU_PROCESS_BYTES + held,
+    )
+
+
+def _measure_curve(config: Config) -> Cost:
+    jobs, n_checkpoints = config.jobs("headline"), len(config.checkpoint_steps())
+    limits = (config.evaluation.ce_sequences, config.curves.ce_sequences)
+    scored = min(_scored(config, limit) for limit in limits)
+    heldout = split_tokens(config)[1]
+    held = 4 * weights(config) + _logits_bytes(config) + max(sae_bytes(config, job.point) for job in jobs)
+    return Cost(
+        "measure_curve",
+        len(jobs),
+        loads_model=True,
+        on_gpu=True,
+        model_tokens=n_checkpoints * scored * len(jobs),
+        model_flops=sum(n_checkpoints * scored * _upper_flops(config, job.layer) for job in jobs),
+        dense_flops=sum(n_checkpoints * (heldout + scored) * _encoder_flops(config, job.point) for job in jobs),
+        sparse_flops=sum(
+            n_checkpoints * (heldout + scored) * 2 * config.model.d_model * _active(job.point) for job in jobs
+        ),
+        memory=MODEL_PROCESS_BYTES + held + _heldout_bytes(config),
+        gpu_memory=GPU_PROCESS_BYTES + held,
+    )
+
+
+def _phrases(config: Config) -> Iterator[Cost]:
+    if "encoder" not in config.sweep:
+        return
+    train = split_tokens(config)[0]
+    jobs = config.jobs("encoder")
+    yield Cost("find_phrases", 1, text_tokens=train, memory=PROCESS_BYTES + TOKEN_WORK_BYTES * train)
+    settings, d = config.phrases, config.model.d_model
+    # Of a streamed cache the model runs whole shards, for a few rows each.
+    rows = settings.n_phrases * settings.max_occurrences + settings.base_tokens
+    run = min(train, rows * config.residuals.shard_sequences * config.tokens.n_ctx) if config.streams else 0
+    yield Cost(
+        "measure_phrases",
+        len(jobs),
+        loads_model=config.streams,
+        on_gpu=config.streams,
+        model_tokens=run * len(jobs),
+        model_flops=sum(run * job.layer * _block_flops(config) for job in jobs),
+        dense_flops=sum(2 * settings.base_tokens * _encoder_flops(config, job.point) for job in jobs),
+        memory=PROCESS_BYTES
+        + max(sae_bytes(config, job.point) for job in jobs)
+        + 6 * d * 4 * settings.base_tokens
+        + (4 * weights(config) if config.streams else 0),
+        gpu_memory=GPU_PROCESS_BYTES + 4 * weights(config) if config.streams else 0,
+    )
