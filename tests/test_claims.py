@@ -550,6 +550,19 @@ def test_written_claims(tmp_path: Path) -> None:
     assert "## C2\n\nSomething holds. Source: somewhere. Verdict: **direction holds**.\n" in text
 
 
+def test_the_page_of_claims_shows_hostile_text_as_text(tmp_path: Path) -> None:
+    hostile = "<script>alert(1)</script> | [x](javascript:alert(2)) ![x](http://a/b.png) <img src=x>\n\n<b>&lt;"
+    ledger = load(tmp_path, claim({**LEVEL, "name": hostile}) | {"claim": hostile, "source": hostile})
+    tables = {"headline": table(row(TOKENIZED, "nmse", 0.5, 0.01))}
+    page = tmp_path / "claims.html"
+    write_claims(ledger, tables, (BASELINE, TOKENIZED), 0.5, tmp_path / "c.csv", tmp_path / "c.md", page)
+    html = page.read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; |" in html
+    assert not any(harmful in html for harmful in ("<script", "<img src=x", 'href="javascript', "<b>"))
+    (summary, details) = (part.split("</table>")[0] for part in html.split("<table>")[1:])
+    assert summary.count("<tr>") == details.count("<tr>") == 2 and summary.count("<td>") == 5
+
+
 def test_a_run_with_one_table_judges_every_check(written: tuple[Path, Path]) -> None:
     csv, markdown = written
     judged = pd.read_csv(csv)

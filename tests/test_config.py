@@ -286,6 +286,30 @@ def checkpoint_steps(data: dict[str, Any], n_steps: int, **curves: Any) -> list[
     return config.parse(data | {"training": training, "curves": curves}).checkpoint_steps()
 
 
+def test_what_the_residuals_take_on_disk(data: dict[str, Any]) -> None:
+    # 3 layers; sequences of 128 make 280064 training and 25088 held-out tokens; d_model 576. Shards are 32768 tokens.
+    assert config.parse(data).cache_bytes(streamed=False) == 3 * (280_064 + 25_088) * 1164
+    assert not config.parse(data).streams
+    small = with_value(data, "residuals.mean_tokens", 40_000)
+    streamed = 3 * ((280_064 + 25_088) * 12 + (40_000 + 25_088) * 1152)
+    assert config.parse(small).cache_bytes(streamed=True) == streamed
+    shard = 3 * ((280_064 + 25_088) * 12 + (32_768 + 25_088) * 1152)
+    assert config.parse(with_value(data, "residuals.mean_tokens", 1)).cache_bytes(streamed=True) == shard
+    for limit, streams in ((1.1, False), (1.0, True), (streamed / 1e9, True)):
+        assert config.parse(with_value(small, "residuals.disk_gb", limit)).streams == streams
+    with pytest.raises(
+        ValueError,
+        match=r"residuals\.disk_gb: 0\.23 GB are too few: .* take 0\.236 GB \(all residuals take 1\.07 GB\); raise it, or",
+    ):
+        config.parse(with_value(small, "residuals.disk_gb", 0.23))
+
+
+def test_what_a_command_does_not_take_is_left_out(data: dict[str, Any]) -> None:
+    residuals = config.parse(with_value(data, "residuals.disk_gb", 2.0)).residuals
+    text = config.to_json(residuals, exclude=["disk_gb", "jobs"])
+    assert config.Residuals.model_validate_json(text) == residuals.model_copy(update={"disk_gb": None})
+
+
 def test_checkpoints_are_evenly_spaced_in_log(data: dict[str, Any]) -> None:
     assert checkpoint_steps(data, 1024, checkpoints=6, first=1 / 32) == [32, 64, 128, 256, 512, 1024]
     assert checkpoint_steps(data, 1000, checkpoints=4, first=0.001) == [1, 10, 100, 1000]
@@ -323,5 +347,5 @@ def test_every_key_is_described_in_the_schema_file() -> None:
 def test_a_key_given_twice_is_named_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("sweep:\n  expansion:\n    - {expansion: [4], table: [none], expansion: [8]}\n")
-    with pytest.raises(ValueError, match=r"mine\.yaml: not valid YAML: the key 'expansion' is given twice\n.*line 3"):
+    with pytest.raises(ValueError, match=r"mine\.yaml: not valid YAML: the key 'expansion' is given twice, line 3"):
         config.load(path)

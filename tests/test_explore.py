@@ -1,10 +1,14 @@
 """What notebooks use, on a run made by hand."""
 
+import re
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 import torch
+from IPython.core.formatters import HTMLFormatter
+from nbconvert import HTMLExporter
 
 from tsae.explore import Run, contexts_html, features_on, open_run
 from tsae.table import COLUMNS
@@ -76,6 +80,35 @@ def test_contexts_escape_what_comes_from_the_corpus(run: Run, monkeypatch: pytes
     assert "<mark>↵</mark>c" in page and "75% of its mass" in page
     assert page.count("document") == 2
     assert contexts_html(run, pd.DataFrame([feature()]), n_contexts=1).count("document") == 1
+
+
+HOSTILE = (
+    "<script>alert(1)</script> <img src=x onerror=alert(2)> $\\href{javascript:alert(3)}{x}$ &lt;b&gt; </p></table>",
+    "</script><script>alert(4)</script>",
+)
+
+
+def test_a_page_shows_hostile_text_as_text(run: Run, tmp_path: Path) -> None:
+    """Every way in which the notebooks show text of the corpus, converted as the workflow does it."""
+    token = run.token("a")
+    contexts = [run.tokenizer.encode(text) for text in HOSTILE]
+    row = feature(top_token=token, context_tokens=contexts, context_active=[0, 3])
+    shown = pd.DataFrame([{"token": f"{run.shown(token)}{text}", text: 1} for text in HOSTILE])
+    as_html = HTMLFormatter()
+    outputs = [
+        nbformat.v4.new_output("display_data", {"text/html": contexts_html(run, pd.DataFrame([row]))}),
+        nbformat.v4.new_output("execute_result", {"text/html": as_html(shown), "text/plain": repr(shown)}),
+        nbformat.v4.new_output("execute_result", {"text/html": as_html(shown.T)}),
+        nbformat.v4.new_output("stream", text="\n".join(HOSTILE)),
+        nbformat.v4.new_output("error", ename="ValueError", evalue=HOSTILE[0], traceback=list(HOSTILE)),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("run", outputs=outputs)])
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    assert "alert(" in page and "&lt;script&gt;" in page
+    assert not re.search(r"<script>alert|<img src=x|</script><script>|&lt;b&gt; </p>", page)
+    # Where it is neither preformatted nor marked, a formula would be made of what is between dollars.
+    marked = re.sub(r"(?s)<pre.*?</pre>|<(p|table)[^>]*tex2jax_ignore.*?</\1>", "", page)
+    assert "href{javascript" in page and "href{javascript" not in marked
 
 
 def test_features_on_a_token_come_by_their_share() -> None:

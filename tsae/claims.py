@@ -153,7 +153,12 @@ def _summary(checks: pd.DataFrame) -> pd.DataFrame:
 
 def _markdown_table(rows: list[dict[str, str]]) -> str:
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    return (
+        "\n".join(
+            "| " + " | ".join(" ".join(cell.replace("|", "\\|").splitlines()) for cell in line) + " |" for line in lines
+        )
+        + "\n"
+    )
 
 
 def _describe(checks: pd.DataFrame) -> str:

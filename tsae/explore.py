@@ -46,7 +46,7 @@ class Run:
         warnings.filterwarnings("ignore", message="IProgress not found")
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.results / "model", local_files_only=True)
+        return AutoTokenizer.from_pretrained(self.results / "model", local_files_only=True, trust_remote_code=False)
 
     @cached_property
     def baseline(self) -> str:
@@ -87,8 +87,8 @@ class Run:
         return load_unigrams(self.results / f"unigrams/layer{layer}.safetensors")
 
     def residuals(self, layer: int, split: str = "heldout") -> ResidualCache:
-        """The cached residuals of a split."""
-        return open_residuals(self.results / "residuals/index.json", split, layer)
+        """The residuals of a split."""
+        return open_residuals(self.results / "residuals/index.json", split, layer, self.results / "model")
 
     def token(self, text: str) -> int:
         """Id of the token that is exactly this text; mind the leading space.
@@ -126,6 +126,8 @@ def open_run(results: str | Path | None = None) -> Run:
     Raises:
         ValueError: there is no finished run.
     """
+    # What the corpus has between two dollars is no formula; contexts_html says the same of itself.
+    pd.set_option("display.html.use_mathjax", False)
     given = results or os.environ.get("TSAE_RESULTS")
     for place in [given] if given else PLACES:
         if (Path(place) / "tables/headline.csv").is_file():
@@ -145,7 +147,7 @@ def contexts_html(run: Run, rows: pd.DataFrame, n_contexts: int = 3) -> str:
     for _, row in rows.iterrows():
         share = f"{row['top_token_share']:.0%}" if pd.notna(row["top_token_share"]) else "-"
         parts.append(
-            f"<p><b>feature {row['feature']}</b>: fires on {row['firing_rate']:.2%} of tokens, {share} of its mass on one token"
+            f"<p class='tex2jax_ignore mathjax_ignore'><b>feature {row['feature']}</b>: fires on {row['firing_rate']:.2%} of tokens, {share} of its mass on one token"
         )
         columns = ("context_tokens", "context_active", "context_activations", "context_documents")
         for tokens, active, activation, document in list(zip(*(row[c] for c in columns), strict=True))[:n_contexts]:

@@ -1,15 +1,58 @@
 """What all parts of the configuration have in common."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="sha256 of the file, 64 hex digits")]
 Layer = Annotated[int, Field(ge=0, description="Layer L: the residual entering block L, `blocks.L.hook_resid_pre`")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
+def _usable(path: Path) -> Path:
+    if unusable := sorted({c for c in str(path) if c in "{}<>" or not c.isprintable()}):
+        shown = " ".join(c if c.isprintable() else repr(c) for c in unusable)
+        raise ValueError(f"a path with {shown}, which the workflow cannot take; rename the file or folder")
+    return path
+
+
+# The workflow takes braces and angle brackets for wildcards and variables.
+LocalPath = Annotated[Path, AfterValidator(_usable)]
+
+LARGEST = 1 << 53  # integers up to here are exact as floats too
+
+
 class Section(BaseModel):
     """A part of the configuration: unknown keys are errors, values never change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_switches(cls, data: Any) -> Any:
+        """A `yes` where a number belongs is a mistake, and not 1."""
+        for key, value in data.items() if isinstance(data, dict) else ():
+            field = cls.model_fields.get(key)
+            if field and any(isinstance(part, bool) for part in _parts(value)) and not _takes(field.annotation, bool):
+                raise ValueError(f"{key}: a switch (true, false, yes, no, on, off) does not belong here")
+        return data
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _refuse_what_is_lost_on_the_way(cls, value: Any) -> Any:
+        """Settings travel as JSON, in UTF-8."""
+        for part in _parts(value):
+            if isinstance(part, int) and abs(part) > LARGEST:
+                raise ValueError(f"an integer beyond {LARGEST}, which nothing here can count to")
+            if isinstance(part, str) and any("\ud800" <= character <= "\udfff" for character in part):
+                raise ValueError("half of a character (a surrogate), which cannot be written to a file")
+        return value
+
+
+def _parts(value: Any) -> list[Any] | tuple[Any, ...]:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _takes(annotation: Any, kind: type) -> bool:
+    return annotation in (kind, Any) or any(_takes(part, kind) for part in get_args(annotation))

