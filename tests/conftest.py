@@ -1,6 +1,7 @@
 """Inputs that many tests share, made once per run."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import tiny
 
 if TYPE_CHECKING:
     from evaluation import Evaluated
+    from faults import Fault, Run
     from test_train import Prepared
 
 
@@ -56,3 +58,24 @@ def evaluated(prepared: "Prepared") -> "Evaluated":
     from evaluation import open_evaluated
 
     return open_evaluated(prepared)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> "Run":
+    """The smoke profile from nothing to its end, by `make reproduce`."""
+    from faults import Run
+
+    run = Run(tmp_path_factory.mktemp("undisturbed"))
+    code, output = run.reproduce()
+    assert code == 0, output
+    return run
+
+
+@pytest.fixture(scope="session")
+def faults() -> Iterator["list[Fault]"]:
+    """Rows of the table of faults; a test appends its own once all of it holds."""
+    from faults import write_table
+
+    rows: list[Fault] = []
+    yield rows
+    write_table(rows)

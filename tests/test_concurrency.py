@@ -1,0 +1,58 @@
+"""Runs at the same time in one folder."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+from faults import Fault, Run, differences, kill_all
+
+pytestmark = pytest.mark.faults
+
+
+def test_a_second_run_of_a_profile_says_so_and_stops(tmp_path: Path, faults: list[Fault]) -> None:
+    run = Run(tmp_path / "one")
+    first = run.start()
+    lock = run.results / ".lock"
+    while not lock.exists() or not lock.read_text():
+        assert first.poll() is None
+        time.sleep(0.1)
+    code, output = run.reproduce()
+    assert code != 0
+    assert re.search(r"process \d+ on .* is running this profile here; wait", output), output
+    assert first.poll() is None
+    kill_all(first)
+    # No lock is left behind.
+    third = run.start()
+    time.sleep(15)
+    assert third.poll() is None
+    kill_all(third)
+    faults.append(Fault("two runs of one profile in one folder", 1, 1, "none", None))
+
+
+def test_two_profiles_at_once(tmp_path: Path, undisturbed: Run, faults: list[Fault]) -> None:
+    run = Run(tmp_path / "two")
+    other = run.folder / "config/other.yaml"
+    other.write_text((run.folder / run.configfile).read_text().replace("profile: smoke", "profile: other"))
+    targets = [
+        run.start(
+            "snakemake",
+            "--configfile",
+            f"config/{profile}.yaml",
+            "--cores",
+            "1",
+            "--",
+            f"results/{profile}/unigrams/layer1.safetensors",
+            f"results/{profile}/residuals/index.json",
+        )
+        for profile in ("smoke", "other")
+    ]
+    for process in targets:
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+    expected = undisturbed.outputs()
+    for profile in ("smoke", "other"):
+        found = Run(run.folder, profile, copy=False).outputs()
+        assert found
+        assert differences(found, {name: expected[name] for name in found if name in expected}) == []
+    faults.append(Fault("two profiles at once in one folder", 1, None, "none", 1))
