@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce figure report smoke test lint docs bench lock
+.PHONY: help env reproduce figure report smoke test test-faults test-slurm lint docs bench lock verify-artefacts check-config
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 CORES ?= all
@@ -32,35 +32,42 @@ help:
 	@echo "make report               one HTML file with figures, claims, notebooks and run times of a finished run"
 	@echo "make smoke                a tiny random model through the whole DAG, in a few minutes"
 	@echo "make test                 linters, type checker, test suite, smoke run"
+	@echo "make test-faults          kill, damage and starve runs of the smoke profile, and print what came of it (20 minutes)"
+	@echo "make verify-artefacts     compare every file of a profile with the sha256 recorded at its writing (REMOVE=1 removes damaged ones)"
+	@echo "make test-slurm           the smoke run on a SLURM of one node that it starts and, as root on Debian, installs"
 	@echo "make docs                 fill README.md and docs/ from the last run"
 	@echo "make bench                time and memory of training against other tools, of stages, and growth (ROUNDS=$(ROUNDS))"
 	@echo "make env                  the environment alone, in .venv"
-	@echo "make lock                 write envs/requirements.lock anew from pyproject.toml"
+	@echo "make lock                 write envs/*.lock from pyproject.toml and envs/*.txt (UPGRADE=1 for newer versions)"
 
 # The environment is made once, and anew when the lock or the package's metadata changes.
-$(READY): envs/requirements.lock pyproject.toml
+$(READY): envs/requirements.lock envs/torch.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no python3 found; install Python 3.11 or newer, or run: make PYTHON=/path/to/python"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "error: $(PYTHON) is $$($(PYTHON) -V), and 3.11 or newer is needed; run: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo "error: $(PYTHON) is $$($(PYTHON) -V), and 3.11, 3.12 or 3.13 is needed; run: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
 	  echo "error: $(PYTHON) has no venv module; install it (Debian and Ubuntu: python3-venv)"; exit 1; }
 	@echo "Setting up the environment in .venv (a few minutes, once)"
-	@rm -rf .venv && $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement envs/requirements.lock
+	@base=$$($(PYTHON) -c 'import sys; print(sys._base_executable)') && rm -rf .venv && "$$base" -m venv .venv  # not by .venv itself
+	@envs/install.sh $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 env: $(READY)
 
-reproduce: $(READY)
+# Snakemake reads a configuration before the workflow does, and would run templates in it and unfold every anchor.
+check-config: $(READY)
+	@$(BIN)/python -m tsae check-config --configfile $(CONFIGFILE)
+
+reproduce: check-config
 	@$(SNAKEMAKE)
 	@$(BIN)/python -m tsae show-claims --configfile $(CONFIGFILE)
 
-report: $(READY)
+report: check-config
 	@$(SNAKEMAKE) --report $(REPORT)
 	@echo "The report is $(REPORT)"
 
-figure: $(READY)
+figure: check-config
 	@test -n "$(FIG)" || { echo "error: name a figure, for example: make figure FIG=last_token_detection"; exit 1; }
 	@test -f "workflow/scripts/$(FIG).py" || { \
 	  echo "error: there is no figure '$(FIG)'; there are: $(basename $(notdir $(wildcard workflow/scripts/*.py)))"; exit 1; }
@@ -73,6 +80,15 @@ smoke: $(READY)
 test: $(READY) lint
 	@$(RUN) python -m pytest
 
+test-faults: $(READY)
+	@$(RUN) python -m pytest -m faults
+	@$(BIN)/python tests/faults.py
+
+test-slurm: $(READY)
+	@$(BIN)/python tests/slurm/cluster.py
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement envs/slurm.lock
+	@$(RUN) python -m pytest tests/slurm/smoke.py
+
 lint: $(READY)
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
@@ -80,15 +96,17 @@ lint: $(READY)
 	@$(RUN) mypy
 	@$(RUN) snakemake --lint
 
+verify-artefacts: $(READY)
+	@$(RUN) python -m tsae verify-artefacts --configfile $(CONFIGFILE) $(if $(REMOVE),--remove)
+
 docs: $(READY)
 	@$(RUN) python docs/fill.py
 
 # Other tools want other versions of what they share with this project: they have their own environment.
-$(PEERS_READY): envs/bench.txt
+$(PEERS_READY): envs/bench.lock envs/torch.txt
 	@echo "Setting up the environment of other tools in .venv-bench (a few minutes, once)"
 	@rm -rf .venv-bench && $(PYTHON) -m venv .venv-bench
-	@$(PEERS)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' $<)
-	@$(PEERS)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	@envs/install.sh $(PEERS)/python $<
 	@touch $@
 
 bench: $(READY) $(PEERS_READY)
@@ -105,9 +123,7 @@ bench: $(READY) $(PEERS_READY)
 	else \
 	  echo "$(RESULTS)/model: there is no model, so residual caching is not measured; run: make reproduce"; \
 	fi
+	@$(RUN) python -m pytest -m peers
 
 lock:
-	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check setuptools --editable '.[dev]'
-	@.venv-lock/bin/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+cpu$$//' > envs/requirements.lock
-	@rm -rf .venv-lock
+	@UPGRADE=$(UPGRADE) envs/lock.sh $(PYTHON)

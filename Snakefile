@@ -27,10 +27,15 @@ pathvars:
     benchmarks=f"results/{CONFIG.profile}/benchmarks",
 
 
+onstart:
+    one_run_at_a_time()
+
+
 include: "workflow/rules/sources.smk"
 include: "workflow/rules/residuals.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/released.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 

@@ -42,9 +42,7 @@ def tokens_of(results: Path, stage: str, path: Path) -> int | None:
     """Tokens that a job passes through the model or the SAE, where that is what takes its time."""
     match stage:
         case "cache_residuals":
-            layers = json.loads((results / "residuals/index.json").read_text())["layers"]
-            first = next(iter(layers.values()))
-            return int(first["train"]["tokens"] + first["heldout"]["tokens"])
+            return int(json.loads((results / f"residuals/parts/{path.stem}.json").read_text())["tokens"])
         case "train":
             return int(sae_of(results, stage, path)["training"]["tokens"])
     return None

@@ -1,9 +1,10 @@
 """Fill README.md and docs/*.md with the numbers and figures of the last embedded run: `make docs`.
 
-A block between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced by what the function NAME returns, of this file or of
-performance.py.
+A block between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced by what the function NAME returns, of this file, of
+performance.py, of cost.py or of licences.py.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cost
+import licences
 import pandas as pd
 import performance
 from run import BASELINE, FIGURES, PROFILE, RESULTS, ROOT, TOKENIZED, markdown, of_seeds, read, rows_of
@@ -21,6 +24,7 @@ from run import BASELINE, FIGURES, PROFILE, RESULTS, ROOT, TOKENIZED, markdown, 
 from tsae import config
 from tsae.files import write_json
 from tsae.measures import speedups
+from tsae.prefixes import describe, read_prefixes
 
 
 def chosen(metric: str, layer: int, subject: str, **where: object) -> pd.DataFrame:
@@ -270,6 +274,12 @@ def findings() -> str:
     return "\n".join(f"{number}. {text}" for number, text in enumerate(found, start=1))
 
 
+def prefixes() -> str:
+    """Unigram prefixes of the embedded model."""
+    path = RESULTS / "prefixes.json"
+    return describe(read_prefixes(path)) if path.is_file() else f"Not measured: there is no `{path.relative_to(ROOT)}`."
+
+
 def _fields(schema: dict[str, Any], node: dict[str, Any], prefix: str) -> Iterator[dict[str, object]]:
     """Every key below a node of the JSON schema, with its type, default and description."""
     for key, field in node["properties"].items():
@@ -299,6 +309,9 @@ def _fields(schema: dict[str, Any], node: dict[str, Any], prefix: str) -> Iterat
             "default": default,
             "meaning": field.get("description", described.get("description", "")),
         }
+        for option in field.get("anyOf", ()):  # a section that may be null
+            if "$ref" in option:
+                yield from _fields(schema, schema["$defs"][option["$ref"].rsplit("/", 1)[-1]], f"{name}.")
 
 
 def configuration() -> str:
@@ -317,6 +330,24 @@ def rulegraph() -> str:
     return f"```mermaid\n{graph[graph.index('---') :].strip()}\n```"
 
 
+def faults() -> str:
+    """What the fault suite did."""
+    path = ROOT / "results/faults.json"
+    if not path.is_file():
+        return "Not measured: run `make test-faults`."
+    rows = [
+        {
+            "fault": row["fault"],
+            "tried": row["tried"],
+            "detected": "survived" if row["detected"] is None else row["detected"],
+            "work lost": row["work_lost"],
+            "outputs equal": "" if row["outputs_equal"] is None else row["outputs_equal"],
+        }
+        for row in json.loads(path.read_text())
+    ]
+    return markdown(rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     block.__name__: block
     for block in (
@@ -325,11 +356,13 @@ BLOCKS: dict[str, Callable[[], str]] = {
         configuration,
         encoder,
         expansion,
+        faults,
         findings,
         headline,
         init,
         machine,
         pareto,
+        prefixes,
         ratios,
         speedup,
         residuals,
@@ -338,6 +371,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
         tables,
         zero_bias,
         *performance.BLOCKS,
+        *cost.BLOCKS,
+        *licences.BLOCKS,
     )
 }
 
@@ -354,7 +389,16 @@ def fill(path: Path) -> None:
 
 if __name__ == "__main__":
     (ROOT / "workflow/schemas/config.schema.json").write_text(config.json_schema())
-    fill(ROOT / "config/README.md")
+    if (RESULTS / "manifest.json").is_file():
+        with contextlib.suppress(performance.NotMeasuredError):
+            cost.write_record()
+    for profile in cost.profiles():
+        profile.write_text(cost.with_plan(profile))
+    for document in (
+        ROOT / "config/README.md",
+        *(ROOT / "docs" / f"{name}.md" for name in ("licences", "reliability", "scale")),
+    ):
+        fill(document)
     if not (RESULTS / "manifest.json").is_file():
         raise SystemExit(f"error: no finished run in {RESULTS}; run make reproduce first")
     (ROOT / "docs/figures").mkdir(exist_ok=True)

@@ -15,10 +15,10 @@ FIGURES = ROOT / "figures" / PROFILE.profile
 BASELINE, TOKENIZED = PROFILE.headline()
 
 
-def markdown(rows: list[dict[str, object]]) -> str:
-    """A table from rows that share their keys; all columns but the first are right-aligned."""
+def markdown(rows: list[dict[str, object]], others: str = "---:") -> str:
+    """A table from rows that share their keys; all columns but the first are right-aligned, or as `others` says."""
     header = list(rows[0])
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *([str(row[key]) for key in header] for row in rows)]
+    lines = [header, ["---", *[others] * (len(header) - 1)], *([str(row[key]) for key in header] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -87,5 +87,5 @@ def test_bad_inputs(tiny_gpt2: Path, train_tokens: Path, tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"sequences of .* tokens: the model takes at most 64"):
         write_unigrams(tiny_gpt2, train_tokens, Unigrams(prefix="a b " * 40), [1], False, {1: output})
     assert not output.exists()
-    with pytest.raises(ValueError, match="not a file of unigram residuals"):
+    with pytest.raises(ValueError, match="instead of residuals \\(n, n\\) float32"):
         load_unigrams(train_tokens)

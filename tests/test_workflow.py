@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,8 @@ ROOT = Path(__file__).parent.parent
 COPIED = ("Snakefile", "config", "docs/record.json", "notebooks", "profiles", "tsae", "workflow")
 SMOKE = config.load(ROOT / "config/smoke.yaml")
 FIGURES = FIGURE_NAMES
+# In every sentence but the last, for notebooks and the report to show as what it is.
+HOSTILE = "<script>alert(1)</script>"
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.py"))
 
 
@@ -64,16 +67,23 @@ def appended(path: Path, text: str) -> Iterator[None]:
         path.write_text(before)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project in which the smoke profile ran to its end."""
-    folder = tmp_path_factory.mktemp("smoke")
+def copy_project(folder: Path) -> None:
+    """Copy what a run needs, and write the inputs of the smoke profile."""
     for name in COPIED:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         (folder / name).parent.mkdir(exist_ok=True)
         copy(ROOT / name, folder / name)
-    tiny.write_corpus(folder / "results/tiny/corpus.txt")
-    tiny.write_gpt2(folder / "results/tiny/model", folder / "results/tiny/corpus.txt")
+    corpus = folder / "results/tiny/corpus.txt"
+    tiny.write_corpus(corpus)
+    corpus.write_text(corpus.read_text().replace(". ", f". {HOSTILE} "))
+    tiny.write_gpt2(folder / "results/tiny/model", corpus)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project in which the smoke profile ran to its end."""
+    folder = tmp_path_factory.mktemp("smoke")
+    copy_project(folder)
     code, output = snakemake(folder)
     assert code == 0, output
     return folder
@@ -145,6 +155,14 @@ def test_the_report_holds_figures_claims_and_notebooks(finished: Path) -> None:
         assert name in text
 
 
+def test_hostile_text_of_the_corpus_is_shown_as_text(finished: Path) -> None:
+    pages = {name: (finished / f"results/smoke/notebooks/{name}.html").read_text() for name in NOTEBOOKS}
+    assert "script&gt;" in pages["04_features"]
+    pages |= {path.name: path.read_text() for path in (finished / "figures/smoke").glob("*.svg")}
+    pages |= {name: (finished / name).read_text() for name in ("results/smoke/claims.html", "report.html")}
+    assert [name for name, page in pages.items() if re.search(r"script(</mark>)?>(</mark>)?alert", page)] == []
+
+
 def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
     code, output = snakemake(finished)
     assert code == 0
@@ -178,7 +196,43 @@ def test_changed_training_trains_anew_from_the_same_residuals(finished: Path) ->
     with appended(finished / "tsae/train.py", "\n# changed\n"):
         jobs = planned(finished)
     assert jobs["train"] == jobs["evaluate"] == len(SMOKE.jobs())
-    assert not {"cache_residuals", "unigrams", "tokenize", "prepare_model", "ablate", "measure_baselines"} & set(jobs)
+    assert not {
+        "cache_residuals",
+        "index_residuals",
+        "unigrams",
+        "tokenize",
+        "prepare_model",
+        "ablate",
+        "measure_baselines",
+    } & set(jobs)
+
+
+def test_training_from_the_model(finished: Path, tmp_path: Path) -> None:
+    # With a disk too small for them, forward passes in two jobs, and the same run gone on with.
+    folder = tmp_path / "smoke"
+    shutil.copytree(finished, folder, symlinks=True)
+    residuals = {"disk_gb": 0.002, "mean_tokens": 4096, "jobs": 2}
+    configfile = changed_config(folder, residuals=residuals)
+    target = "results/smoke/saes/layer2/topk-k4-x4-learned-s0/sae.safetensors"
+    again = {"cache_residuals": 2, "index_residuals": 1, "train": 1}
+    assert planned(folder, target, configfile=configfile) == again
+    code, output = snakemake(folder, target, configfile=configfile)
+    assert code == 0, output
+    cache = folder / "results/smoke/residuals"
+    index = json.loads((cache / "index.json").read_text())
+    assert index["streams"] and index["sampled"] == [0]
+    assert sum(path.stat().st_size for path in cache.rglob("shard-*.safetensors")) < 2e6
+    before, after = (
+        read_csv(place / Path(target).with_name("history.csv"))[-1]["heldout_nmse"] for place in (finished, folder)
+    )
+    assert float(after) == pytest.approx(float(before), rel=0.05)
+
+
+def test_a_machine_with_a_gpu_computes_nothing_again(finished: Path) -> None:
+    configfile = changed_config(finished, compute={"gpu": True})
+    code, output = snakemake(finished, "--dry-run", configfile=configfile)
+    assert code == 0
+    assert "Nothing to be done" in output
 
 
 def test_a_failing_cell_fails_the_run(finished: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -10,9 +11,15 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from tsae import config
+from tsae.plan import MEASURED, Machine
 from tsae.sources import WheelFile
 from tsae.sweep import Job
 from tsae.validation import describe_errors
+
+# What PyTorch and Python raise a RuntimeError with.
+OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|out of memory|can't start new thread|not enough memory", re.IGNORECASE
+)
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 SectionType = TypeVar("SectionType", bound=BaseModel)
@@ -21,6 +28,9 @@ Settings = Annotated[str, typer.Option(help="Part of the configuration, as JSON"
 File = Annotated[Path, typer.Option()]
 Layer = Annotated[int, typer.Option()]
 Compatibility = Annotated[bool, typer.Option(help="Fold layer norms and centre residual-writing weights")]
+Gpus = Annotated[int, typer.Option(help="1 to compute on a GPU that no other job has, 0 to compute on the CPU")]
+Tf32 = Annotated[bool, typer.Option("--tf32", help="On a GPU, multiply matrices in TF32")]
+StreamedFrom = Annotated[Path | None, typer.Option("--model", help="The model, for residuals that are not on disk")]
 
 
 def _parse(model: type[SectionType], text: str) -> SectionType:
@@ -61,8 +71,8 @@ def prepare_model(settings: Settings, sources: File, folder: File) -> None:
 
 @app.command()
 def prepare_documents(settings: Settings, sources: File, output: File) -> None:
-    """Read the corpus into one file of documents."""
-    from tsae.corpus import write_documents
+    """Read the corpus into one file of documents; goes on where it was interrupted."""
+    from tsae.documents import write_documents
 
     write_documents(_parse(config.Corpus, settings), sources, output)
 
@@ -77,12 +87,32 @@ def tokenize(settings: Settings, documents: File, model: File, train: File, held
 
 @app.command()
 def cache_residuals(
-    settings: Settings, model: File, train: File, heldout: File, output: File, compatibility_mode: Compatibility = False
+    settings: Settings,
+    model: File,
+    train: File,
+    heldout: File,
+    folder: File,
+    part: Annotated[int, typer.Option(help="Which share of the shards to make, counted from 0")] = 0,
+    parts: Annotated[int, typer.Option(help="How many shares there are")] = 1,
+    streams: Annotated[bool, typer.Option("--streams", help="Leave training residuals out, but for a sample")] = False,
+    compatibility_mode: Compatibility = False,
+    gpus: Gpus = 0,
+    tf32: Tf32 = False,
 ) -> None:
     """Cache the residual stream of every layer in one forward pass; continues at the first missing shard."""
-    from tsae.cache import cache_residuals
+    from tsae.cache import Part, cache_residuals
+    from tsae.devices import claim
 
-    cache_residuals(model, train, heldout, _parse(config.Residuals, settings), compatibility_mode, output)
+    of, share = _parse(config.Residuals, settings), Part(part, parts)
+    cache_residuals(model, train, heldout, of, compatibility_mode, folder, share, streams, claim(gpus, tf32))
+
+
+@app.command()
+def index_residuals(settings: Settings, output: File, parts: list[Path]) -> None:
+    """Check every shard of the residual cache, and describe it with the statistics of each layer."""
+    from tsae.index import index_residuals
+
+    index_residuals(_parse(config.Residuals, settings), parts, output)
 
 
 @app.command()
@@ -93,12 +123,16 @@ def unigrams(
     folder: File,
     layers: Annotated[list[int], typer.Option("--layer")],
     compatibility_mode: Compatibility = False,
+    gpus: Gpus = 0,
+    tf32: Tf32 = False,
 ) -> None:
     """Write the unigram residuals of every layer."""
+    from tsae.devices import claim
     from tsae.lookup import write_unigrams
 
+    of = _parse(config.Unigrams, settings)
     outputs = {layer: folder / f"layer{layer}.safetensors" for layer in layers}
-    write_unigrams(model, train, _parse(config.Unigrams, settings), layers, compatibility_mode, outputs)
+    write_unigrams(model, train, of, layers, compatibility_mode, outputs, claim(gpus, tf32))
 
 
 @app.command()
@@ -109,11 +143,16 @@ def train(
     unigrams: File,
     folder: File,
     checkpoints: Annotated[list[int] | None, typer.Option("--checkpoint", help="Step that leaves a checkpoint")] = None,
+    model: StreamedFrom = None,
+    gpus: Gpus = 0,
+    tf32: Tf32 = False,
 ) -> None:
     """Train one SAE."""
+    from tsae.devices import claim
     from tsae.train import train
 
-    train(_parse(Job, job), _parse(config.Training, settings), residuals, unigrams, folder, checkpoints or ())
+    of, how = _parse(Job, job), _parse(config.Training, settings)
+    train(of, how, residuals, unigrams, folder, checkpoints or (), claim(gpus, tf32), model)
 
 
 @app.command()
@@ -124,20 +163,33 @@ def ablate(
     layer: Layer,
     output: File,
     compatibility_mode: Compatibility = False,
+    gpus: Gpus = 0,
 ) -> None:
     """Measure the model's loss with a layer's residuals intact, zero, and at their mean."""
     from tsae.baselines import measure_ablations
+    from tsae.devices import claim
 
-    measure_ablations(model, residuals, layer, _parse(config.Evaluation, settings), compatibility_mode, output)
+    of = _parse(config.Evaluation, settings)
+    measure_ablations(model, residuals, layer, of, compatibility_mode, output, claim(gpus))
 
 
 @app.command()
-def measure_baselines(settings: Settings, residuals: File, unigrams: File, layer: Layer, output: File) -> None:
+def measure_baselines(
+    settings: Settings,
+    residuals: File,
+    unigrams: File,
+    layer: Layer,
+    output: File,
+    model: StreamedFrom = None,
+    gpus: Gpus = 0,
+) -> None:
     """Measure the residuals of a layer, and what unigram residuals and conditional means alone say of them."""
     from tsae.baselines import measure_baselines
+    from tsae.devices import claim
     from tsae.table import write_measurements
 
-    measured = measure_baselines(residuals, unigrams, layer, _parse(config.Evaluation, settings))
+    of = _parse(config.Evaluation, settings)
+    measured = measure_baselines(residuals, unigrams, layer, of, model, claim(gpus))
     write_measurements(output, {"layer": layer}, measured)
 
 
@@ -157,8 +209,10 @@ def evaluate(
     output: File,
     features_output: File,
     compatibility_mode: Compatibility = False,
+    gpus: Gpus = 0,
 ) -> None:
     """Evaluate one SAE, and write the statistics of its features."""
+    from tsae.devices import claim
     from tsae.evaluate import evaluate
     from tsae.table import write_measurements
 
@@ -176,8 +230,9 @@ def evaluate(
         min_firings,
         compatibility_mode,
         features_output,
+        claim(gpus),
     )
-    write_measurements(output, of.labels, {of.point.id: measured})
+    write_measurements(output, of.labels, {of.subject: measured})
 
 
 @app.command()
@@ -192,9 +247,11 @@ def measure_curve(
     output: File,
     checkpoints: Annotated[list[int] | None, typer.Option("--checkpoint", help="Step that left a checkpoint")] = None,
     compatibility_mode: Compatibility = False,
+    gpus: Gpus = 0,
 ) -> None:
     """Measure the checkpoints of one SAE."""
     from tsae.curves import measure_curve
+    from tsae.devices import claim
     from tsae.files import write_json
 
     of = _parse(Job, job)
@@ -207,6 +264,7 @@ def measure_curve(
         _parse(config.Evaluation, settings),
         _parse(config.Curves, curves),
         compatibility_mode,
+        claim(gpus),
     )
     write_json(output, [{"subject": of.point.id, **of.labels, **row} for row in rows])
 
@@ -221,14 +279,23 @@ def find_phrases(settings: Settings, model: File, train: File, output: File) -> 
 
 @app.command()
 def measure_phrases(
-    job: Settings, settings: Settings, sae: File, residuals: File, phrases: File, output: File, examples: File
+    job: Settings,
+    settings: Settings,
+    sae: File,
+    residuals: File,
+    phrases: File,
+    output: File,
+    examples: File,
+    model: StreamedFrom = None,
+    gpus: Gpus = 0,
 ) -> None:
     """Measure how one SAE fires on the tokens of phrases."""
+    from tsae.devices import claim
     from tsae.phrases import measure_phrases_of
     from tsae.table import write_measurements
 
-    of = _parse(Job, job)
-    measured = measure_phrases_of(of, sae, residuals, phrases, _parse(config.Phrases, settings), examples)
+    of, how = _parse(Job, job), _parse(config.Phrases, settings)
+    measured = measure_phrases_of(of, sae, residuals, phrases, how, examples, model, claim(gpus))
     write_measurements(output, of.labels, {of.point.id: measured})
 
 
@@ -280,6 +347,47 @@ def show_claims(configfile: File) -> None:
 
 
 @app.command()
+def measure_prefixes(
+    configfile: File,
+    prefixes: Annotated[
+        list[str] | None, typer.Option("--prefix", help="Further prefix to try; of a line feed write $'\\n' (bash)")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=2, help="Tokens of the vocabulary, the most frequent ones")] = 2500,
+    gpus: Gpus = 0,
+) -> None:
+    """Measure unigram prefixes of a profile's model, and recommend one."""
+    from tsae.devices import claim
+    from tsae.prefixes import advice, describe, measure_prefixes
+
+    profile = config.load(configfile)
+    results = Path("results") / profile.profile
+    found = measure_prefixes(profile, configfile, results, prefixes or (), rows, claim(gpus))
+    typer.echo(f"{describe(found)}\n\n{advice(found, profile.unigrams.prefix)}")
+
+
+@app.command()
+def export_saelens(
+    sae: File,
+    folder: File,
+    model_name: Annotated[
+        str | None, typer.Option(help="Name of the model in transformer_lens; by default its hub id")
+    ] = None,
+) -> None:
+    """Write an SAE as a folder that SAELens loads; token-biases travel beside it."""
+    from tsae.saelens import export_saelens
+
+    export_saelens(sae, folder, model_name)
+
+
+@app.command()
+def import_saelens(saelens: File, folder: File) -> None:
+    """Write a TopK SAE of SAELens as a folder that `tsae.sae.load` reads."""
+    from tsae.saelens import import_saelens
+
+    import_saelens(saelens, folder)
+
+
+@app.command()
 def manifest(settings: Settings, output: File, files: list[Path]) -> None:
     """Write what was run, with which versions, and the sha256 of every result."""
     from tsae.manifest import write_manifest
@@ -288,14 +396,101 @@ def manifest(settings: Settings, output: File, files: list[Path]) -> None:
 
 
 @app.command()
+def import_released(
+    file: File,
+    folder: File,
+    d_model: Annotated[int | None, typer.Option(help="Width of the model's residuals, if it is to be checked")] = None,
+    vocab_size: Annotated[int | None, typer.Option(help="Rows of its embedding, if they are to be checked")] = None,
+) -> None:
+    """Make one of the authors' released SAEs a checkpoint of ours."""
+    from tsae.released import import_released
+
+    import_released(file, folder, d_model, vocab_size)
+
+
+@app.command()
+def export_released(folder: File, file: File) -> None:
+    """Write a TopK SAE in the layout of the authors' released ones."""
+    from tsae.released import export_released
+
+    export_released(folder, file)
+
+
+@app.command()
+def plan(
+    configfile: File,
+    gpu_tflops: Annotated[
+        float, typer.Option(min=0.001, help="What a GPU reaches in products, an assumption [TFLOP/s]")
+    ] = Machine().gpu_tflops,
+    disk_gb_per_s: Annotated[
+        float, typer.Option(min=0.001, help="How fast cached residuals are read and put into batches [GB/s]")
+    ] = Machine().disk_gb_per_s,
+    gb_per_hour: Annotated[
+        float, typer.Option(min=0.001, help="How fast downloads are [GB/h]")
+    ] = Machine().gb_per_hour,
+    measured: Annotated[Path, typer.Option(help="Record of a run, with the rates of its machine")] = MEASURED,
+) -> None:
+    """Say what a profile takes, before anything is downloaded: jobs, tokens, disk, memory and hours."""
+    from tsae.plan import plan, read_rates, show
+
+    machine = Machine(gpu_tflops, disk_gb_per_s, gb_per_hour)
+    typer.echo(show(plan(config.load(configfile), read_rates(measured), machine)))
+
+
+@app.command()
+def verify_artefacts(
+    configfile: File,
+    remove: Annotated[bool, typer.Option(help="Remove damaged files, so that a run makes them anew")] = False,
+) -> None:
+    """Compare every file of a profile with the sha256 that was recorded when it was written."""
+    from tsae.artefacts import remove as remove_artefact
+    from tsae.artefacts import verify
+
+    profile = config.load(configfile).profile
+    results = Path("results") / profile
+    verified = verify([results, Path("figures") / profile])
+    for path in verified.damaged:
+        if remove:
+            remove_artefact(path, results)
+        typer.echo(f"{path}: damaged{', and removed' if remove else ''}")
+    typer.echo(f"{len(verified.whole)} files are as they were written, {len(verified.damaged)} are damaged")
+    if verified.damaged and not remove:
+        raise ValueError(
+            "remove the damaged files with `make verify-artefacts REMOVE=1`; `make reproduce` then makes them anew"
+        )
+
+
+@app.command()
+def check_config(configfile: File) -> None:
+    """Check a configuration file alone; without mistakes, say nothing."""
+    config.load(configfile)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of a configuration file."""
     typer.echo(config.json_schema(), nl=False)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Run the command of this process; one line says what went wrong if it is the input, the disk or the memory."""
+    log = logging.getLogger("tsae")
     try:
         app()
     except (ValueError, OSError, FloatingPointError) as error:
-        logging.getLogger("tsae").error("error: %s", error)
+        log.error("error: %s", error)
         sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else "an allocation failed"
+        log.error(
+            "error: out of memory (%s); give this job more, run fewer at a time (make CORES=1), or lower "
+            "residuals.batch_sequences, training.buffer_tokens or evaluation.batch_sequences",
+            reason,
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run()

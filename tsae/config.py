@@ -5,14 +5,14 @@ models, and the Snakefile and the commands validate with them.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
 from tsae.figures import FIGURE_NAMES, check_points
-from tsae.section import Layer, Name, Section
+from tsae.section import Layer, LocalPath, Name, Section
 from tsae.sources import CorpusSource, FileCorpus, FolderModel, ModelSource, WheelFile
 from tsae.sweep import Grid, Job, Point
 from tsae.validation import describe_errors, read_yaml
@@ -51,6 +51,15 @@ class Tokens(Section):
     seed: int = Field(0, ge=0, description="Seed of the split by document and of the order of documents")
 
 
+# Folders and files below results/ that belong to no profile.
+RESERVED = {"sources", "tiny", "bench", "readme.md"}
+MOST_FEATURES = 1 << 31  # of an SAE; no machine holds more
+MOST_SAES = 10_000  # of a profile; a sweep of more is a mistake, and to spell it out would take forever
+
+# Of a token in a shard, beside its residual: its id, position and norm.
+TOKEN_BYTES = 12
+
+
 class Residuals(Section):
     """The cache of the residual stream."""
 
@@ -65,6 +74,24 @@ class Residuals(Section):
         description="Tokens whose norm exceeds this many times the layer's median are neither trained on nor scored",
     )
     include_bos: bool = Field(False, description="Train on and score position 0, as the authors' code did")
+    mean_tokens: int = Field(
+        1 << 20,
+        ge=1,
+        description="The mean residual is taken over at most so many training tokens, in whole shards, evenly spaced; "
+        "over one shard at least [tokens]",
+    )
+    disk_gb: float | None = Field(
+        None,
+        gt=0,
+        description="Training residuals are kept on disk if the cache takes at most so much; else every training gets them "
+        "from the model anew. null: always kept [GB]",
+    )
+    jobs: int = Field(
+        1,
+        ge=1,
+        le=10_000,
+        description="Jobs that the forward passes are spread over. A change later makes anew all that follows them [jobs]",
+    )
 
 
 class Unigrams(Section):
@@ -96,6 +123,9 @@ class Training(Section):
         description="The sparsity penalty grows from zero to its coefficient over this share of training",
     )
     buffer_tokens: int = Field(ge=1, description="Tokens shuffled together, held in memory as float16 [tokens]")
+    save_minutes: float = Field(
+        5, ge=0, description="A training that is interrupted goes on from where it was at most so long before [minutes]"
+    )
     history_points: int = Field(20, ge=2, description="Points at which loss and held-out NMSE and FVU are recorded")
     history_tokens: int = Field(4096, ge=1, description="Held-out tokens that these use [tokens]")
 
@@ -103,7 +133,9 @@ class Training(Section):
 class Curves(Section):
     """Training curves: checkpoints of the headline SAEs on the way, each evaluated like the final one."""
 
-    checkpoints: int = Field(8, ge=2, description="Checkpoints, evenly spaced in log; the last is the trained SAE")
+    checkpoints: int = Field(
+        8, ge=2, le=1000, description="Checkpoints, evenly spaced in log; the last is the trained SAE"
+    )
     first: float = Field(1 / 32, gt=0, lt=1, description="The first checkpoint, as a share of training")
     ce_sequences: int | None = Field(
         None,
@@ -185,6 +217,25 @@ class Evaluation(Section):
     )
 
 
+class Compute(Section):
+    """What jobs compute on. Nothing runs again when it changes: results of one machine are gone on with on another."""
+
+    gpu: bool = Field(False, description="Each job that runs the model, trains or evaluates an SAE takes a GPU")
+    tf32: bool = Field(
+        False,
+        description="On a GPU, residuals are cached and SAEs trained with matrix products in TF32; never evaluated so",
+    )
+
+
+class Released(Section):
+    """SAEs that the authors released, evaluated beside ours."""
+
+    folder: LocalPath = Field(
+        description="Folder with their files, named as gpt2_resid_pre_8_ot30.pt; relative to the working directory. What "
+        "does not end in .pt is left alone"
+    )
+
+
 class Config(Section):
     """A profile: everything that `results/{profile}` and `figures/{profile}` depend on."""
 
@@ -203,10 +254,21 @@ class Config(Section):
     features: Features = Features()
     simple: Simple = Simple()
     phrases: Phrases = Phrases()
+    compute: Compute = Compute()
+    released: Released | None = Field(None, description="SAEs that the authors released; null: none")
     figures: tuple[Literal[FIGURE_NAMES], ...] = Field(FIGURE_NAMES, description="Figures to draw")  # type: ignore[valid-type]
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> "Config":
+        if self.profile.lower() in RESERVED:
+            raise ValueError(f"profile: results/{self.profile} is for something else; call the profile otherwise")
+        for key, listed in (
+            ("figures", self.figures),
+            ("phrases.lengths", self.phrases.lengths),
+            ("evaluation.min_counts", self.evaluation.min_counts),
+        ):
+            if len(set(listed)) < len(listed):
+                raise ValueError(f"{key} names a value twice: {list(listed)}")
         layers = self.residuals.layers
         if len(set(layers)) < len(layers):
             raise ValueError(f"residuals.layers names a layer twice: {list(layers)}")
@@ -222,10 +284,20 @@ class Config(Section):
                 raise ValueError(
                     f"residuals.layers: there is no layer {layer}; the model has layers 0 to {self.model.n_layers - 1}"
                 )
+        n_saes = sum(grid.size(len(layers)) for _, _, grid in self._grids())
+        if n_saes > MOST_SAES:
+            raise ValueError(
+                f"sweep: its grids are products of lists, and spell {n_saes} SAEs, more than {MOST_SAES}; shorten the lists"
+            )
         for name, place, grid in self._grids():
             where = f"sweep.{name}.{place}"
             for point in grid.points():
                 n_features = point.n_features(self.model.d_model)
+                if not 1 <= n_features <= MOST_FEATURES:
+                    raise ValueError(
+                        f"{where}: expansion {point.expansion:g} x d_model {self.model.d_model} gives {n_features} features, "
+                        f"and an SAE has 1 to {MOST_FEATURES}; change expansion"
+                    )
                 if point.table != "none" and point.initial_encoder_scale <= 0:
                     raise ValueError(
                         f"{where}: lookup_scale {point.lookup_scale:g} leaves W_enc = {1 - point.lookup_scale:g} x W_dec's "
@@ -251,7 +323,19 @@ class Config(Section):
             raise ValueError(
                 "evaluation.min_counts: 1 is needed, the tokens seen in training, which claims and figures take"
             )
+        called: dict[str, Job] = {}
+        for job in self.jobs():
+            if called.setdefault(job.id, job) != job:
+                raise ValueError(
+                    f"sweep: two SAEs would both be called {job.id}, since names take six digits of a number; leave one out"
+                )
+        self._check_disk()
         self._check_headline()
+        if self.released is not None and not self.model.compatibility_mode:
+            raise ValueError(
+                "released: the authors' SAEs are of residuals with layer norms folded and residual-writing weights centred; set "
+                "model.compatibility_mode: true"
+            )
         jobs_of = {block: self.jobs(block) for block in self.sweep}
         for figure in self.figures:
             check_points(figure, jobs_of)
@@ -262,8 +346,18 @@ class Config(Section):
             for place, grid in enumerate(grids):
                 yield name, place, grid
 
+    def _check_disk(self) -> None:
+        limit = self.residuals.disk_gb
+        if limit is not None and self.streams and (least := self.cache_bytes(streamed=True)) > limit * 1e9:
+            raise ValueError(
+                f"residuals.disk_gb: {limit:g} GB are too few: the held-out residuals, the sample of the mean and {TOKEN_BYTES} "
+                f"bytes for every token and layer, at model.d_model {self.model.d_model}, take {least / 1e9:.3g} GB (all residuals take "
+                f"{self.cache_bytes(streamed=False) / 1e9:.3g} GB); raise it, or lower tokens.heldout, tokens.train, "
+                "residuals.mean_tokens or the number of residuals.layers"
+            )
+
     def _check_headline(self) -> None:
-        if reserved := {"baselines", "curves", "phrases"} & self.sweep.keys():
+        if reserved := {"baselines", "curves", "phrases", "released"} & self.sweep.keys():
             raise ValueError(f"sweep: {min(reserved)!r} is the name of another table; call the block otherwise")
         if "headline" not in self.sweep:
             raise ValueError(
@@ -282,6 +376,22 @@ class Config(Section):
                     f"sweep.headline: {' and '.join(self.headline())} are compared everywhere, but {headline} is missing "
                     f"at layer {layer}"
                 )
+
+    @property
+    def streams(self) -> bool:
+        """Whether every training gets its residuals from the model anew, since the cache does not fit `residuals.disk_gb`."""
+        limit = self.residuals.disk_gb
+        return limit is not None and self.cache_bytes(streamed=False) > limit * 1e9
+
+    def cache_bytes(self, streamed: bool) -> int:
+        """Size of the residual cache on disk [bytes]: with all residuals, or streamed, with no more than that needs."""
+        n_ctx = self.tokens.n_ctx
+        train, heldout = (-(-size // n_ctx) * n_ctx for size in (self.tokens.train, self.tokens.heldout))
+        kept = (
+            min(train, max(self.residuals.mean_tokens, self.residuals.shard_sequences * n_ctx)) if streamed else train
+        )
+        per_layer = (train + heldout) * TOKEN_BYTES + (kept + heldout) * 2 * self.model.d_model
+        return len(self.residuals.layers) * per_layer
 
     def jobs(self, block: str | None = None) -> list[Job]:
         """Every SAE of one block of the sweep, or of all, once, in the order of the configuration."""
@@ -353,15 +463,20 @@ def check_local_sources(config: Config) -> None:
         wanted.append(("model.source.path", config.model.source.path / "config.json"))
     for place, source in enumerate(config.corpus.sources):
         if isinstance(source, FileCorpus):
-            wanted += [(f"corpus.sources.{place}.paths", path) for path in source.paths]
+            wanted += [(f"corpus.sources.{place}.paths", path) for path in source.files or source.paths]
     for key, path in wanted:
         if not path.is_file():
             raise ValueError(f"{key}: there is no file {path} (in {Path.cwd()})")
 
 
-def to_json(section: BaseModel) -> str:
-    """A part of the configuration as one line of JSON, as commands take it; the same settings give the same text."""
-    return json.dumps(section.model_dump(mode="json"), sort_keys=True)
+def to_json(section: BaseModel, exclude: Collection[str] = ()) -> str:
+    """A part of the configuration as one line of JSON, as commands take it; the same settings give the same text.
+
+    Args:
+        section: the part.
+        exclude: fields to leave out; a command that reads the text takes their defaults.
+    """
+    return json.dumps(section.model_dump(mode="json", exclude=set(exclude)), sort_keys=True)
 
 
 def json_schema() -> str:

@@ -70,5 +70,5 @@ def _check_one_point_each(figure: str, block: str, jobs: Sequence[Job]) -> None:
         if other != job.point:
             raise ValueError(
                 f"sweep.{block}: the figure {figure} shows one point for each table and {DRAWN_AGAINST[block]}, but "
-                f"{other.id} and {job.point.id} have both alike; move one to a block of its own"
+                f"{other.id} and {job.point.id} have both alike; move one to a block of its own, or leave {figure} out of `figures`"
             )

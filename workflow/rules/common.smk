@@ -7,7 +7,9 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from tsae import config as configuration
+from tsae import files
 from tsae.config import to_json
+from tsae.costs import costs
 from tsae.ledger import load_ledger
 from tsae.sources import FileCorpus, FolderModel, WheelFile
 from tsae.validation import read_yaml
@@ -18,6 +20,12 @@ try:
         read_yaml(Path(path))
     CONFIG = configuration.parse(config, CONFIGFILE)
     configuration.check_local_sources(CONFIG)
+    # The authors' SAEs by id; without any, what reads them is not imported.
+    RELEASED = {}
+    if CONFIG.released is not None:
+        from tsae.released import find_released
+
+        RELEASED = find_released(CONFIG)
 except ValueError as error:
     raise WorkflowError(str(error))
 
@@ -31,9 +39,23 @@ JOBS = {job.id: job for job in CONFIG.jobs()}
 LAYERS = sorted({job.layer for job in JOBS.values()})
 # The headline SAEs leave checkpoints on the way; the last step is the trained SAE.
 CHECKPOINTS = " ".join(f"--checkpoint {step}" for step in CONFIG.checkpoint_steps()[:-1])
-TABLES = [*CONFIG.sweep, "baselines", "curves"]
+TABLES = [*CONFIG.sweep, "baselines", "curves", *(["released"] if RELEASED else [])]
+RELEASED_TABLE = ["<results>/tables/released.csv"] if RELEASED else []
 PHRASES = ["<results>/tables/phrases.csv"] if "encoder" in CONFIG.sweep else []
 SAE_CODE = ["sae", "architectures", "kernels", "loops"]
+# Training residuals that are not on disk come from the model.
+STREAMED_FROM = ["<results>/model/source.json"] if CONFIG.streams else []
+STREAMED_CODE = ["models"] if CONFIG.streams else []
+
+# A job that runs the model, trains or evaluates an SAE takes a GPU, or none with `--resources gpu=0`. What it computes on is in
+# no parameter, so that a run is gone on with on another machine.
+GPU = int(CONFIG.compute.gpu and workflow.global_resources.get("gpu").value != 0)
+TF32 = "--tf32" if CONFIG.compute.tf32 else ""
+SETTINGS = to_json(CONFIG, exclude=["compute"])
+# Of a job that would take all cores: with a GPU it needs few, and other GPUs have jobs too.
+ALL_CORES = 2 if GPU else 16
+
+MEMORY = {cost.stage: cost.memory for cost in costs(CONFIG)}
 
 # glibc returns large tensors to the system as soon as they are freed, and pays page faults for every new one; keeping
 # them makes elementwise work on large tensors several times faster.
@@ -44,6 +66,7 @@ shell.prefix(
 
 
 wildcard_constraints:
+    part=r"\d+",
     layer=r"\d+",
     seed=r"\d+",
     point=r"[^/]+",
@@ -72,10 +95,29 @@ NOTEBOOKS = sorted(
 def code(*modules):
     """The modules of the package that a stage runs: Snakemake compares them by content, so an edit re-runs the stage.
 
-    Left out are `config` with what it is made of, `sources` and `__main__`, whose effect on a result is in its parameters, and
-    `files`.
+    Left out are `config` with what it is made of, `sources` and `__main__`, whose effect on a result is in its parameters,
+    `devices`, and `files`.
     """
     return [local(f"tsae/{module}.py") for module in modules]
+
+
+def one_run_at_a_time():
+    """Lock the profile until this process ends, however it does.
+
+    Snakemake's own lock, which the profile in profiles/default turns off, outlives a process that was killed.
+    """
+    try:
+        files.hold(Path(f"results/{CONFIG.profile}/.lock"), "is running this profile here")
+    except ValueError as error:
+        raise WorkflowError(str(error))
+
+
+def memory_of(stage):
+    """Memory of a stage's jobs [MB]; twice as much at each retry.
+
+    Half more than is counted for the largest, what Snakemake takes around it, and what CUDA does beside the GPU's.
+    """
+    return lambda wildcards, attempt: (1000 + 3000 * GPU + int(1.5e-6 * MEMORY[stage])) * 2 ** (attempt - 1)
 
 
 def wheel_file(wildcards):
@@ -93,8 +135,14 @@ def fetched_or_local(*sources):
             case FolderModel():
                 files.extend(str(path) for path in sorted(source.path.iterdir()) if path.is_file())
             case FileCorpus():
-                files.extend(str(path) for path in source.paths)
+                files.extend(str(path) for path in source.files)
     return files
+
+
+def sources_folder(wildcards, input):
+    """Where what was fetched lies: beside an input of the rule, if it has one, since remote storage has copies elsewhere."""
+    fetched = [path for path in input if os.path.basename(path) in WHEEL_FILES]
+    return os.path.dirname(fetched[0]) if fetched else workflow.pathvars.items["sources"]
 
 
 def job_of(wildcards):
@@ -112,6 +160,28 @@ def token_bias_reference(wildcards):
     return f"<results>/saes/{CONFIG.token_bias_reference(int(wildcards.layer), int(wildcards.seed)).id}/sae.safetensors"
 
 
+def released_file(wildcards):
+    """The file that one of the authors' SAEs comes from."""
+    return str(RELEASED[f"layer{wildcards.layer}/released-{wildcards.name}"].path)
+
+
+def released_job(wildcards):
+    """The authors' SAE that the wildcards name."""
+    return RELEASED[f"layer{wildcards.layer}/released-{wildcards.name}"].job
+
+
+def released_token_bias_reference(wildcards):
+    """The checkpoint of the tokenized SAE whose table the features of one of the authors' are compared with."""
+    from tsae.released import token_bias_reference
+
+    return f"<results>/saes/{token_bias_reference(CONFIG, RELEASED, released_job(wildcards)).id}/sae.safetensors"
+
+
+def streamed_from(wildcards, input):
+    """The model that training residuals come from, as arguments of the command, unless they are on disk."""
+    return f"--model {os.path.dirname(str(input.model))}" if CONFIG.streams else ""
+
+
 def checkpoints(wildcards):
     """Which checkpoints the SAE leaves on the way, as arguments of the command."""
     return CHECKPOINTS if job_of(wildcards) in CONFIG.jobs("headline") else ""
@@ -124,6 +194,8 @@ def measurements_of(wildcards):
             return expand("<results>/baselines/layer{layer}.json", layer=LAYERS)
         case "curves":
             return expand("<results>/curves/{job}.json", job=saes_of("headline"))
+        case "released":
+            return expand("<results>/metrics/{job}.json", job=RELEASED)
         case "encoder":
             return expand("<results>/{kind}/{job}.json", kind=["metrics", "phrases"], job=saes_of("encoder"))
         case block:
@@ -131,11 +203,12 @@ def measurements_of(wildcards):
 
 
 def all_measurements():
-    """Every file of measurements of trained SAEs and layers, each once."""
+    """Every file of measurements of SAEs and layers, each once."""
     return [
         *expand("<results>/baselines/layer{layer}.json", layer=LAYERS),
         *expand("<results>/metrics/{job}.json", job=JOBS),
         *expand("<results>/phrases/{job}.json", job=saes_of("encoder")),
+        *expand("<results>/metrics/{job}.json", job=RELEASED),
     ]
 
 
@@ -145,7 +218,10 @@ def results_of_notebook(wildcards):
     seed = min(job.seed for job in CONFIG.jobs("headline"))
     first = {name: f"layer{layer}/{point}-s{seed}" for name, point in HEADLINE.items()}
     saes = expand("<results>/saes/{sae}/sae.safetensors", sae=first.values())
-    residuals = ["<results>/residuals/index.json", *expand("<results>/unigrams/layer{layer}.safetensors", layer=LAYERS)]
+    residuals = [
+        "<results>/residuals/index.json",
+        *expand("<results>/{kind}/layer{layer}.safetensors", kind=["residuals", "unigrams"], layer=LAYERS),
+    ]
     match wildcards.notebook:
         case "01_token_subspaces":
             return [*expand("<results>/tables/{table}.csv", table=["headline", "baselines"]), *residuals]

@@ -1,8 +1,9 @@
 rule ablate:
     input:
         model=rules.prepare_model.output,
-        residuals=rules.cache_residuals.output,
-        code=code("baselines", "models", "residuals"),
+        residuals=rules.index_residuals.output.index,
+        statistics="<results>/residuals/layer{layer}.safetensors",
+        code=code("baselines", "models", "residuals", "shards"),
     output:
         "<results>/ablations/layer{layer}.safetensors",
     log:
@@ -10,6 +11,9 @@ rule ablate:
     benchmark:
         "<benchmarks>/ablate/layer{layer}.tsv"
     threads: 1
+    resources:
+        mem_mb=memory_of("ablate"),
+        gpu=GPU,
     params:
         settings=to_json(CONFIG.evaluation),
         compatibility=COMPATIBILITY,
@@ -18,27 +22,35 @@ rule ablate:
     shell:
         "python -m tsae --log {log} ablate --settings {params.settings:q} {params.compatibility}"
         " --model $(dirname {input.model}) --residuals {input.residuals} --layer {wildcards.layer} --output {output}"
+        " --gpus {resources.gpu}"
 
 
 rule measure_baselines:
     input:
-        residuals=rules.cache_residuals.output,
+        residuals=rules.index_residuals.output.index,
+        statistics="<results>/residuals/layer{layer}.safetensors",
         unigrams="<results>/unigrams/layer{layer}.safetensors",
-        code=code("baselines", "metrics", "residuals", "lookup", "table"),
+        model=STREAMED_FROM,
+        code=code("baselines", "metrics", "residuals", "shards", "lookup", "table", *STREAMED_CODE),
     output:
         "<results>/baselines/layer{layer}.json",
     log:
         "<logs>/measure_baselines/layer{layer}.log",
     benchmark:
         "<benchmarks>/measure_baselines/layer{layer}.tsv"
-    threads: 1
+    threads: ALL_CORES if CONFIG.streams else 1
+    resources:
+        mem_mb=memory_of("measure_baselines"),
+        gpu=GPU if CONFIG.streams else 0,
     params:
         settings=to_json(CONFIG.evaluation),
+        streamed_from=streamed_from,
     message:
         "Measuring residuals and tables without an SAE at layer {wildcards.layer}"
     shell:
         "python -m tsae --log {log} measure-baselines --settings {params.settings:q} --residuals {input.residuals}"
         " --unigrams {input.unigrams} --layer {wildcards.layer} --output {output}"
+        " {params.streamed_from} --gpus {resources.gpu}"
 
 
 rule evaluate:
@@ -46,10 +58,11 @@ rule evaluate:
         sae=rules.train.output.sae,
         token_biases=token_bias_reference,
         model=rules.prepare_model.output,
-        residuals=rules.cache_residuals.output,
+        residuals=rules.index_residuals.output.index,
         heldout=rules.tokenize.output.heldout,
         unigrams="<results>/unigrams/layer{layer}.safetensors",
         ablations=rules.ablate.output,
+        statistics="<results>/residuals/layer{layer}.safetensors",
         code=code(
             "evaluate",
             "features",
@@ -57,6 +70,7 @@ rule evaluate:
             "metrics",
             "models",
             "residuals",
+            "shards",
             "lookup",
             "table",
             "sweep",
@@ -71,7 +85,8 @@ rule evaluate:
         "<benchmarks>/evaluate/layer{layer}/{point}-s{seed}.tsv"
     threads: 1
     resources:
-        mem_mb=3000,
+        mem_mb=memory_of("evaluate"),
+        gpu=GPU,
     params:
         job=lambda wildcards: to_json(job_of(wildcards)),
         settings=to_json(CONFIG.evaluation),
@@ -85,17 +100,19 @@ rule evaluate:
         " --features {params.features:q} --min-firings {params.min_firings} --sae $(dirname {input.sae})"
         " --token-biases $(dirname {input.token_biases}) --model $(dirname {input.model}) --residuals {input.residuals} --heldout {input.heldout}"
         " --unigrams {input.unigrams} --ablations {input.ablations}"
-        " --output {output.metrics} --features-output {output.features}"
+        " --output {output.metrics} --features-output {output.features} --gpus {resources.gpu}"
 
 
 rule measure_curve:
     input:
         sae=rules.train.output.sae,
         model=rules.prepare_model.output,
-        residuals=rules.cache_residuals.output,
+        residuals=rules.index_residuals.output.index,
         ablations=rules.ablate.output,
         checkpoints=rules.train.output.checkpoints,
-        code=code("curves", "evaluate", "baselines", "metrics", "models", "residuals", "table", "sweep", *SAE_CODE),
+        code=code(
+            "curves", "evaluate", "baselines", "metrics", "models", "residuals", "shards", "table", "sweep", *SAE_CODE
+        ),
     output:
         "<results>/curves/layer{layer}/{point}-s{seed}.json",
     log:
@@ -104,7 +121,8 @@ rule measure_curve:
         "<benchmarks>/measure_curve/layer{layer}/{point}-s{seed}.tsv"
     threads: 1
     resources:
-        mem_mb=3000,
+        mem_mb=memory_of("measure_curve"),
+        gpu=GPU,
     params:
         job=lambda wildcards: to_json(job_of(wildcards)),
         settings=to_json(CONFIG.evaluation),
@@ -117,6 +135,7 @@ rule measure_curve:
         "python -m tsae --log {log} measure-curve --job {params.job:q} --settings {params.settings:q}"
         " --curves {params.curves:q} {params.compatibility} --sae $(dirname {input.sae}) --model $(dirname {input.model})"
         " --residuals {input.residuals} --ablations {input.ablations} {params.checkpoints} --output {output}"
+        " --gpus {resources.gpu}"
 
 
 rule find_phrases:
@@ -130,6 +149,8 @@ rule find_phrases:
         "<logs>/find_phrases.log",
     benchmark:
         "<benchmarks>/find_phrases.tsv"
+    resources:
+        mem_mb=memory_of("find_phrases"),
     params:
         settings=to_json(CONFIG.phrases),
     message:
@@ -142,9 +163,10 @@ rule find_phrases:
 rule measure_phrases:
     input:
         sae=rules.train.output.sae,
-        residuals=rules.cache_residuals.output,
+        residuals=rules.index_residuals.output.index,
         phrases=rules.find_phrases.output,
-        code=code("phrases", "metrics", "residuals", "table", "sweep", *SAE_CODE),
+        model=STREAMED_FROM,
+        code=code("phrases", "metrics", "residuals", "shards", "table", "sweep", *SAE_CODE, *STREAMED_CODE),
     output:
         metrics="<results>/phrases/layer{layer}/{point}-s{seed}.json",
         examples="<results>/phrases/layer{layer}/{point}-s{seed}.csv",
@@ -152,16 +174,20 @@ rule measure_phrases:
         "<logs>/measure_phrases/layer{layer}/{point}-s{seed}.log",
     benchmark:
         "<benchmarks>/measure_phrases/layer{layer}/{point}-s{seed}.tsv"
-    threads: 1
+    threads: ALL_CORES if CONFIG.streams else 1
+    resources:
+        mem_mb=memory_of("measure_phrases"),
+        gpu=GPU if CONFIG.streams else 0,
     params:
         job=lambda wildcards: to_json(job_of(wildcards)),
         settings=to_json(CONFIG.phrases),
+        streamed_from=streamed_from,
     message:
         "Measuring how {wildcards.point} fires on phrases, layer {wildcards.layer}, seed {wildcards.seed}"
     shell:
         "python -m tsae --log {log} measure-phrases --job {params.job:q} --settings {params.settings:q}"
         " --sae $(dirname {input.sae}) --residuals {input.residuals} --phrases {input.phrases}"
-        " --output {output.metrics} --examples {output.examples}"
+        " --output {output.metrics} --examples {output.examples} {params.streamed_from} --gpus {resources.gpu}"
 
 
 rule collect_phrases:
@@ -172,6 +198,7 @@ rule collect_phrases:
         "<results>/tables/phrases.csv",
     log:
         "<logs>/collect_phrases.log",
+    localrule: True
     message:
         "Gathering the table phrases"
     shell:
@@ -186,6 +213,7 @@ rule collect:
         "<results>/tables/{table}.csv",
     log:
         "<logs>/collect/{table}.log",
+    localrule: True
     message:
         "Gathering the table {wildcards.table}"
     shell:
@@ -200,6 +228,7 @@ rule collect_all:
         "<results>/metrics.csv",
     log:
         "<logs>/collect_all.log",
+    localrule: True
     message:
         "Gathering all measurements of trained SAEs"
     shell:

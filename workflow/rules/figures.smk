@@ -8,6 +8,7 @@ rule token_subspaces:
         png="<figures>/token_subspaces.png",
     log:
         "<logs>/figures/token_subspaces.log",
+    localrule: True
     message:
         "Drawing token_subspaces"
     script:
@@ -17,6 +18,7 @@ rule token_subspaces:
 rule pareto:
     input:
         pareto="<results>/tables/pareto.csv",
+        released=RELEASED_TABLE,
         published=PUBLISHED,
         code=code("plots", "table", "ledger", "measures", "selection"),
     output:
@@ -25,6 +27,7 @@ rule pareto:
         png="<figures>/pareto.png",
     log:
         "<logs>/figures/pareto.log",
+    localrule: True
     message:
         "Drawing pareto"
     script:
@@ -42,6 +45,7 @@ rule speedup:
         png="<figures>/speedup.png",
     log:
         "<logs>/figures/speedup.log",
+    localrule: True
     params:
         **HEADLINE,
     message:
@@ -60,6 +64,7 @@ rule training_curves:
         png="<figures>/training_curves.png",
     log:
         "<logs>/figures/training_curves.log",
+    localrule: True
     params:
         **HEADLINE,
     message:
@@ -78,6 +83,7 @@ rule expansion:
         png="<figures>/expansion.png",
     log:
         "<logs>/figures/expansion.log",
+    localrule: True
     message:
         "Drawing expansion"
     script:
@@ -101,6 +107,7 @@ rule token_bias_similarity:
         png="<figures>/token_bias_similarity.png",
     log:
         "<logs>/figures/token_bias_similarity.log",
+    localrule: True
     params:
         **HEADLINE,
     message:
@@ -121,6 +128,7 @@ rule lookup_geometry:
         png="<figures>/lookup_geometry.png",
     log:
         "<logs>/figures/lookup_geometry.log",
+    localrule: True
     params:
         **HEADLINE,
     message:
@@ -133,6 +141,7 @@ rule last_token_detection:
     input:
         headline="<results>/tables/headline.csv",
         baselines="<results>/tables/baselines.csv",
+        released=RELEASED_TABLE,
         ledger=LEDGER,
         published=PUBLISHED,
         code=code("plots", "table", "ledger", "measures", "selection"),
@@ -144,6 +153,7 @@ rule last_token_detection:
         png="<figures>/last_token_detection.png",
     log:
         "<logs>/figures/last_token_detection.log",
+    localrule: True
     params:
         **HEADLINE,
     message:
@@ -162,6 +172,7 @@ rule init_sweep:
         png="<figures>/init_sweep.png",
     log:
         "<logs>/figures/init_sweep.log",
+    localrule: True
     message:
         "Drawing init_sweep"
     script:
@@ -180,6 +191,7 @@ rule simple_features:
         png="<figures>/simple_features.png",
     log:
         "<logs>/figures/simple_features.log",
+    localrule: True
     params:
         **HEADLINE,
         simple_threshold=CONFIG.simple.threshold,
@@ -200,6 +212,7 @@ rule encoder_ablation:
         png="<figures>/encoder_ablation.png",
     log:
         "<logs>/figures/encoder_ablation.log",
+    localrule: True
     message:
         "Drawing encoder_ablation"
     script:
@@ -209,6 +222,7 @@ rule encoder_ablation:
 rule reconstruction_by_layer:
     input:
         headline="<results>/tables/headline.csv",
+        released=RELEASED_TABLE,
         code=code("plots", "table"),
     output:
         svg=report(
@@ -220,6 +234,7 @@ rule reconstruction_by_layer:
         png="<figures>/reconstruction_by_layer.png",
     log:
         "<logs>/figures/reconstruction_by_layer.log",
+    localrule: True
     params:
         **HEADLINE,
     message:

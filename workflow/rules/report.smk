@@ -10,13 +10,14 @@ rule measure_claims:
         html=report("<results>/claims.html", caption="../report/claims.rst", category="Claims"),
     log:
         "<logs>/measure_claims.log",
+    localrule: True
     params:
         headline=list(CONFIG.headline()),
         simple_threshold=CONFIG.simple.threshold,
     message:
         "Measuring every claim"
     shell:
-        "python -m tsae --log {log} measure-claims --ledger {input.ledger} --published {input.published}"
+        "python -m tsae --log {log} measure-claims --ledger {input.ledger:q} --published {input.published:q}"
         " --baseline {params.headline[0]} --tokenized {params.headline[1]} --simple-threshold {params.simple_threshold}"
         " --output {output.csv} --markdown {output.markdown} --html {output.html} {input.tables}"
 
@@ -35,6 +36,7 @@ rule notebook:
             "selection",
             "baselines",
             "residuals",
+            "shards",
             "lookup",
             *SAE_CODE,
         ),
@@ -47,12 +49,12 @@ rule notebook:
         "<benchmarks>/notebook/{notebook}.tsv"
     params:
         **HEADLINE,
-        results=lambda wildcards: workflow.pathvars.items["results"],
+        results=lambda wildcards, output: os.path.dirname(os.path.dirname(output.html)),
     message:
         "Running the notebook {wildcards.notebook}"
     shell:
         "(export TSAE_RESULTS={params.results} TSAE_BASELINE={params.baseline} TSAE_TOKENIZED={params.tokenized};"
-        " python -m jupytext --to ipynb --set-kernel python3 --execute --run-path . --output {output.ipynb} {input.notebook}"
+        " python -m jupytext --to ipynb --set-kernel python3 --execute --run-path . --output {output.ipynb} {input.notebook:q}"
         " && python -m nbconvert --to html --log-level WARN {output.ipynb}) > {log} 2>&1"
 
 
@@ -63,8 +65,8 @@ rule verify:
             "<results>/metrics.csv",
             *expand("<results>/tables/{table}.csv", table=TABLES),
             *PHRASES,
-            *expand("<figures>/{figure}.{format}", figure=FIGURES, format=FORMATS),
         ],
+        figures=expand("<figures>/{figure}.{format}", figure=FIGURES, format=FORMATS),
         ledger=[LEDGER, PUBLISHED],
         record=local("docs/record.json"),
         tests=local("workflow/verify/test_results.py"),
@@ -73,16 +75,17 @@ rule verify:
         "<results>/verified.txt",
     log:
         "<logs>/verify.log",
+    localrule: True
     params:
-        settings=to_json(CONFIG),
-        results=lambda wildcards: workflow.pathvars.items["results"],
-        figures=lambda wildcards: workflow.pathvars.items["figures"],
+        settings=SETTINGS,
+        results=lambda wildcards, output: os.path.dirname(output[0]),
+        figures=lambda wildcards, input: os.path.dirname(next(iter(input.figures), "")),
     message:
         "Verifying the results"
     shell:
         "(export TSAE_CONFIG={params.settings:q} TSAE_RESULTS={params.results} TSAE_FIGURES={params.figures}"
-        " TSAE_RECORD={input.record};"
-        " python -m pytest -q -p no:cacheprovider -rA {input.tests}) > {log} 2>&1 && cp {log} {output}"
+        " TSAE_RECORD={input.record:q};"
+        " python -m pytest -q -p no:cacheprovider -rA {input.tests:q}) > {log} 2>&1 && cp {log} {output}"
 
 
 rule manifest:
@@ -91,15 +94,16 @@ rule manifest:
             "<results>/metrics.csv",
             "<results>/claims.csv",
             *expand("<figures>/{figure}.{format}", figure=FIGURES, format=FORMATS),
-            *expand("<results>/saes/{job}/sae.safetensors", job=JOBS),
+            *expand("<results>/saes/{job}/sae.safetensors", job=[*JOBS, *RELEASED]),
         ],
         code=code("manifest"),
     output:
         "<results>/manifest.json",
     log:
         "<logs>/manifest.log",
+    localrule: True
     params:
-        settings=to_json(CONFIG),
+        settings=SETTINGS,
     message:
         "Writing the manifest"
     shell:

@@ -1,8 +1,22 @@
 rule train:
     input:
-        residuals=rules.cache_residuals.output,
+        residuals=rules.index_residuals.output.index,
+        statistics="<results>/residuals/layer{layer}.safetensors",
+        model=STREAMED_FROM,
         unigrams="<results>/unigrams/layer{layer}.safetensors",
-        code=code("train", "batches", "optimizers", "sweep", "metrics", "residuals", "lookup", *SAE_CODE),
+        code=code(
+            "train",
+            "resume",
+            "batches",
+            "optimizers",
+            "sweep",
+            "metrics",
+            "residuals",
+            "shards",
+            "lookup",
+            *SAE_CODE,
+            *STREAMED_CODE,
+        ),
     output:
         "<results>/saes/layer{layer}/{point}-s{seed}/config.json",
         "<results>/saes/layer{layer}/{point}-s{seed}/history.csv",
@@ -12,19 +26,25 @@ rule train:
         "<logs>/train/layer{layer}/{point}-s{seed}.log",
     benchmark:
         "<benchmarks>/train/layer{layer}/{point}-s{seed}.tsv"
-    threads: 1
+    # The SAE is done with one thread sooner than its part of several; the model is not.
+    threads: ALL_CORES if CONFIG.streams else 1
     resources:
-        mem_mb=2500,
+        mem_mb=memory_of("train"),
+        gpu=GPU,
     params:
         job=lambda wildcards: to_json(job_of(wildcards)),
         settings=to_json(CONFIG.training),
         checkpoints=checkpoints,
+        streamed_from=streamed_from,
+        tf32=TF32,
     message:
         "Training {wildcards.point} at layer {wildcards.layer}, seed {wildcards.seed}"
     shell:
         "python -m tsae --log {log} train --job {params.job:q} --settings {params.settings:q}"
         " --residuals {input.residuals} --unigrams {input.unigrams} --folder $(dirname {output.sae})"
-        " {params.checkpoints}"
+        " {params.checkpoints} {params.streamed_from} --gpus {resources.gpu} {params.tf32}"
+        # A bucket, as profiles/kubernetes has one, knows no empty folders.
+        " && touch {output.checkpoints}/.there"
 
 
 rule saes:
