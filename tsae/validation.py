@@ -8,8 +8,8 @@ import yaml
 from pydantic import ValidationError
 
 YAML_TAG = "tag:yaml.org,2002:"
-# Of a configuration and of the ledger; `merge` and `value` are the keys `<<` and `=`.
-PLAIN_TAGS = ("null", "bool", "int", "float", "str", "seq", "map", "timestamp", "merge", "value")
+# Of a configuration and of the ledger; `merge` is the key `<<`.
+PLAIN_TAGS = ("null", "bool", "int", "float", "str", "seq", "map", "timestamp", "merge")
 MOST_VALUES = 100_000
 LONGEST, LONGEST_MESSAGE = 80, 600  # of a value in a message, and of that [characters]
 
@@ -102,7 +102,7 @@ def _check(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
     elif isinstance(node, yaml.SequenceNode):
         size += sum(_check(value, sizes) for value in node.value)
     if size > MOST_VALUES:
-        _refuse(f"anchors that repeat what they name to over {MOST_VALUES} values", node)
+        _refuse(f"over {MOST_VALUES} values, with what anchors repeat", node)
     sizes[node] = size
     return size
 
