@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from measure import arguments_of_steps, compare, describe_machine, in_words, table
 from numba import njit, prange
-from steps import Shape
+from steps import Shape, products_by
 from torch import Tensor
 
 from tsae import kernels, loops
 from tsae.files import write_json
+from tsae.products import onednn, product
 
 SHAPES = [Shape(4096, 576, 9216, 32), Shape(512, 576, 2304, 32)]
 OPTIONS: dict[str, Any] = {"parallel": True, "error_model": "numpy", "nogil": True, "fastmath": {"contract", "reassoc"}}
@@ -117,7 +118,15 @@ def ways(shape: Shape) -> dict[str, dict[str, Way]]:
     )
     compiled_dots = torch.compile(lambda grad, found, W: (grad[:, None] * W[found]).sum(-1).flatten(), dynamic=False)
 
+    def multiplied(way: Callable[[Tensor, Tensor], Tensor]) -> Way:
+        return lambda _: way(x, W)
+
     return {
+        "encoder product": {
+            f"as taken here, by {products_by()}": multiplied(product),
+            "torch.mm": multiplied(lambda x, W: torch.mm(x, W.t())),
+            "oneDNN": multiplied(onednn),
+        },
         "k largest": {
             "loops.largest (numba)": lambda _: torch.from_numpy(
                 loops.largest(products.numpy(), bias.numpy(), k, threads)

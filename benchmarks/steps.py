@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from tsae import products
 from tsae.batches import Batch
 from tsae.config import Training
 from tsae.sae import SAE
@@ -65,6 +66,17 @@ def product(shape: Shape) -> Contender:
     """The encoder's matrix product x W_enc^T, into a fresh tensor as in any step."""
     W = initial_rows(shape)
     return Contender(lambda batch: torch.mm(batch.residuals, W.t()), None, "torch.mm")
+
+
+def products_by() -> str:
+    """The library that multiplies for this project on this machine."""
+    return "oneDNN" if products.ONEDNN else "torch.mm"
+
+
+def our_product(shape: Shape) -> Contender:
+    """The same product as this project computes it, `tsae.products.product`."""
+    W = initial_rows(shape)
+    return Contender(lambda batch: products.product(batch.residuals, W), None, products_by())
 
 
 def ours(shape: Shape, tokenized: bool = False) -> Contender:

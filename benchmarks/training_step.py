@@ -30,7 +30,7 @@ from measure import (
     settle_memory,
     table,
 )
-from steps import Contender, Shape, dense, make_batches, ours, product
+from steps import Contender, Shape, dense, make_batches, our_product, ours, product
 from torch import Tensor
 
 from tsae.batches import Batch
@@ -40,6 +40,7 @@ SHAPES = [Shape(4096, 576, 9216, 32), Shape(4096, 768, 12288, 30), Shape(512, 57
 REFERENCE = "encoder product"
 CONTENDERS: dict[str, Callable[[Shape], Contender]] = {
     REFERENCE: product,
+    "ours, the product alone": our_product,
     "ours": ours,
     "ours, with a learned table": partial(ours, tokenized=True),
     "sparsify": partial(peers.sparsify, optimizer="signum"),

@@ -175,7 +175,7 @@ def _describe(
     """What all parts have in common: sizes, which training shards the mean is taken over, and what each layer is made from."""
     n_ctx, layers = ids["train"].shape[1], sorted(settings.layers)
     token_sha256 = {split: files.sha256(path) for split, path in paths.items()}
-    code = [files.sha256(Path(__file__).with_name(name)) for name in ("shards.py", "models.py")]
+    code = [files.sha256(Path(__file__).with_name(name)) for name in ("shards.py", "models.py", "products.py")]
     return {
         "format": FORMAT,
         "d_model": model.d_model,

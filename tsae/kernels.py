@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tsae import loops
+from tsae.products import product
 
 # Above this share of active features a dense product beats the sum of rows (measured at N = 512, F = 2304, d = 576).
 DENSE_SHARE = 0.1
@@ -126,7 +127,7 @@ def _scatter(values: Tensor, indices: Indices) -> Tensor:
 def _sum_tokens_by_feature(matrix: Tensor, weights: Tensor, indices: Indices) -> Tensor:
     """(F, d): for each feature the sum over its activations of weight (M,) * row of the token in matrix (N, d)."""
     if indices.dense:
-        return _scatter(weights, indices).T @ matrix
+        return product(_scatter(weights, indices).T, matrix.T)
     groups = indices.groups
     per_sample_weights = weights.index_select(0, groups.slots)
     return F.embedding_bag(groups.rows, matrix, groups.offsets, mode="sum", per_sample_weights=per_sample_weights)
@@ -135,7 +136,7 @@ def _sum_tokens_by_feature(matrix: Tensor, weights: Tensor, indices: Indices) ->
 def _sum_features_by_token(weights: Tensor, indices: Indices, matrix: Tensor) -> Tensor:
     """(N, d): for each token the sum over its active features of weight (M,) * row of the feature in matrix (F, d)."""
     if indices.dense:
-        return _scatter(weights, indices) @ matrix
+        return product(_scatter(weights, indices), matrix.T)
     return F.embedding_bag(indices.features, matrix, indices.offsets, mode="sum", per_sample_weights=weights)
 
 
@@ -143,7 +144,7 @@ def _choose(x: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select) -> tuple[Te
     """The active pre-activations (M,), and which they are."""
     parts, features, offsets, n_active = [], [], [], 0
     for block in x.split(max(1, BLOCK // len(W_enc))):
-        products = block @ W_enc.t()
+        products = product(block, W_enc)
         chosen = Indices(*select(products, b_enc), len(W_enc))
         pre = products.flatten().index_select(0, chosen.places) + b_enc.index_select(0, chosen.features)
         parts.append(pre)
@@ -200,7 +201,7 @@ class _Decode(torch.autograd.Function):
         grad_values = grad_W_dec = None
         if ctx.needs_input_grad[0]:
             if indices.dense:
-                grad_values = (grad @ W_dec.T).flatten().index_select(0, indices.places)
+                grad_values = product(grad, W_dec).flatten().index_select(0, indices.places)
             else:
                 grad_values = torch.ops.aten._embedding_bag_per_sample_weights_backward(
                     grad, W_dec, indices.features, indices.offsets, indices.rows, 0

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tsae.products import product
+
 # Every metric that may appear in a table; docs/methods.md defines them.
 METRICS = {
     "failed": "step at which training was stopped because its numbers were not finite; such an SAE has no other row",
@@ -184,7 +186,7 @@ def max_cosine_similarity(
     directions = torch.nn.functional.normalize(keys.nan_to_num(), dim=1)
     best, chosen = [], []
     for start in range(0, len(queries), rows):
-        block = torch.nn.functional.normalize(queries[start : start + rows], dim=1) @ directions.T
+        block = product(torch.nn.functional.normalize(queries[start : start + rows], dim=1), directions)
         block[:, ~usable] = -torch.inf
         if exclude is not None:
             block[torch.arange(len(block), device=block.device), exclude[start : start + rows]] = -torch.inf
@@ -216,7 +218,7 @@ def max_cosine_similarity_by_count(
     ends = {at: int((counts >= at).sum()) for at in sorted(set(min_counts), reverse=True)}
     found: dict[int, list[tuple[Tensor, Tensor]]] = {at: [] for at, end in ends.items() if end}
     for block in queries.split(rows):
-        products = torch.nn.functional.normalize(block, dim=1) @ directions.T
+        products = product(torch.nn.functional.normalize(block, dim=1), directions)
         best = products.new_full((len(block),), -torch.inf)
         chosen = order.new_zeros(len(block))
         start = 0

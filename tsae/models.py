@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsae import files
 from tsae.model_folder import ModelShape, model_config, model_shape, quiet_transformers
+from tsae.products import product
 
 
 class LanguageModel:
@@ -183,12 +184,32 @@ def load_model(folder: Path, compatibility_mode: bool = False, device: torch.dev
         for block in bridge.blocks:
             _unwrap(block.original_component, GeneralizedComponent)
         bridge.original_model.set_attn_implementation(attention)
+    _multiply_fast(bridge)
     bridge.eval()
     device = torch.device(device)
     if device.type != "cpu":
         # By name: of a device the bridge would keep the type alone.
         bridge.to(str(device), print_details=False)
     return LanguageModel(bridge, shape, getattr(config, "max_position_embeddings", None), device)
+
+
+class _Linear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return product(x, self.weight, self.bias)
+
+
+def _multiply_fast(model: nn.Module) -> None:
+    from transformers.pytorch_utils import Conv1D
+
+    class Transposed(Conv1D):
+        def forward(self, x: Tensor) -> Tensor:
+            return product(x, self.weight.T, self.bias)
+
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = _Linear
+        elif type(module) is Conv1D:
+            module.__class__ = Transposed
 
 
 def _unwrap(module: Any, component: type[Any]) -> None:

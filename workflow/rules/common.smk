@@ -42,10 +42,11 @@ CHECKPOINTS = " ".join(f"--checkpoint {step}" for step in CONFIG.checkpoint_step
 TABLES = [*CONFIG.sweep, "baselines", "curves", *(["released"] if RELEASED else [])]
 RELEASED_TABLE = ["<results>/tables/released.csv"] if RELEASED else []
 PHRASES = ["<results>/tables/phrases.csv"] if "encoder" in CONFIG.sweep else []
-SAE_CODE = ["sae", "architectures", "kernels", "loops"]
+MODEL_CODE = ["models", "products"]
+SAE_CODE = ["sae", "architectures", "kernels", "loops", "products"]
 # Training residuals that are not on disk come from the model.
 STREAMED_FROM = ["<results>/model/source.json"] if CONFIG.streams else []
-STREAMED_CODE = ["models"] if CONFIG.streams else []
+STREAMED_CODE = MODEL_CODE if CONFIG.streams else []
 
 # A job that runs the model, trains or evaluates an SAE takes a GPU, or none with `--resources gpu=0`. What it computes on is in
 # no parameter, so that a run is gone on with on another machine.
@@ -98,7 +99,7 @@ def code(*modules):
     Left out are `config` with what it is made of, `sources` and `__main__`, whose effect on a result is in its parameters,
     `devices`, and `files`.
     """
-    return [local(f"tsae/{module}.py") for module in modules]
+    return [local(f"tsae/{module}.py") for module in dict.fromkeys(modules)]
 
 
 def one_run_at_a_time():

@@ -3,7 +3,7 @@ rule ablate:
         model=rules.prepare_model.output,
         residuals=rules.index_residuals.output.index,
         statistics="<results>/residuals/layer{layer}.safetensors",
-        code=code("baselines", "models", "residuals", "shards"),
+        code=code("baselines", "residuals", "shards", *MODEL_CODE),
     output:
         "<results>/ablations/layer{layer}.safetensors",
     log:
@@ -31,7 +31,7 @@ rule measure_baselines:
         statistics="<results>/residuals/layer{layer}.safetensors",
         unigrams="<results>/unigrams/layer{layer}.safetensors",
         model=STREAMED_FROM,
-        code=code("baselines", "metrics", "residuals", "shards", "lookup", "table", *STREAMED_CODE),
+        code=code("baselines", "metrics", "products", "residuals", "shards", "lookup", "table", *STREAMED_CODE),
     output:
         "<results>/baselines/layer{layer}.json",
     log:

@@ -3,7 +3,7 @@ rule cache_residuals:
         model=rules.prepare_model.output,
         train=rules.tokenize.output.train,
         heldout=rules.tokenize.output.heldout,
-        code=code("cache", "shards", "models"),
+        code=code("cache", "shards", *MODEL_CODE),
     # It writes the shards too. They are not declared, so that an interrupted job goes on at the first missing one.
     output:
         "<results>/residuals/parts/{part}.json",
@@ -54,7 +54,7 @@ rule unigrams:
     input:
         model=rules.prepare_model.output,
         train=rules.tokenize.output.train,
-        code=code("lookup", "models"),
+        code=code("lookup", *MODEL_CODE),
     output:
         expand("<results>/unigrams/layer{layer}.safetensors", layer=LAYERS),
     log:
