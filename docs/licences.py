@@ -58,6 +58,7 @@ USED_FOR = {
     "hypothesis": "tests",
     "mypy": "tests",
     "nbconvert": "notebooks as HTML",
+    "llvmlite": "says which processor this is",
     "numba": "loops of training and evaluation",
     "numpy": "arrays",
     "packaging": "tests and documents",
