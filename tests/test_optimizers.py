@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tsae.optimizers import RowAdam
+from tsae.optimizers import DenseAdam, RowAdam
 
 
 def test_the_tables_first_step_by_hand() -> None:
@@ -56,3 +56,19 @@ def test_a_copy_goes_on_where_the_original_was() -> None:
         other.step(*step)
     (again,) = other.param_groups[0]["params"]
     assert torch.equal(again, table)
+
+
+def test_the_authors_optimizer_moves_rows_of_absent_tokens_by_momentum() -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(6, 3, generator=generator)
+    expected = torch.nn.Parameter(table.clone())
+    reference, optimizer = torch.optim.Adam([expected], lr=0.1), DenseAdam(table, lr=0.1)
+    for tokens in ([1, 4, 1], [0, 1, 1], [5, 0, 0]):
+        gradients = torch.randn(3, 3, generator=generator)
+        expected.grad = torch.zeros(6, 3).index_add_(0, torch.tensor(tokens), gradients)
+        before = table.clone()
+        reference.step()
+        optimizer.step(torch.tensor(tokens), gradients)
+        torch.testing.assert_close(table, expected.detach(), rtol=1e-5, atol=1e-6)
+        moved = (table != before).any(1).tolist()
+    assert moved == [True, True, False, False, True, True]  # 1 and 4 were in earlier batches alone

@@ -2,11 +2,13 @@ import csv
 import itertools
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tsae import config, files
 from tsae.architectures import Active, ReLU
-from tsae.batches import training_batches
+from tsae.batches import Batch, training_batches
 from tsae.cache import cache_residuals
 from tsae.config import Corpus, Residuals, Tokens, Training, Unigrams
 from tsae.documents import write_documents
@@ -29,7 +31,7 @@ from tsae.sae import SAE, load, load_last_fired
 from tsae.sources import FileCorpus, FolderModel
 from tsae.sweep import Job, Point
 from tsae.tokens import write_tokens
-from tsae.train import FORMAT, Trainer, history_steps, train, train_sae
+from tsae.train import FORMAT, Step, Trainer, history_steps, train, train_sae
 
 LAYER = 2
 SETTINGS = Training(
@@ -136,6 +138,7 @@ def write_cache(folder: Path, residuals: Tensor, tokens: Tensor, norms: Tensor |
     files.save_tensors(folder / "layer0.safetensors", statistics)
     return ResidualCache(
         d_model=d_model,
+        vocab_size=int(tokens.max()) + 1,
         n_ctx=n_ctx,
         n_sequences=n_sequences,
         n_rows=tokens.numel(),
@@ -475,13 +478,18 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_sae(
     assert (tmp_path / "sae/history.csv").read_text().splitlines()[0].startswith("step,tokens")
 
 
-@pytest.mark.parametrize("name", ["none", "learned", "nounigram", "relu-learned", "gated-learned"])
+@pytest.mark.parametrize(
+    "name, table_adam",
+    [(name, "rows") for name in ("none", "learned", "nounigram", "relu-learned", "gated-learned")]
+    + [("learned", "dense")],
+)
 def test_an_interrupted_training_gives_what_a_whole_one_gives(
-    prepared: Prepared, cache: ResidualCache, name: str, tmp_path: Path, one_thread: None
+    prepared: Prepared, cache: ResidualCache, name: str, table_adam: str, tmp_path: Path, one_thread: None
 ) -> None:
     heldout = open_residuals(prepared.residuals, "heldout", LAYER)
+    settings = SETTINGS.model_copy(update={"table_adam": table_adam})
     whole = initial_sae(name, prepared, cache)
-    expected = train_sae(whole, cache, heldout, SETTINGS, seed=3, label="test", at_checkpoint=never)
+    expected = train_sae(whole, cache, heldout, settings, seed=3, label="test", at_checkpoint=never)
 
     def interrupt(progress: Progress) -> None:
         raise KeyboardInterrupt
@@ -491,12 +499,12 @@ def test_an_interrupted_training_gives_what_a_whole_one_gives(
         saved = Saved(tmp_path / "state.safetensors", {"settings": 1}, minutes=0)
         sae = initial_sae(name, prepared, cache)
         with pytest.raises(KeyboardInterrupt):
-            train_sae(sae, cache, heldout, SETTINGS, 3, "test", interrupt, checkpoints=[moment], saved=saved)
+            train_sae(sae, cache, heldout, settings, 3, "test", interrupt, checkpoints=[moment], saved=saved)
         found = saved.read()
         assert (None if found is None else found[1].step) == (None if moment == 1 else moment - 1)
     sae = initial_sae(name, prepared, cache)
     resumed = train_sae(
-        sae, cache, heldout, SETTINGS, 3, "test", never, saved=Saved(tmp_path / "state.safetensors", {"settings": 1}, 5)
+        sae, cache, heldout, settings, 3, "test", never, saved=Saved(tmp_path / "state.safetensors", {"settings": 1}, 5)
     )
     assert resumed.history == expected.history
     assert torch.equal(resumed.last_fired, expected.last_fired)
@@ -513,6 +521,8 @@ def test_what_another_training_saved_is_not_gone_on_from(
     progress = Progress(1, [], [0.5], [3.0], torch.zeros(trainer.sae.n_features, dtype=torch.int64))
     Saved(path, {"lr": 1}, 0).write(trainer.state(), progress)
     assert Saved(path, {"lr": 2}, 0).read() is None
+    assert "state.safetensors: training starts anew (it is of other settings, inputs, code" in caplog.text
+    caplog.clear()
     found = Saved(path, {"lr": 1}, 0).read()
     assert found is not None
     assert found[1].losses == [0.5]
@@ -556,6 +566,106 @@ def test_checkpoints_are_written_at_the_given_steps_and_change_nothing(
     assert steps == ["step00000001", "step00000010", "step00000037", "step00000100"]
     for file in ("sae.safetensors", "history.csv", "config.json"):
         assert (folder / file).read_bytes() == (trained[name] / file).read_bytes()
+
+
+def interrupt_training(prepared: Prepared, folder: Path, at: int, steps: Collection[int]) -> None:
+    """A training that saves at every step, and ends midway."""
+    done = 0
+    step = Trainer.step
+
+    def interrupted(self: Trainer, batch: Batch) -> Step:
+        nonlocal done
+        done += 1
+        if done == at:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "step", interrupted)
+        resume(prepared, folder, steps)
+
+
+def resume(prepared: Prepared, folder: Path, steps: Collection[int]) -> None:
+    job = Job(layer=LAYER, point=POINTS["learned"], seed=0)
+    settings = SETTINGS.model_copy(update={"save_minutes": 0})
+    train(job, settings, prepared.residuals, prepared.unigrams, folder, steps)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_interrupted_training_leaves_the_files_of_a_whole_one(
+    prepared: Prepared, with_checkpoints: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps = (1, 10, 37, 100)
+    expected = contents(with_checkpoints["learned"])
+    caplog.set_level("INFO")
+    interrupt_training(prepared, tmp_path / "sae", 50, steps)
+    interrupt_training(prepared, tmp_path / "sae", 30, steps)
+    resume(prepared, tmp_path / "sae", steps)
+    assert "goes on after step 49 of 100" in caplog.text
+    assert "goes on after step 78 of 100" in caplog.text
+    assert contents(tmp_path / "sae") == expected
+    # A checkpoint that is not there is not left out.
+    interrupt_training(prepared, tmp_path / "again", 50, steps)
+    shutil.rmtree(tmp_path / "again/.training/checkpoints/step00000010")
+    resume(prepared, tmp_path / "again", steps)
+    assert "step00000010 is missing: training starts anew" in caplog.text
+    assert contents(tmp_path / "again") == expected
+
+
+def test_checkpoints_are_those_asked_for_last(prepared: Prepared, tmp_path: Path) -> None:
+    for name, steps in (("fewer", (10, 100)), ("others", (1, 20, 100))):
+        interrupt_training(prepared, tmp_path / name, 50, (1, 10, 100))
+        resume(prepared, tmp_path / name, steps)
+        found = sorted(path.name for path in (tmp_path / name / "checkpoints").iterdir())
+        assert found == [f"step{step:08d}" for step in steps]
+
+
+def test_a_full_disk_at_the_end_loses_nothing(
+    prepared: Prepared, with_checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fills is the disk under the last file: the SAE itself."""
+    steps = (1, 10, 37, 100)
+    saved = files.save_tensors
+
+    def full(path: Path, *args: Any) -> None:
+        if path.parent.name == "done":
+            raise OSError("No space left on device")
+        saved(path, *args)
+
+    interrupt_training(prepared, tmp_path, 50, steps)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("tsae.sae.save_tensors", full)
+        resume(prepared, tmp_path, steps)
+    for name in ("checkpoints", "history.csv", "sae.safetensors"):
+        assert not (tmp_path / name).exists()
+    resume(prepared, tmp_path, steps)
+    assert contents(tmp_path) == contents(with_checkpoints["learned"])
+
+
+def test_numbers_that_the_last_step_made_infinite_are_found(prepared: Prepared, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"tokens": 128, "lr": 1e39})
+    job = Job(layer=LAYER, point=POINTS["learned"], seed=0)
+    train(job, settings, prepared.residuals, prepared.unigrams, tmp_path)
+    failed = load(tmp_path).metadata["failed"]
+    assert failed["step"] == 1
+    assert "is not finite after it; the SAE has diverged" in failed["why"]
+
+
+def test_residuals_that_are_not_finite_are_named_as_the_cause(
+    prepared: Prepared, cache: ResidualCache, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "shard-00000.safetensors"
+    columns = files.load_tensors(cache.shards[0])
+    columns["residuals"] = torch.full_like(columns["residuals"], torch.nan)
+    files.save_tensors(damaged, columns, files.load_metadata(cache.shards[0]))
+    broken = replace(cache, shards=[damaged, *cache.shards[1:]])
+    heldout = open_residuals(prepared.residuals, "heldout", LAYER)
+    sae = initial_sae("none", prepared, cache)
+    with pytest.raises(NotFiniteError, match="residuals of its batch are not either: remove the residual cache"):
+        train_sae(sae, broken, heldout, SETTINGS, 3, "test", never)
 
 
 @pytest.mark.parametrize("name", ["learned", "nounigram", "gated-none"])

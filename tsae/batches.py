@@ -41,7 +41,7 @@ def training_batches(
         cache: training residuals.
         settings: how many tokens, in what batches, from what buffer.
         seed: seed of the order.
-        skip: batches at the start that are left out, without reading the residuals of buffers that hold nothing else.
+        skip: batches at the start that are left out, without making the buffers that hold nothing else.
         pin: whether they are for a GPU.
     """
     batches = _shuffled(cache, settings, seed, skip)

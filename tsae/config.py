@@ -116,6 +116,9 @@ class Training(Section):
     lr: float = Field(gt=0, description="Adam's learning rate at the start")
     lr_end: float = Field(ge=0, description="Learning rate at the end of the cosine schedule")
     table_lr: float = Field(gt=0, description="Learning rate of a learned table, on the same schedule in proportion")
+    table_adam: Literal["rows", "dense"] = Field(
+        "rows", description="Rows of a learned table that a step moves: those of the batch's tokens, or all by momentum"
+    )
     l1_warmup: float = Field(
         0.05,
         ge=0,
@@ -124,7 +127,9 @@ class Training(Section):
     )
     buffer_tokens: int = Field(ge=1, description="Tokens shuffled together, held in memory as float16 [tokens]")
     save_minutes: float = Field(
-        5, ge=0, description="A training that is interrupted goes on from where it was at most so long before [minutes]"
+        5,
+        ge=0,
+        description="A training that is interrupted goes on from where it was at most so long before; changes no result [minutes]",
     )
     history_points: int = Field(20, ge=2, description="Points at which loss and held-out NMSE and FVU are recorded")
     history_tokens: int = Field(4096, ge=1, description="Held-out tokens that these use [tokens]")

@@ -230,7 +230,9 @@ def train(config: Config, jobs: Sequence[Job]) -> Cost:
 def _training_bytes(config: Config, point: Point) -> float:
     """The SAE with gradients and moments, its tables, and a batch with its pre-activations."""
     d, n_features, batch = config.model.d_model, point.n_features(config.model.d_model), config.training.batch_size
-    tables = {"none": 0, "fixed": 1, "learned": 3}[point.table] + (point.encoder_input == "without_unigram")
+    tables = {"none": 0, "fixed": 1, "learned": 3 + (config.training.table_adam == "dense")}[point.table] + (
+        point.encoder_input == "without_unigram"
+    )
     # At the start the unigram residuals are there besides.
     return HELD * 8 * n_features * d + 4 * (tables + 1) * _table(config) + 8 * batch * n_features + 24 * batch * d
 

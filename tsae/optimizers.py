@@ -1,4 +1,4 @@
-"""Adam for a table of which a batch uses few rows."""
+"""Adam for a table of which a batch uses few rows: on these rows, or on all as in the authors' code."""
 
 from collections.abc import Mapping
 
@@ -48,3 +48,30 @@ class RowAdam(torch.optim.Optimizer):
         state["step"] = int(tensors["step"])
         for name in ("mean", "square"):
             state[name].copy_(tensors[name])
+
+
+class DenseAdam(torch.optim.Adam):
+    """Adam on the whole table: momentum moves the rows of absent tokens too."""
+
+    def __init__(self, table: Tensor, lr: float):
+        """Take the table (V, d), which is changed in place."""
+        super().__init__([table], lr=lr, fused=True)
+        (self.table,) = self.param_groups[0]["params"]
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor, gradients: Tensor) -> None:  # type: ignore[override]
+        """Apply the gradients (N, d) of the rows at tokens (N,), and zero to all others."""
+        self.table.grad = torch.zeros_like(self.table).index_add_(0, tokens, gradients)
+        super().step()
+        self.table.grad = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its state but for the table, once it has made a step: both moments (V, d), and how many steps."""
+        return dict(self.state[self.table])
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from such tensors."""
+        self.state[self.table] = {name: tensor.to(self.table.device) for name, tensor in tensors.items()}
+
+
+TABLE_ADAM = {"rows": RowAdam, "dense": DenseAdam}

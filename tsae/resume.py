@@ -19,7 +19,11 @@ from tsae.files import load_metadata, load_tensors, save_tensors, sha256
 
 LOG = logging.getLogger(__name__)
 # What decides on the numbers of a step, and of the order of the data.
-CODE = ("train", "batches", "optimizers", "sae", "architectures", "kernels", "loops", "resume")
+CODE = (
+    "train", "batches", "optimizers", "sae", "architectures", "kernels", "loops", "products", "metrics", "residuals", "shards",
+    "resume",
+)  # fmt: skip
+DIVERGED = "the SAE has diverged: lower training.lr or training.table_lr, or the point's lookup_scale"
 
 
 class NotFiniteError(FloatingPointError):
@@ -29,6 +33,16 @@ class NotFiniteError(FloatingPointError):
         """Say after which step, and why."""
         super().__init__(f"stopped at step {step}: {why}")
         self.step, self.why = step, why
+
+
+def check_finite(tensors: Mapping[str, Tensor], step: int) -> None:
+    """See that parameters, and what optimizers hold of them, are numbers after a step.
+
+    Raises:
+        NotFiniteError: some are not.
+    """
+    if bad := sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all()):
+        raise NotFiniteError(step, f"{bad[0]} is not finite after it; {DIVERGED}")
 
 
 class Progress(NamedTuple):
@@ -63,8 +77,7 @@ class Saved:
         Raises:
             NotFiniteError: a number is not finite; what was written before stays.
         """
-        if bad := sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all()):
-            raise NotFiniteError(progress.step, f"{bad[0]} is not finite after it")
+        check_finite(tensors, progress.step)
         known = {name: value for name, value in progress._asdict().items() if name != "last_fired"}
         save_tensors(self.path, {**tensors, "last_fired": progress.last_fired}, {"made_from": self.fingerprint} | known)
         self._written = time.monotonic()
@@ -76,7 +89,7 @@ class Saved:
         try:
             metadata, tensors = load_metadata(self.path), load_tensors(self.path)
             if metadata.pop("made_from") != self.fingerprint:
-                return None
+                raise ValueError("it is of other settings, inputs, code or another number of threads")
             return tensors, Progress(**metadata, last_fired=tensors.pop("last_fired"))
         except (ValueError, KeyError, TypeError) as error:
             LOG.warning("%s: training starts anew (%s)", self.path, error)

@@ -20,12 +20,12 @@ from tqdm import tqdm
 from tsae.batches import Batch, training_batches
 from tsae.config import Training
 from tsae.devices import describe
-from tsae.files import load_metadata, sha256, write_text
+from tsae.files import load_metadata, remove, sha256, write_text
 from tsae.lookup import load_unigrams
 from tsae.metrics import reconstruction_errors
-from tsae.optimizers import RowAdam
+from tsae.optimizers import TABLE_ADAM
 from tsae.residuals import ResidualCache, open_residuals
-from tsae.resume import NotFiniteError, Progress, Saved
+from tsae.resume import DIVERGED, NotFiniteError, Progress, Saved, check_finite
 from tsae.sae import SAE, save
 from tsae.sweep import Job
 
@@ -50,8 +50,8 @@ class Trainer:
         self.n_steps = settings.tokens // settings.batch_size
         self.adam = torch.optim.Adam(sae.parameters(), lr=settings.lr, fused=True)
         learned = sae.W_lookup if sae.point.table == "learned" else None
-        self.row_adam = None if learned is None else RowAdam(learned, lr=settings.table_lr)
-        optimizers = [self.adam] if self.row_adam is None else [self.adam, self.row_adam]
+        self.table_adam = None if learned is None else TABLE_ADAM[settings.table_adam](learned, lr=settings.table_lr)
+        optimizers = [self.adam] if self.table_adam is None else [self.adam, self.table_adam]
         self.schedulers = [torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule) for optimizer in optimizers]
         self.steps = 0
 
@@ -66,7 +66,7 @@ class Trainer:
         self.steps += 1
         # A baseline's zeros would cost several passes over the batch.
         rows = None if sae.W_lookup is None else sae.token_biases(tokens)
-        if rows is not None and self.row_adam is not None:
+        if rows is not None and self.table_adam is not None:
             rows.requires_grad_()
         active = sae.active(x, tokens)
         # The squared error summed, which has one pass forward and one back.
@@ -84,8 +84,8 @@ class Trainer:
         loss.backward()
         self.adam.step()
         self.adam.zero_grad()
-        if self.row_adam is not None and rows is not None and rows.grad is not None:
-            self.row_adam.step(tokens, rows.grad)
+        if self.table_adam is not None and rows is not None and rows.grad is not None:
+            self.table_adam.step(tokens, rows.grad)
         for scheduler in self.schedulers:
             scheduler.step()
         return Step(loss.item() / x.shape[1], active.features[active.values.detach() != 0])
@@ -95,8 +95,8 @@ class Trainer:
         tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         for name, parameter in self.sae.named_parameters():
             tensors |= {f"adam.{key}.{name}": value for key, value in self.adam.state[parameter].items()}
-        if self.row_adam is not None:
-            tensors |= {f"row_adam.{key}": value for key, value in self.row_adam.tensors().items()}
+        if self.table_adam is not None:
+            tensors |= {f"table_adam.{key}": value for key, value in self.table_adam.tensors().items()}
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
@@ -106,8 +106,8 @@ class Trainer:
         for name, parameter in self.sae.named_parameters():
             if name in moments["step"]:
                 self.adam.state[parameter] = {key: values[name].to(self.sae.device) for key, values in moments.items()}
-        if self.row_adam is not None:
-            self.row_adam.restore(_below("row_adam", tensors))
+        if self.table_adam is not None:
+            self.table_adam.restore(_below("table_adam", tensors))
         self.steps = step
         for scheduler in self.schedulers:
             scheduler.last_epoch = step
@@ -207,13 +207,14 @@ def train_sae(
         if saved is not None and step < n_steps and saved.is_due():
             saved.write(trainer.state(), progress)
     bar.close()
+    check_finite(trainer.state(), n_steps)
     return Progress(n_steps, history, losses, active_per_token, last_fired)
 
 
 def _cause(batch: Batch) -> str:
     if not batch.residuals.isfinite().all():
         return "residuals of its batch are not either: remove the residual cache and make it anew"
-    return "the SAE has diverged: lower training.lr or training.table_lr, or the point's lookup_scale"
+    return DIVERGED
 
 
 def train(
@@ -262,24 +263,27 @@ def train(
         "n_features": sae.n_features,
         "d_model": cache.d_model,
         "scale": cache.scale,
-        "training": settings.model_dump(mode="json"),
+        "training": settings.model_dump(mode="json", exclude={"save_minutes"}),
         "residuals": cache.made_from,
         "unigrams": {"sha256": sha256(unigrams)} | load_metadata(unigrams),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("tsae", "torch", "numba", "transformers", "transformer_lens")},
-    } | describe(device)
+    }
 
     def write(to: Path, progress: Progress, table_dtype: torch.dtype, **more: Any) -> None:
         reached: dict[str, Any] = {"step": progress.step, "tokens_trained": progress.step * settings.batch_size}
         reached |= {"final": progress.history[-1]} if progress.history else {}
-        save(to, sae, metadata | reached | more, progress.last_fired, table_dtype)
+        save(to, sae, metadata | describe(device) | reached | more, progress.last_fired, table_dtype)
 
     # What is here survives when a workflow removes the outputs of an interrupted job.
     under_way = folder / ".training"
+    # Not of the GPU: a job that was ended may go on on another.
     saved = Saved(under_way / "state.safetensors", metadata | {"job": job.id}, settings.save_minutes)
+    on_the_way = under_way / "checkpoints"
+    _keep_checkpoints(on_the_way, saved, checkpoints)
     if saved.read() is None:
         shutil.rmtree(under_way, ignore_errors=True)
-    (under_way / "checkpoints").mkdir(parents=True, exist_ok=True)
+    on_the_way.mkdir(parents=True, exist_ok=True)
     failed: dict[str, Any] = {}
     try:
         progress = train_sae(
@@ -289,7 +293,7 @@ def train(
             settings,
             seed=job.seed + 1,
             label=job.id,
-            at_checkpoint=lambda at: write(under_way / f"checkpoints/step{at.step:08d}", at, torch.float16),
+            at_checkpoint=lambda at: write(on_the_way / _name(at.step), at, torch.float16),
             checkpoints=checkpoints,
             saved=saved,
         )
@@ -305,8 +309,30 @@ def train(
     writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
     writer.writeheader()
     writer.writerows(progress.history)
-    write_text(folder / "history.csv", text.getvalue())
+    # All is written before anything takes its place, so that a full disk loses nothing of what was saved.
+    done = under_way / "done"
+    shutil.rmtree(done, ignore_errors=True)
+    write_text(done / "history.csv", text.getvalue())
+    write(done, progress, torch.float32, **failed)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    (under_way / "checkpoints").replace(folder / "checkpoints")
-    write(folder, progress, torch.float32, **failed)
+    for path in (on_the_way, *sorted(done.iterdir())):  # what is recorded of a file before the file
+        path.replace(folder / path.name)
     shutil.rmtree(under_way)
+
+
+def _name(step: int) -> str:
+    return f"step{step:08d}"
+
+
+def _keep_checkpoints(folder: Path, saved: Saved, checkpoints: Collection[int]) -> None:
+    """Keep the checkpoints that are wanted up to where the training was saved; if one is not whole, forget what was saved."""
+    found = saved.read()
+    if found is None:
+        return
+    wanted = {_name(step) for step in checkpoints if step <= found[1].step}
+    for path in folder.glob("*"):
+        if path.name not in wanted:
+            shutil.rmtree(path)
+    if missing := sorted(name for name in wanted if not (folder / name / "config.json").is_file()):
+        LOG.warning("%s is missing: training starts anew", folder / missing[0])
+        remove(saved.path)

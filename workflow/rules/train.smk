@@ -31,9 +31,11 @@ rule train:
     resources:
         mem_mb=memory_of("train"),
         gpu=GPU,
+        # No parameter, since it changes no result.
+        save_s=int(60 * CONFIG.training.save_minutes),
     params:
         job=lambda wildcards: to_json(job_of(wildcards)),
-        settings=to_json(CONFIG.training),
+        settings=to_json(CONFIG.training, exclude=["save_minutes"]),
         checkpoints=checkpoints,
         streamed_from=streamed_from,
         tf32=TF32,
@@ -42,7 +44,7 @@ rule train:
     shell:
         "python -m tsae --log {log} train --job {params.job:q} --settings {params.settings:q}"
         " --residuals {input.residuals} --unigrams {input.unigrams} --folder $(dirname {output.sae})"
-        " {params.checkpoints} {params.streamed_from} --gpus {resources.gpu} {params.tf32}"
+        " {params.checkpoints} {params.streamed_from} --save-s {resources.save_s} --gpus {resources.gpu} {params.tf32}"
         # A bucket, as profiles/kubernetes has one, knows no empty folders.
         " && touch {output.checkpoints}/.there"
 
