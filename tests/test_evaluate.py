@@ -24,7 +24,7 @@ from tsae.features import read_features
 from tsae.lookup import load_unigrams
 from tsae.metrics import METRICS, Measurement
 from tsae.phrases import Phrase, measure_phrases_of, write_phrase_tables, write_phrases
-from tsae.sae import load
+from tsae.sae import SAE, load, save
 from tsae.sweep import Job, Point
 from tsae.table import read_table
 from tsae.tokens import load_tokens
@@ -257,6 +257,43 @@ def test_the_table_compared_with_must_be_one(prepared: Prepared, evaluated: Eval
     with pytest.raises(ValueError, match=r"none: evaluation\.token_biases names a baseline"):
         run(prepared, evaluated, tmp_path / "f.parquet", evaluated.saes["learned"], evaluated.saes["none"])
     assert not (tmp_path / "f.parquet").exists()
+
+
+def test_a_table_whose_training_failed_is_not_compared_with(
+    prepared: Prepared, evaluated: Evaluated, measured: dict[str, list[Measurement]], tmp_path: Path
+) -> None:
+    ours = load(evaluated.saes["learned"])
+    failed = {"scale": 1.0, "failed": {"step": 7, "why": "it diverged"}}
+    save(tmp_path / "failed", ours, ours.metadata | failed, torch.zeros(len(ours.b_enc), dtype=torch.int64))
+    rows = run(prepared, evaluated, tmp_path / "f.parquet", evaluated.saes["none"], tmp_path / "failed")
+    assert rows == [m for m in measured["none"] if not m.metric.startswith("feature_token_bias")]
+    features = read_features(tmp_path / "f.parquet")
+    assert features["token_bias_cosine"].isna().all() and features["unigram_cosine"].notna().all()
+
+
+@pytest.mark.parametrize(
+    "size, message",
+    [
+        ("width", "an SAE of width 16, and residuals of width 32"),
+        ("vocabulary", "a table of 500 tokens, and a model of 512"),
+    ],
+)
+def test_an_sae_of_another_model_is_one_clear_error(
+    prepared: Prepared, evaluated: Evaluated, tmp_path: Path, size: str, message: str
+) -> None:
+    ours = load(evaluated.saes["learned"])
+    assert ours.W_lookup is not None
+    d, v = (16, 512) if size == "width" else (32, 500)
+    parts = [ours.W_enc[:, :d], ours.W_dec[:, :d], ours.b_enc, ours.b_dec[:d], ours.W_lookup[:v, :d]]
+    other = SAE(ours.point, *(part.detach().clone() for part in parts))
+    save(tmp_path / "other", other, ours.metadata | {"scale": 1.0}, torch.zeros(len(ours.b_enc), dtype=torch.int64))
+    for sae, table in (("other", "ours"), ("ours", "other")):
+        folders = {"ours": evaluated.saes["learned"], "other": tmp_path / "other"}
+        with pytest.raises(ValueError, match=rf"other: {message}; is it of another model\?"):
+            run(prepared, evaluated, tmp_path / "f.parquet", folders[sae], folders[table])
+    curve = (prepared.model, prepared.residuals, evaluated.ablations, SETTINGS, Curves(), False)
+    with pytest.raises(ValueError, match=message):
+        measure_curve(tmp_path / "other", [], *curve)
 
 
 def test_every_metric_that_is_measured_is_described_and_no_other(

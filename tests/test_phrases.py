@@ -217,6 +217,7 @@ def write_residuals(folder: Path, x: Tensor, ids: Tensor, norms: Tensor | None =
     n_kept = int((norms[:, 1:] <= 4).sum())
     return ResidualCache(
         d_model=d_model,
+        vocab_size=int(ids.max()) + 1,
         n_ctx=n_ctx,
         n_sequences=n_sequences,
         n_rows=n_sequences * n_ctx,

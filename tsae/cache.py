@@ -1,5 +1,6 @@
 """Making the residual cache: every layer's residuals at every token, from one forward pass, in shards."""
 
+import functools
 import json
 import logging
 import shutil
@@ -20,6 +21,7 @@ from tsae.shards import (
     SPLITS,
     fingerprint,
     holds_residuals,
+    is_made_from,
     n_shards,
     read_shard,
     rows_of,
@@ -93,7 +95,7 @@ def cache_residuals(
     _check_fit(model, settings, ids, paths)
 
     description = _describe(model, source, ids, paths, settings, compatibility_mode, streams)
-    plan = _plan(folder, ids, description)
+    plan = _plan(folder, ids, description, part)
     mine = [plan[place] for place in part.of(len(plan))]
     missing = [item for item in mine if item.missing]
     output = folder / "parts" / f"{part.place}.json"
@@ -211,8 +213,9 @@ def _describe(
     }
 
 
-def _plan(folder: Path, ids: dict[str, Tensor], description: Mapping[str, Any]) -> list[_PlannedShard]:
-    plan = []
+def _plan(folder: Path, ids: dict[str, Tensor], description: Mapping[str, Any], part: Part) -> list[_PlannedShard]:
+    plan: list[_PlannedShard] = []
+    own = part.of(sum(n_shards(len(ids[split]), description["shard_sequences"]) for split in SPLITS))
     for split in SPLITS:
         fingerprints = {int(layer): made_from for layer, made_from in description["fingerprints"][split].items()}
         step = description["shard_sequences"]
@@ -220,11 +223,15 @@ def _plan(folder: Path, ids: dict[str, Tensor], description: Mapping[str, Any]) 
             paths = {layer: folder / split / f"layer{layer}" / shard_name(index) for layer in fingerprints}
             n_rows = rows_of(index, len(ids[split]), step, description["n_ctx"])
             with_residuals = holds_residuals(split, index, description)
-            missing = [
-                layer
-                for layer, path in paths.items()
-                if not _is_whole(path, fingerprints[layer], n_rows, description["d_model"], with_residuals)
-            ]
+            # Those of other parts, which these parts check, only count on the disk.
+            is_there = (
+                functools.partial(
+                    _is_whole, n_rows=n_rows, d_model=description["d_model"], with_residuals=with_residuals
+                )
+                if len(plan) in own
+                else is_made_from
+            )
+            missing = [layer for layer, path in paths.items() if not is_there(path, fingerprints[layer])]
             plan.append(
                 _PlannedShard(split, index * step, n_rows // description["n_ctx"], paths, with_residuals, missing)
             )

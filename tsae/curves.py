@@ -12,7 +12,7 @@ from tsae.evaluate import measure_reconstruction, patched_losses
 from tsae.metrics import Bootstrap, failure
 from tsae.models import load_model
 from tsae.residuals import open_residuals
-from tsae.sae import load
+from tsae.sae import check_fits, load
 from tsae.shards import evenly_spaced
 from tsae.table import labelled
 
@@ -45,14 +45,16 @@ def measure_curve(
         Rows of a table with columns `step` and `tokens`; of an SAE whose training was stopped, one that says so.
 
     Raises:
-        ValueError: a checkpoint or the losses without an SAE are missing or damaged.
+        ValueError: a checkpoint or the losses without an SAE are missing or damaged, or the SAE is of another model.
     """
     folders = [*(sae_folder / f"checkpoints/step{step:08d}" for step in checkpoints), sae_folder]
     trained = load(sae_folder)
     if stopped := failure(trained.metadata):
         return labelled({"step": trained.metadata["step"], "tokens": trained.metadata["tokens_trained"]}, stopped)
     layer = trained.metadata["layer"]
-    sequences = load_sequences(open_residuals(residuals, "heldout", layer))
+    cache = open_residuals(residuals, "heldout", layer)
+    check_fits(trained, sae_folder, cache.d_model, cache.vocab_size)
+    sequences = load_sequences(cache)
     scored = spread(sequences, settings.ce_sequences)
     without_sae = load_ablations(ablations, len(scored.tokens))
     chosen = evenly_spaced(len(scored.tokens), curves.ce_sequences)

@@ -33,7 +33,7 @@ from tsae.metrics import (
 )
 from tsae.models import LanguageModel, load_model
 from tsae.residuals import open_residuals
-from tsae.sae import SAE, load, load_last_fired
+from tsae.sae import SAE, check_fits, load, load_last_fired
 from tsae.tokens import load_tokens
 
 THRESHOLDS = tuple(step / 20 for step in range(21))  # cosine similarities at which shares are reported
@@ -243,26 +243,31 @@ def evaluate(
         device: where to compute.
 
     Raises:
-        ValueError: the checkpoint of the table is of a baseline.
+        ValueError: the checkpoint of the table is of a baseline, or an SAE is of another model than the residuals.
     """
     sae, reference = load(sae_folder).to(device), load(token_bias_folder)
     if reference.W_lookup is None:
         raise ValueError(f"{token_bias_folder}: evaluation.token_biases names a baseline; it has no token-biases")
     layer = sae.metadata["layer"]
     cache = open_residuals(residuals, "heldout", layer)
+    check_fits(sae, sae_folder, cache.d_model, cache.vocab_size)
+    check_fits(reference, token_bias_folder, cache.d_model, cache.vocab_size)
     sequences, unigram_table = load_sequences(cache), load_unigrams(unigrams)
     reconstruction, fired = measure_reconstruction(sae, sequences, settings)
     counts = open_residuals(residuals, "train", layer).token_counts(len(unigram_table))
+    tables = {"token_bias": reference.W_lookup, "unigram": unigram_table}
+    if failure(reference.metadata):
+        del tables["token_bias"]  # its table is not trained
     similar = {
-        name: most_similar_rows(sae, table, counts, {*settings.min_counts, SEEN})
-        for name, table in (("token_bias", reference.W_lookup), ("unigram", unigram_table))
+        name: most_similar_rows(sae, table, counts, {*settings.min_counts, SEEN}) for name, table in tables.items()
     }
+    not_compared = Similar(torch.full((sae.n_features,), torch.nan), torch.zeros(sae.n_features, dtype=torch.int64))
     statistics = feature_statistics(
         sae,
         sequences,
         load_tokens(heldout_tokens).documents,
         nearest_unigrams=similar["unigram"][SEEN],
-        nearest_token_biases=similar["token_bias"][SEEN],
+        nearest_token_biases=similar.get("token_bias", {SEEN: not_compared})[SEEN],
         settings=features,
         batch_sequences=settings.batch_sequences,
     )
@@ -280,7 +285,7 @@ def evaluate(
     if sae.W_lookup is not None:
         rows += measure_table(sae.W_lookup, unigram_table, counts, settings)
         rows += last_token_detection(sequences, sae.W_lookup, settings)
-    del reference, unigram_table, similar
+    del reference, unigram_table, tables, similar
     model = load_model(model_folder, compatibility_mode, device)
     scored = spread(sequences, settings.ce_sequences)
     with torch.inference_mode():

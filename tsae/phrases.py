@@ -33,7 +33,7 @@ from tsae.config import Phrases
 from tsae.files import check, read_text, write_json, write_text
 from tsae.metrics import Bootstrap, Measurement, failure
 from tsae.residuals import ResidualCache, open_residuals
-from tsae.sae import SAE, load
+from tsae.sae import SAE, check_fits, load
 from tsae.sweep import Job
 
 LOG = logging.getLogger(__name__)
@@ -322,13 +322,11 @@ def write_phrase_table(path: Path, frame: pd.DataFrame) -> None:
 
 def find_phrases_of(model: Path, train: Path, settings: Phrases, output: Path) -> None:
     """Find phrases in a training split, with the tokenizer of a model folder, and write them."""
-    from transformers import AutoTokenizer
+    from tsae.tokens import load_tokenizer, load_tokens
 
-    from tsae.tokens import load_tokens
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+    decode: Any = load_tokenizer(model).decode
     split = load_tokens(train)
-    phrases = find_phrases(split.ids, split.documents, tokenizer.decode, settings)
+    phrases = find_phrases(split.ids, split.documents, decode, settings)
     LOG.info("%d phrases: %s", len(phrases), ", ".join(repr(phrase.text) for phrase in phrases[:10]))
     write_phrases(output, phrases)
 
@@ -349,6 +347,7 @@ def measure_phrases_of(
     """
     sae = load(sae_folder)
     cache = open_residuals(residuals, "train", sae.metadata["layer"], model_folder, device)
+    check_fits(sae, sae_folder, cache.d_model, cache.vocab_size)
     measured, frame = measure_phrases(sae, cache, read_phrases(phrases), settings)
     labels = {key: value for key, value in job.labels.items() if key in ("layer", "seed", "table", "encoder_input")}
     stopped = failure(sae.metadata)

@@ -51,6 +51,8 @@ class ResidualCache:
 
     d_model: int
     """Width of the residual stream."""
+    vocab_size: int
+    """Tokens that the model knows."""
     n_ctx: int
     """Length of a sequence, BOS included [tokens]."""
     n_sequences: int
@@ -202,6 +204,7 @@ def open_residuals(
     folder = index.parent / split / f"layer{layer}"
     return ResidualCache(
         d_model=content["d_model"],
+        vocab_size=content["vocab_size"],
         n_ctx=content["n_ctx"],
         n_sequences=content["splits"][split]["n_sequences"],
         n_rows=described[split]["tokens"],

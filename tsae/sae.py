@@ -216,6 +216,23 @@ def load(folder: str | Path) -> SAE:
     return sae
 
 
+def check_fits(sae: SAE, folder: Path, d_model: int, vocab_size: int) -> None:
+    """See that an SAE, loaded from `folder`, is for residuals of this width and for a model of this vocabulary.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if len(sae.b_dec) != d_model:
+        raise ValueError(
+            f"{folder}: an SAE of width {len(sae.b_dec)}, and residuals of width {d_model}; is it of another model?"
+        )
+    for table in (sae.W_lookup, sae.unigram_directions):
+        if table is not None and len(table) != vocab_size:
+            raise ValueError(
+                f"{folder}: a table of {len(table)} tokens, and a model of {vocab_size}; is it of another model?"
+            )
+
+
 def _load_parameters(path: Path, point: Point) -> dict[str, Tensor]:
     tensors = load_tensors(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

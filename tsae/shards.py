@@ -85,6 +85,14 @@ def residuals_of(model: LanguageModel, ids: Tensor, layer: int, batch_sequences:
     return residuals
 
 
+def is_made_from(path: Path, fingerprint: str) -> bool:
+    """Whether a shard is there and was made from these inputs, by its head alone: a large file is not read for it."""
+    try:
+        return bool(files.load_metadata(path, checked=False).get("fingerprint") == fingerprint)
+    except ValueError:
+        return False
+
+
 def read_shard(path: Path, fingerprint: str, n_rows: int, d_model: int, with_residuals: bool) -> dict[str, Tensor]:
     """Open a shard; its columns are read from disk when they are used.
 
