@@ -35,7 +35,7 @@ print("baseline:", run.baseline, " tokenized:", run.tokenized)
 # %%
 layer = run.layers[len(run.layers) // 2]
 for name, subject in (("baseline", run.baseline), ("tokenized", run.tokenized)):
-    history = pd.read_csv(run.folder(subject, layer) / "history.csv")
+    history = run.history(subject, layer)
     plt.plot(history["tokens"], history["heldout_nmse"], color=COLOURS[name], label=name)
 plt.xscale("log")
 plt.xlabel("training tokens")

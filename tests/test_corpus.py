@@ -10,7 +10,10 @@ import struct
 import zipfile
 from pathlib import Path
 
+import huggingface_hub
 import pytest
+from huggingface_hub import errors
+from huggingface_hub.utils import httpx
 
 from tsae.corpus import MOST_EXPANSION, Document, documents_of, fetch_wheel_file
 from tsae.sources import FileCorpus, HubCorpus, WheelCorpus
@@ -122,8 +125,13 @@ def page(title: str, text: str, namespace: int = 0, redirect: bool = False) -> s
     return f"<page><title>{title}</title><ns>{namespace}</ns>{tag}<revision><text>{text}</text></revision></page>"
 
 
+def write_dump(folder: Path, content: bytes) -> WheelCorpus:
+    (folder / "dump.xml.bz2").write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return wheel_corpus(format="wikipedia", member="example/dump.xml.bz2", sha256=sha256)
+
+
 def test_wikipedia_dump(tmp_path: Path) -> None:
-    source = wheel_corpus(format="wikipedia", member="example/dump.xml.bz2")
     pages = [
         page("Pea", "A '''pea''' is a [[seed]].&lt;ref&gt;A book&lt;/ref&gt;"),
         page("Peas", "#REDIRECT [[Pea]]", redirect=True),
@@ -132,7 +140,7 @@ def test_wikipedia_dump(tmp_path: Path) -> None:
         page("Bean", "Not a pea."),
     ]
     xml = f'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/"><siteinfo/>{"".join(pages)}</mediawiki>'
-    (tmp_path / source.filename).write_bytes(bz2.compress(xml.encode()))
+    source = write_dump(tmp_path, bz2.compress(xml.encode()))
     assert list(documents_of(source, tmp_path)) == [
         Document("Pea", "A pea is a seed."),
         Document("Nothing", ""),
@@ -141,8 +149,7 @@ def test_wikipedia_dump(tmp_path: Path) -> None:
 
 
 def test_truncated_dump(tmp_path: Path) -> None:
-    source = wheel_corpus(format="wikipedia", member="example/dump.xml.bz2")
-    (tmp_path / source.filename).write_bytes(bz2.compress(b"<mediawiki><page>" * 1000)[:-20])
+    source = write_dump(tmp_path, bz2.compress(b"<mediawiki><page>" * 1000)[:-20])
     with pytest.raises(ValueError, match=r"dump\.xml\.bz2: not a whole bz2"):
         list(documents_of(source, tmp_path))
 
@@ -151,6 +158,9 @@ def test_wheel_lines(tmp_path: Path) -> None:
     (tmp_path / "data.txt").write_bytes(CONTENT)
     texts = [document.text for document in documents_of(wheel_corpus(), tmp_path)]
     assert texts == ["first line", "", "second line"]
+    (tmp_path / "data.txt").write_bytes(CONTENT.replace(b"first", b"fi2st"))
+    with pytest.raises(ValueError, match=r"data\.txt: damaged, .* in corpus\.sources; delete it"):
+        documents_of(wheel_corpus(), tmp_path)
 
 
 def file_corpus(format: str, *paths: Path, text_field: str = "text") -> FileCorpus:
@@ -277,6 +287,48 @@ def test_dataset_errors_name_the_key(local_dataset: Path, tmp_path: Path) -> Non
         documents_of(hub_corpus(tmp_path / "nowhere"), tmp_path)
     with pytest.raises(ValueError, match="row 0: no text in the field 'body'"):
         list(documents_of(hub_corpus(local_dataset, text_field="body"), tmp_path))
+
+
+def refused(error: type[errors.HfHubHTTPError], status: int) -> errors.HfHubHTTPError:
+    """What the library of the hub raises when the hub answers so."""
+    request = httpx.Request("GET", "https://huggingface.co/someone/something")
+    return error(
+        f"{status} Client Error. (Request ID: 1)\n\nfor url: ...", response=httpx.Response(status, request=request)
+    )
+
+
+def out_of_reach() -> errors.LocalEntryNotFoundError:
+    error = errors.LocalEntryNotFoundError("An error happened while trying to locate the file")
+    error.__cause__ = httpx.ConnectError("no route to host")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (refused(errors.GatedRepoError, 401), "is a gated dataset on the Hub. You must be authenticated to access it."),
+        (refused(errors.GatedRepoError, 403), "https://huggingface.co/datasets/someone/texts to ask for access."),
+        (refused(errors.RepositoryNotFoundError, 401), "doesn't exist on the Hub or cannot be accessed."),
+        (refused(errors.RevisionNotFoundError, 404), f"Revision '{REVISION}' doesn't exist"),
+        (out_of_reach(), "Couldn't reach 'someone/texts' on the Hub"),
+        (httpx.ReadError(""), "cannot be read: ReadError;"),
+    ],
+)
+def test_a_dataset_that_the_hub_refuses_is_one_line_with_a_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "hf_hub_download", fail)
+    with pytest.raises(ValueError, match="dataset") as raised:
+        documents_of(hub_corpus(Path("someone/texts")), tmp_path)
+    (line,) = str(raised.value).splitlines()
+    assert line.startswith(
+        f"corpus.sources: dataset 'someone/texts' (name None, split 'train', revision {REVISION}) cannot "
+    )
+    assert reason in line
+    assert line.endswith("; check these keys, the network, and for a gated dataset accept its terms and log in")
 
 
 @pytest.mark.parametrize(
@@ -457,7 +509,6 @@ def test_json_lines_that_are_bombs_name_the_line(tmp_path: Path) -> None:
 def test_a_dump_that_is_a_bomb_is_refused(tmp_path: Path) -> None:
     entities = "".join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 12))
     bomb = f'<!DOCTYPE x [<!ENTITY a0 "{"a" * 100}">{entities}]><mediawiki xmlns="m"><page><title>&a11;</title></page></mediawiki>'
-    (tmp_path / "dump.xml.bz2").write_bytes(bz2.compress(bomb.encode()))
-    source = wheel_corpus(format="wikipedia", member="example/dump.xml.bz2")
+    source = write_dump(tmp_path, bz2.compress(bomb.encode()))
     with pytest.raises(ValueError, match=r"dump\.xml\.bz2: not a whole bz2 of a MediaWiki dump \(limit on input"):
         list(documents_of(source, tmp_path))

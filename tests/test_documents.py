@@ -4,11 +4,16 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import datasets
 import pytest
+from huggingface_hub.utils import httpx
 from test_corpus import file_corpus, hub_corpus, local_dataset, write_shards  # noqa: F401
 
+from tsae import files
 from tsae.config import Corpus
 from tsae.corpus import Document
 from tsae.documents import read_documents, write_documents
@@ -108,6 +113,27 @@ def test_a_retry_goes_on_where_the_stream_broke(local_dataset: Path, corpus: Cor
     assert left_in(output.parent) == {output.name}
 
 
+def test_a_connection_that_breaks_off_again_and_again(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = datasets.IterableDataset.__iter__
+
+    def break_off(self: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(read(self)):
+            if number == 17:
+                raise httpx.ReadError("")
+            yield row
+
+    monkeypatch.setattr(datasets.IterableDataset, "__iter__", break_off)
+    output = tmp_path / "documents.jsonl"
+    # What is left of a shard of 30 documents, and 17 of the next.
+    for n_read in (17, 47, 77):
+        with pytest.raises(ValueError, match=rf"stopped after {n_read} of 100 documents \(ReadError\); these are kept"):
+            write_documents(corpus, tmp_path, output)
+    write_documents(corpus, tmp_path, output)
+    assert texts(output) == WHOLE
+
+
 def test_other_settings_start_afresh(local_dataset: Path, corpus: Corpus, tmp_path: Path) -> None:  # noqa: F811
     output = tmp_path / "out" / "documents.jsonl"
     shards = sorted(local_dataset.iterdir())
@@ -130,6 +156,26 @@ def test_other_settings_start_afresh(local_dataset: Path, corpus: Corpus, tmp_pa
     partial.write_bytes(partial.read_bytes()[:-1])
     write_documents(corpus, tmp_path, output)
     assert texts(output) == ["one", "three", *WHOLE[2:-1], "one\nthree\n"]
+
+
+def test_damaged_documents_are_not_gone_on_from(
+    local_dataset: Path,  # noqa: F811
+    corpus: Corpus,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    output, shard = tmp_path / "out" / "documents.jsonl", sorted(local_dataset.iterdir())[2]
+    intact = shard.read_bytes()
+    shard.write_bytes(intact[:-40])
+    with pytest.raises(ValueError, match="stopped after 60 of 100"):
+        write_documents(corpus, tmp_path, output)
+    shard.write_bytes(intact)
+    partial = tmp_path / "out/.documents.jsonl.partial"
+    partial.write_bytes(partial.read_bytes().replace(b"document 5", b"document 4"))
+    write_documents(corpus, tmp_path, output)
+    assert texts(output) == WHOLE
+    assert "starts anew" in caplog.text and ".documents.jsonl.partial: damaged" in caplog.text
+    files.check(output)
 
 
 KILLED = """

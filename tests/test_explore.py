@@ -1,6 +1,7 @@
 """What notebooks use, on a run made by hand."""
 
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -10,6 +11,7 @@ import torch
 from IPython.core.formatters import HTMLFormatter
 from nbconvert import HTMLExporter
 
+from tsae import files
 from tsae.explore import Run, contexts_html, features_on, open_run
 from tsae.table import COLUMNS
 
@@ -44,6 +46,23 @@ def test_a_missing_run_or_table_says_what_to_do(run: Run, tmp_path: Path, monkey
         open_run()
     monkeypatch.setenv("TSAE_RESULTS", str(run.results))
     assert open_run().results == run.results
+
+
+def test_what_is_damaged_is_not_shown(tmp_path: Path, tiny_gpt2: Path) -> None:
+    run = Run(tmp_path)
+    shutil.copytree(tiny_gpt2, tmp_path / "model")
+    files.write_text(tmp_path / "tables/headline.csv", pd.DataFrame(ROWS, columns=COLUMNS).to_csv(index=False))
+    history = run.folder("a", 4) / "history.csv"
+    files.write_text(history, "step,loss\n1,0.5\n")
+    files.record(tmp_path / "model/tokenizer.json")
+    assert run.history("a", 4)["loss"].tolist() == [0.5]
+    history.write_text("step,loss\n1,0.4\n")
+    tokenizer = tmp_path / "model/tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + " ")
+    with pytest.raises(ValueError, match=r"history\.csv: damaged"):
+        run.history("a", 4)
+    with pytest.raises(ValueError, match=r"tokenizer\.json: damaged"):
+        run.token("a")
 
 
 def test_nearest_rows_by_hand(run: Run) -> None:

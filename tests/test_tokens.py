@@ -1,6 +1,7 @@
 """Tokens: the split by document, and packing."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,18 @@ def test_missing_inputs_are_named(documents: Path, tiny_gpt2: Path, tmp_path: Pa
         splits(documents, tmp_path / "absent")
     with pytest.raises(ValueError, match=r"absent\.jsonl: no such file"):
         splits(tmp_path / "absent.jsonl", tiny_gpt2)
+
+
+def test_a_damaged_tokenizer_is_refused(documents: Path, tiny_gpt2: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_gpt2, tmp_path / "model")
+    for path in (model / "tokenizer.json", model / "tokenizer_config.json"):
+        text = path.read_text()
+        files.record(path)
+        path.write_text(text + " ")
+        with pytest.raises(ValueError, match=f"{path.name}: damaged"):
+            splits(documents, model)
+        path.write_text(text)
+    splits(documents, model)
 
 
 def test_load_refuses_other_tensors(tmp_path: Path) -> None:

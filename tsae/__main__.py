@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import sys
 from pathlib import Path
@@ -144,6 +145,7 @@ def train(
     folder: File,
     checkpoints: Annotated[list[int] | None, typer.Option("--checkpoint", help="Step that leaves a checkpoint")] = None,
     model: StreamedFrom = None,
+    save_s: Annotated[float, typer.Option(help="Save what an interrupted training goes on from so often [s]")] = 300,
     gpus: Gpus = 0,
     tf32: Tf32 = False,
 ) -> None:
@@ -151,7 +153,8 @@ def train(
     from tsae.devices import claim
     from tsae.train import train
 
-    of, how = _parse(Job, job), _parse(config.Training, settings)
+    of = _parse(Job, job)
+    how = _parse(config.Training, settings).model_copy(update={"save_minutes": save_s / 60})
     train(of, how, residuals, unigrams, folder, checkpoints or (), claim(gpus, tf32), model)
 
 
@@ -182,6 +185,7 @@ def measure_baselines(
     output: File,
     model: StreamedFrom = None,
     gpus: Gpus = 0,
+    tf32: Tf32 = False,
 ) -> None:
     """Measure the residuals of a layer, and what unigram residuals and conditional means alone say of them."""
     from tsae.baselines import measure_baselines
@@ -189,7 +193,7 @@ def measure_baselines(
     from tsae.table import write_measurements
 
     of = _parse(config.Evaluation, settings)
-    measured = measure_baselines(residuals, unigrams, layer, of, model, claim(gpus))
+    measured = measure_baselines(residuals, unigrams, layer, of, model, claim(gpus, tf32))
     write_measurements(output, {"layer": layer}, measured)
 
 
@@ -288,6 +292,7 @@ def measure_phrases(
     examples: File,
     model: StreamedFrom = None,
     gpus: Gpus = 0,
+    tf32: Tf32 = False,
 ) -> None:
     """Measure how one SAE fires on the tokens of phrases."""
     from tsae.devices import claim
@@ -295,7 +300,7 @@ def measure_phrases(
     from tsae.table import write_measurements
 
     of, how = _parse(Job, job), _parse(config.Phrases, settings)
-    measured = measure_phrases_of(of, sae, residuals, phrases, how, examples, model, claim(gpus))
+    measured = measure_phrases_of(of, sae, residuals, phrases, how, examples, model, claim(gpus, tf32))
     write_measurements(output, of.labels, {of.point.id: measured})
 
 
@@ -396,6 +401,15 @@ def manifest(settings: Settings, output: File, files: list[Path]) -> None:
 
 
 @app.command()
+def record(files: list[Path]) -> None:
+    """Record the sha256 of files that another program has written."""
+    from tsae.files import record
+
+    for path in files:
+        record(path)
+
+
+@app.command()
 def import_released(
     file: File,
     folder: File,
@@ -423,7 +437,7 @@ def plan(
         float, typer.Option(min=0.001, help="What a GPU reaches in products, an assumption [TFLOP/s]")
     ] = Machine().gpu_tflops,
     disk_gb_per_s: Annotated[
-        float, typer.Option(min=0.001, help="How fast cached residuals are read and put into batches [GB/s]")
+        float, typer.Option(min=0.001, help="How fast cached residuals are read, hashed and put into batches [GB/s]")
     ] = Machine().disk_gb_per_s,
     gb_per_hour: Annotated[
         float, typer.Option(min=0.001, help="How fast downloads are [GB/h]")
@@ -445,18 +459,30 @@ def verify_artefacts(
     """Compare every file of a profile with the sha256 that was recorded when it was written."""
     from tsae.artefacts import remove as remove_artefact
     from tsae.artefacts import verify
+    from tsae.files import hold
 
-    profile = config.load(configfile).profile
-    results = Path("results") / profile
-    verified = verify([results, Path("figures") / profile])
+    profile = config.load(configfile)
+    results = Path("results") / profile.profile
+    # Nothing runs where nothing can be written.
+    if os.access(results, os.W_OK):
+        hold(results)
+    sources = [source for source in [profile.model.source, *profile.corpus.sources] if isinstance(source, WheelFile)]
+    fetched = {Path("results/sources") / source.filename: source.sha256 for source in sources}
+    verified = verify([results, Path("figures") / profile.profile], fetched)
+    gone: dict[Path, None] = {}
     for path in verified.damaged:
         if remove:
-            remove_artefact(path, results)
+            gone |= dict.fromkeys(remove_artefact(path, results))
         typer.echo(f"{path}: damaged{', and removed' if remove else ''}")
     typer.echo(f"{len(verified.whole)} files are as they were written, {len(verified.damaged)} are damaged")
+    if gone:
+        typer.echo(
+            "`make reproduce` makes anew what a missing result needs. This makes all of them, and what depends on them:\n"
+            f"snakemake --configfile {configfile} --cores all -- all {' '.join(map(str, gone))}"
+        )
     if verified.damaged and not remove:
         raise ValueError(
-            "remove the damaged files with `make verify-artefacts REMOVE=1`; `make reproduce` then makes them anew"
+            "remove the damaged files with `make verify-artefacts REMOVE=1`, which says how to make them anew"
         )
 
 

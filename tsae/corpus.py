@@ -160,7 +160,7 @@ def documents_of(source: CorpusSource, sources_dir: Path, after: Position = STAR
             beginning of the first, which says what fields there are.
 
     Raises:
-        ValueError: a file or dataset is missing or unreadable, or an entry has no text field.
+        ValueError: a file or dataset is missing, damaged or unreadable, or an entry has no text field.
     """
     if isinstance(source, HubCorpus):
         return DocumentStream(_hub(source, after), after)
@@ -174,6 +174,8 @@ def _local(source: WheelCorpus | FileCorpus, sources_dir: Path) -> Iterator[Docu
     match source:
         case WheelCorpus():
             path = existing(sources_dir / source.filename, f"fetch it from {source.requirement} first")
+            if files.known_sha256(path) != source.sha256:
+                raise ValueError(f"{path}: damaged, its sha256 is not the one in corpus.sources; {files.REMEDY}")
             return _wikipedia(path) if source.format == "wikipedia" else _lines(path)
         case FileCorpus():
             paths = [existing(path, "correct corpus.sources") for path in source.files]

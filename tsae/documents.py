@@ -6,6 +6,7 @@ hidden file beside the output, and a second one says how far it goes and from wh
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -15,9 +16,10 @@ from tqdm import tqdm
 
 from tsae import files
 from tsae.config import Corpus
-from tsae.corpus import START, Document, Position, documents_of, existing, text_lines
+from tsae.corpus import CHUNK_BYTES, START, Document, Position, documents_of, existing, text_lines
 from tsae.sources import FileCorpus, HubCorpus
 
+LOG = logging.getLogger(__name__)
 RECORDED_EVERY = 5000  # documents
 
 
@@ -64,14 +66,20 @@ class _Partial:
         self._path = output.with_name(f".{output.name}.partial")
         self._progress = output.with_name(f".{output.name}.progress.json")
         self._n_bytes = self.n_written = self.source = 0
-        self.position = START
+        self._digest, self.position = hashlib.sha256(), START
         try:
             found = json.loads(files.read_text(self._progress))
-            if found["made_from"] == made_from and self._path.stat().st_size >= found["bytes"]:
-                self._n_bytes, self.n_written = found["bytes"], found["documents"]
-                self.source, self.position = found["source"], Position(*found["position"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # nothing to go on from
+            if found["made_from"] != made_from:
+                return
+            digest = _digest_of_start(self._path, found["bytes"])
+            if digest.hexdigest() != found["sha256"]:
+                raise ValueError(f"{self._path}: damaged")
+            self._n_bytes, self.n_written = found["bytes"], found["documents"]
+            self._digest, self.source, self.position = digest, found["source"], Position(*found["position"])
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            LOG.warning("%s: reading documents starts anew (%s)", output, error)
 
     def __enter__(self) -> None:
         self._output.parent.mkdir(parents=True, exist_ok=True)
@@ -87,8 +95,10 @@ class _Partial:
     def write(self, document: Document) -> None:
         # A lone surrogate, which JSON can spell and UTF-8 cannot, becomes a question mark.
         line = json.dumps(document._asdict(), ensure_ascii=False) + "\n"
+        encoded = line.encode("utf-8", errors="replace")
         with files.naming(self._output):
-            self._file.write(line.encode("utf-8", errors="replace"))
+            self._file.write(encoded)
+        self._digest.update(encoded)
         self.n_written += 1
 
     def record(self, source: int, position: Position) -> None:
@@ -99,6 +109,7 @@ class _Partial:
         progress = {
             "made_from": self._made_from,
             "bytes": self._file.tell(),
+            "sha256": self._digest.hexdigest(),
             "documents": self.n_written,
             "source": source,
             "position": position,
@@ -108,15 +119,21 @@ class _Partial:
     def finish(self) -> None:
         """Give the documents their name."""
         with files.naming(self._output):
-            with self._path.open("rb") as file:
-                os.fsync(file.fileno())
-            files.record(self._output, self._path)
-            self._path.replace(self._output)
+            files.put(self._path, self._output, self._digest.hexdigest())
         files.remove(self._progress)
 
     def discard(self) -> None:
         self._path.unlink()
         files.remove(self._progress)
+
+
+def _digest_of_start(path: Path, n_bytes: int) -> "hashlib._Hash":
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while n_bytes > 0 and (chunk := file.read(min(n_bytes, CHUNK_BYTES))):
+            digest.update(chunk)
+            n_bytes -= len(chunk)
+    return digest
 
 
 def _made_from(corpus: Corpus) -> str:

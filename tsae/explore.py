@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tsae.features import read_features
+from tsae.files import check
 from tsae.lookup import load_unigrams
 from tsae.residuals import ResidualCache, open_residuals
 from tsae.sae import SAE, load
@@ -44,9 +45,9 @@ class Run:
         """The model's tokenizer."""
         # Its progress bars ask for a notebook extension that nothing here needs.
         warnings.filterwarnings("ignore", message="IProgress not found")
-        from transformers import AutoTokenizer
+        from tsae.tokens import load_tokenizer
 
-        return AutoTokenizer.from_pretrained(self.results / "model", local_files_only=True, trust_remote_code=False)
+        return load_tokenizer(self.results / "model")
 
     @cached_property
     def baseline(self) -> str:
@@ -77,6 +78,12 @@ class Run:
     def sae(self, subject: str, layer: int) -> SAE:
         """A trained SAE of the lowest seed, speaking raw residuals."""
         return load(self.folder(subject, layer))
+
+    def history(self, subject: str, layer: int) -> pd.DataFrame:
+        """The training of that SAE: a row per recorded step."""
+        path = self.folder(subject, layer) / "history.csv"
+        check(path)
+        return pd.read_csv(path)
 
     def features(self, subject: str, layer: int) -> pd.DataFrame:
         """Statistics of the features of that SAE; see `tsae.features.feature_statistics`."""

@@ -4,13 +4,16 @@ A file is written under a temporary name and renamed, so that a half-written one
 recorded beside it, in `.{name}.sha256`, in the format that `sha256sum --check` takes, and compared before it is read.
 """
 
+import errno
 import fcntl
 import functools
 import glob
 import hashlib
 import json
+import logging
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,11 +25,13 @@ from safetensors import SafetensorError, safe_open
 if TYPE_CHECKING:
     import torch
 
+LOG = logging.getLogger(__name__)
 METADATA_KEY = "tsae"
 REMEDY = "delete it and run again, which makes it anew"
 HOST = platform.node().replace(".", "_").replace("-", "_")
 UMASK = os.umask(0)
 os.umask(UMASK)
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -58,12 +63,26 @@ def replacing(path: Path) -> Iterator[Path]:
         with naming(path):
             yield temporary
             temporary.chmod(0o666 & ~UMASK)  # safetensors lets only the owner read
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            _record(path, sha256(temporary))
-            temporary.replace(path)
+            put(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put(temporary: Path, path: Path, digest: str | None = None) -> None:
+    """Give a whole file its name, and record its sha256, computed unless it is given; all is synced to the disk."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    digest = digest or sha256(temporary)
+    try:
+        before = _recorded(path) if path.exists() else []
+    except (FileNotFoundError, ValueError):
+        before = []
+    # Before the rename, so that a kill leaves no file that should not pass; with what was recorded of the file that is
+    # replaced, so that it passes until then.
+    _record(path, digest, *before)
+    temporary.replace(path)
+    if before:
+        _record(path, digest)
 
 
 def temporary_of(path: Path) -> Path:
@@ -84,22 +103,41 @@ def _is_running(process: str) -> bool:
     return True
 
 
-def hold(path: Path, what: str) -> None:
-    """Take a lock until this process ends, however it does.
+def hold(results: Path) -> None:
+    """Lock a profile's results until this process ends, however it does, once no job of a killed run is at work there.
+
+    Jobs share the lock `.jobs`, as workflow/rules/common.smk says.
 
     Raises:
-        ValueError: another process has it; the message says which, and `what` it does.
+        ValueError: another process has the lock, and the message says which; or there can be none, in a read-only folder.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    path, jobs = results / ".lock", results / ".jobs"
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        lock, shared = (os.open(each, os.O_RDWR | os.O_CREAT, 0o666) for each in (path, jobs))
+    except OSError as error:
+        raise ValueError(f"{error.filename}: cannot be written ({error.strerror}), and a run writes there") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
+        try:
+            fcntl.flock(shared, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            LOG.warning("%s: jobs of a run that was killed are still at work; waiting for them", results)
+            fcntl.flock(shared, fcntl.LOCK_EX)
     except BlockingIOError:
         holder = os.read(lock, 100).decode(errors="replace").strip() or "another process"
         os.close(lock)
-        raise ValueError(f"{path}: {holder} {what}; wait until it has ended, or stop it") from None
-    os.ftruncate(lock, 0)
-    os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
+        raise ValueError(
+            f"{path}: {holder} is running this profile here; wait until it has ended, or stop it"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        LOG.warning("%s: no locks on this disk (%s); see to it that only one run writes there", results, error.strerror)
+    finally:
+        os.close(shared)
 
 
 def record_of(path: Path) -> Path:
@@ -107,19 +145,34 @@ def record_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.sha256")
 
 
-def _record(path: Path, digest: str) -> None:
-    # Before the rename: a kill between both leaves a file that does not pass, and never one that should not.
+def _record(path: Path, *digests: str) -> None:
     temporary = temporary_of(record_of(path))
     try:
-        temporary.write_text(f"{digest}  {path.name}\n")
+        with temporary.open("w") as file:
+            file.writelines(f"{digest}  {path.name}\n" for digest in digests)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(record_of(path))
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def record(path: Path, content: Path | None = None) -> None:
-    """Record the sha256 of a file that something else has written whole, under another name so far if `content` is given."""
-    _record(path, sha256(content or path))
+def _recorded(path: Path) -> list[str]:
+    """The sha256 that is recorded; several only where a kill left two files that it may be.
+
+    Raises:
+        FileNotFoundError: there is no record.
+        ValueError: it is damaged.
+    """
+    text = record_of(path).read_bytes().decode(errors="replace")
+    if not re.fullmatch(r"([0-9a-f]{64}  [^\n]+\n)+", text):
+        raise ValueError(f"{path}: its record {record_of(path).name} is damaged; {REMEDY}")
+    return [line[:64] for line in text.splitlines()]
+
+
+def record(path: Path) -> None:
+    """Record the sha256 of a file that something else has written whole."""
+    _record(path, sha256(path))
 
 
 def remove(path: Path) -> None:
@@ -132,20 +185,24 @@ def check(path: Path) -> None:
     """See that a file is what was written; one without a record, as other programs write them, passes.
 
     Raises:
-        ValueError: it is not; the message names it.
+        ValueError: it is not, or its record is damaged; the message names it.
     """
     try:
-        expected = record_of(path).read_text().split()[0]
-        found = path.stat()
-    except (FileNotFoundError, NotADirectoryError, IndexError, UnicodeDecodeError):
+        recorded = _recorded(path)
+        if known_sha256(path) not in recorded:
+            raise ValueError(f"{path}: damaged, its sha256 is not the one recorded when it was written; {REMEDY}")
+    except (FileNotFoundError, NotADirectoryError):
         return
-    if _known_sha256(path.resolve(), found.st_size, found.st_mtime_ns, found.st_ino) != expected:
-        raise ValueError(f"{path}: damaged, its sha256 is not the one recorded when it was written; {REMEDY}")
+
+
+def known_sha256(path: Path) -> str:
+    """sha256 of a file; of one that this process has hashed and nothing has touched, without reading it again."""
+    found = path.stat()
+    return _known_sha256(path.resolve(), found.st_size, found.st_mtime_ns, found.st_ino)
 
 
 @functools.cache
 def _known_sha256(path: Path, *_state: int) -> str:
-    """Hashed once by a process, as long as nothing touches it."""
     return sha256(path)
 
 
@@ -239,13 +296,14 @@ def described(tensors: "Mapping[str, tuple[tuple[int | None, ...], torch.dtype]]
     )
 
 
-def load_metadata(path: Path) -> dict[str, Any]:
-    """Read the metadata that `save_tensors` stored.
+def load_metadata(path: Path, checked: bool = True) -> dict[str, Any]:
+    """Read the metadata that `save_tensors` stored; unless the whole file is to be checked, nothing else is read.
 
     Raises:
         ValueError: the file is missing, damaged, truncated, not safetensors, or its metadata are of another program.
     """
-    check(path)
+    if checked:
+        check(path)
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY, "{}")

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tsae.files import sha256, write_json
+from tsae.files import check, known_sha256, write_json
 
 PACKAGES = (
     "tsae",
@@ -48,7 +48,12 @@ def write_manifest(path: Path, settings: Any, files: Sequence[Path]) -> None:
         path: the JSON file.
         settings: the whole configuration.
         files: results whose sha256 it states.
+
+    Raises:
+        ValueError: one of them is damaged.
     """
+    for file in files:
+        check(file)
     status = _git("status", "--porcelain", "--untracked-files=no")
     write_json(
         path,
@@ -58,6 +63,6 @@ def write_manifest(path: Path, settings: Any, files: Sequence[Path]) -> None:
             "config_sha256": config_sha256(settings),
             "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "system": platform.system()},
             "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
-            "sha256": {str(file): sha256(file) for file in sorted(files)},
+            "sha256": {str(file): known_sha256(file) for file in sorted(files)},
         },
     )

@@ -40,8 +40,8 @@ class Machine(NamedTuple):
 
     gpu_tflops: float = 10.0
     """What it reaches in products [10^12 FLOP/s]: by default about half of the float32 peak of an A100, without TF32."""
-    disk_gb_per_s: float = 1.0
-    """Speed at which cached residuals are read and put into batches [GB/s]."""
+    disk_gb_per_s: float = 0.5
+    """Speed at which cached residuals are read, compared with their sha256 and put into batches [GB/s]."""
     gb_per_hour: float = 50.0
     """Speed of downloads [GB/h]."""
 

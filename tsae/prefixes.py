@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tsae.baselines import Sequences, last_token_detection, load_sequences, spread, table_fvu
 from tsae.config import Config, Evaluation
-from tsae.files import write_json
+from tsae.files import read_text, write_json
 from tsae.lookup import rescale_long_rows_, unigram_residuals
 from tsae.metrics import Bootstrap
 from tsae.models import load_model
@@ -215,7 +215,7 @@ def to_json(found: Prefixes) -> dict[str, Any]:
 
 def read_prefixes(path: Path) -> Prefixes:
     """Read `prefixes.json`."""
-    content = json.loads(path.read_text())
+    content = json.loads(read_text(path))
     content["text"] = [TextResiduals(**row) for row in content["text"]]
     content["measured"] = [PrefixMeasurement(**row) for row in content["measured"]]
     return Prefixes(**content)

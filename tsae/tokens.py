@@ -60,7 +60,7 @@ def write_tokens(documents: Path, model: Path, settings: Tokens, train: Path, he
     Raises:
         ValueError: no documents file, no tokenizer, neither BOS nor EOS, or too few tokens for the two splits.
     """
-    tokenizer = _load_tokenizer(model)
+    tokenizer = load_tokenizer(model)
     bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if bos is None:
         raise ValueError(f"{model}: the tokenizer has neither BOS nor EOS; set bos_token in tokenizer_config.json")
@@ -108,9 +108,17 @@ def _fits(split: TokenSplit) -> bool:
     )
 
 
-def _load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model's folder.
+
+    Raises:
+        ValueError: the folder or the tokenizer is missing, or one of its files is damaged.
+    """
     if not model.is_dir():
         raise ValueError(f"{model}: no such folder; prepare the model first")
+    for path in sorted(model.iterdir()):
+        if path.suffix != ".safetensors":
+            files.check(path)
     try:
         return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:

@@ -63,6 +63,9 @@ MEMORY = {cost.stage: cost.memory for cost in costs(CONFIG)}
 # Threads that wait asleep leave the core to others: on a machine that does anything else, spinning costs a third.
 shell.prefix(
     "export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false; "
+    # Jobs outlive a Snakemake that is killed. Each shares a lock for as long as it or what it starts has the file open, and the
+    # next run waits for it.
+    f"mkdir -p results/{CONFIG.profile} && exec 9>> results/{CONFIG.profile}/.jobs; python -S -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_SH)' 2> /dev/null; "
 )
 
 
@@ -108,8 +111,8 @@ def one_run_at_a_time():
     Snakemake's own lock, which the profile in profiles/default turns off, outlives a process that was killed.
     """
     try:
-        files.hold(Path(f"results/{CONFIG.profile}/.lock"), "is running this profile here")
-    except ValueError as error:
+        files.hold(Path(f"results/{CONFIG.profile}"))
+    except (ValueError, OSError) as error:
         raise WorkflowError(str(error))
 
 
@@ -181,6 +184,11 @@ def released_token_bias_reference(wildcards):
 def streamed_from(wildcards, input):
     """The model that training residuals come from, as arguments of the command, unless they are on disk."""
     return f"--model {os.path.dirname(str(input.model))}" if CONFIG.streams else ""
+
+
+def streamed_as_trained_on(wildcards, input):
+    """The same, and in the precision that training has them in; all else that such a command computes, it does on the CPU."""
+    return f"{streamed_from(wildcards, input)} {TF32}".strip() if CONFIG.streams else ""
 
 
 def checkpoints(wildcards):

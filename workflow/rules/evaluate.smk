@@ -44,7 +44,7 @@ rule measure_baselines:
         gpu=GPU if CONFIG.streams else 0,
     params:
         settings=to_json(CONFIG.evaluation),
-        streamed_from=streamed_from,
+        streamed_from=streamed_as_trained_on,
     message:
         "Measuring residuals and tables without an SAE at layer {wildcards.layer}"
     shell:
@@ -181,7 +181,7 @@ rule measure_phrases:
     params:
         job=lambda wildcards: to_json(job_of(wildcards)),
         settings=to_json(CONFIG.phrases),
-        streamed_from=streamed_from,
+        streamed_from=streamed_as_trained_on,
     message:
         "Measuring how {wildcards.point} fires on phrases, layer {wildcards.layer}, seed {wildcards.seed}"
     shell:

@@ -38,6 +38,7 @@ rule notebook:
             "residuals",
             "shards",
             "lookup",
+            "tokens",
             *SAE_CODE,
         ),
     output:
@@ -55,7 +56,8 @@ rule notebook:
     shell:
         "(export TSAE_RESULTS={params.results} TSAE_BASELINE={params.baseline} TSAE_TOKENIZED={params.tokenized};"
         " python -m jupytext --to ipynb --set-kernel python3 --execute --run-path . --output {output.ipynb} {input.notebook:q}"
-        " && python -m nbconvert --to html --log-level WARN {output.ipynb}) > {log} 2>&1"
+        " && python -m nbconvert --to html --log-level WARN {output.ipynb}"
+        " && python -m tsae record {output}) > {log} 2>&1"
 
 
 rule verify:
@@ -86,6 +88,7 @@ rule verify:
         "(export TSAE_CONFIG={params.settings:q} TSAE_RESULTS={params.results} TSAE_FIGURES={params.figures}"
         " TSAE_RECORD={input.record:q};"
         " python -m pytest -q -p no:cacheprovider -rA {input.tests:q}) > {log} 2>&1 && cp {log} {output}"
+        " && python -m tsae record {output}"
 
 
 rule manifest:

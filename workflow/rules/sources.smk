@@ -23,6 +23,8 @@ rule prepare_model:
         "<logs>/prepare_model.log",
     benchmark:
         "<benchmarks>/prepare_model.tsv"
+    # Each finds what the one before downloaded.
+    retries: 2
     localrule: True
     threads: 2
     params:

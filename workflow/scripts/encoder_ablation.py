@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tsae.files import check
 from tsae.plots import COLOURS, TABLES, bars, draw_seeds, figure, layers_of, legend_above, over_seeds, save
 from tsae.table import read_table
 
@@ -38,10 +39,15 @@ ax.set_title(f"layer {layer}")
 
 examples: dict[tuple[str, str], pd.Series] = {}
 for kind, name in shown:
-    first = groups.get_group((kind, name)).sort_values("seed").iloc[0]
-    phrases = pd.read_csv(files[f"{first['subject']}-s{first['seed']}"], keep_default_na=False)
+    saes = groups.get_group((kind, name)).sort_values("seed")
+    trained = saes[saes["metric"] != "failed"]
+    first = (saes if trained.empty else trained).iloc[0]
+    path = files[f"{first['subject']}-s{first['seed']}"]
+    check(Path(path))
+    phrases = pd.read_csv(path, keep_default_na=False)
     frequent = phrases.sort_values("count", ascending=False, kind="stable").head(EXAMPLES).set_index("text")
     examples[kind, name] = frequent["recall"].map(json.loads)
+labelled = next((block for block, series in zip(blocks, examples.values(), strict=True) if len(series)), None)
 n_places = max((len(recall) for series in examples.values() for recall in series), default=0)
 for block, ((kind, name), series) in zip(blocks, examples.items(), strict=True):
     recalls = np.full((len(series), n_places), np.nan)
@@ -52,7 +58,7 @@ for block, ((kind, name), series) in zip(blocks, examples.items(), strict=True):
             block.text(column, row, f"{share * 100:.0f}", color=ink, ha="center", va="center", fontsize=6)
     if len(series):
         block.imshow(recalls, cmap="Greys", vmin=-0.15, vmax=1.2, aspect="auto")
-    text = [phrase.strip() for phrase in series.index] if block is blocks[0] else []
+    text = [phrase.strip() for phrase in series.index] if block is labelled else []
     block.set_yticks(range(len(text)), [t if len(t) <= LONGEST else f"{t[:LONGEST]}…" for t in text])
     block.set_xticks(range(n_places), [str(place + 1) for place in range(n_places)])
     block.set_xlabel("token", fontsize="small")
