@@ -25,6 +25,8 @@ STEP_ENVIRONMENT = $(filter-out OMP_WAIT_POLICY=%,$(JOB_ENVIRONMENT))
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 # --configfile takes every word up to the next option, so a target must not follow it.
 SNAKEMAKE := $(RUN) snakemake --configfile $(CONFIGFILE) --cores $(CORES)
+# After Ctrl-C make itself would have the last line, which says where in this file it was.
+STOPPABLE = trap 'echo "stopped; run make $@ again to go on"; kill -INT $$PPID; exit 0' INT;
 
 help:
 	@echo "make reproduce            every figure and number of a profile (CONFIGFILE=$(CONFIGFILE), CORES=$(CORES))"
@@ -60,29 +62,32 @@ check-config: $(READY)
 	@$(BIN)/python -m tsae check-config --configfile $(CONFIGFILE)
 
 reproduce: check-config
-	@$(SNAKEMAKE)
-	@$(BIN)/python -m tsae show-claims --configfile $(CONFIGFILE)
+	@$(STOPPABLE) status=0; $(SNAKEMAKE) || status=$$?; \
+	if test -f $(RESULTS)/claims.csv; then \
+	  test $$status = 0 || echo "The run is not complete, see above. The claims as last measured:"; \
+	  $(BIN)/python -m tsae show-claims --configfile $(CONFIGFILE); \
+	fi; \
+	exit $$status
 
 report: check-config
-	@$(SNAKEMAKE) --report $(REPORT)
+	@$(STOPPABLE) $(SNAKEMAKE) --report $(REPORT)
 	@echo "The report is $(REPORT)"
 
 figure: check-config
 	@test -n "$(FIG)" || { echo "error: name a figure, for example: make figure FIG=last_token_detection"; exit 1; }
 	@test -f "workflow/scripts/$(FIG).py" || { \
 	  echo "error: there is no figure '$(FIG)'; there are: $(basename $(notdir $(wildcard workflow/scripts/*.py)))"; exit 1; }
-	@$(SNAKEMAKE) $(FIG)
+	@$(STOPPABLE) $(SNAKEMAKE) $(FIG)
 
 smoke: $(READY)
 	@test -f results/tiny/model/config.json || $(BIN)/python tests/tiny.py results/tiny
-	@$(RUN) snakemake --cores $(CORES) --configfile config/smoke.yaml
+	@$(STOPPABLE) $(RUN) snakemake --cores $(CORES) --configfile config/smoke.yaml
 
 test: $(READY) lint
 	@$(RUN) python -m pytest
 
 test-faults: $(READY)
-	@$(RUN) python -m pytest -m faults
-	@$(BIN)/python tests/faults.py
+	@status=0; $(RUN) python -m pytest -m faults || status=$$?; $(BIN)/python tests/faults.py; exit $$status
 
 test-slurm: $(READY)
 	@$(BIN)/python tests/slurm/cluster.py

@@ -122,11 +122,38 @@ def test_a_claim_has_the_worst_verdict_of_what_is_comparable(tmp_path: Path) -> 
     ]
 
 
+def test_a_claim_that_needs_what_failed_is_not_measured_unless_it_is_refuted(tmp_path: Path) -> None:
+    holds = {"name": "holds", "measure": VALUE, "published": None, "direction": {"below": 0.8}}
+    refuted = {**holds, "name": "refuted", "direction": {"below": 0.2}}
+    needs = {**holds, "name": "needs", "measure": {**VALUE, "of": {"metric": "nmse", "subject": "baseline"}}}
+    ledger = load(tmp_path, claim(holds, needs), claim(holds, needs, refuted, id="C2"), claim(holds, id="C3"))
+    tables = {"headline": table(row(TOKENIZED, "nmse", 0.5, 0.01), row(BASELINE, "failed", 7.0))}
+    csv = tmp_path / "claims.csv"
+    write_claims(ledger, tables, (BASELINE, TOKENIZED), 0.5, csv, tmp_path / "a.md", tmp_path / "a.html")
+    judged = pd.read_csv(csv)
+    assert judged.drop_duplicates("id")["claim_verdict"].tolist() == [
+        "not comparable here",
+        "does not hold",
+        "direction holds",
+    ]
+    reason = f"{BASELINE} (layer 1, seed 0) failed in training"
+    assert judged.loc[judged["check"] == "needs", "reason"].tolist() == [reason] * 2
+    lines = print_claims(csv).splitlines()
+    assert [line.split()[1] for line in lines[1:4]] == ["needs", "refuted", "holds"]
+    assert lines[-1] == f"{reason}, and is needed for C1, C2"
+
+
+def test_a_mean_over_layers_lacks_none(tmp_path: Path) -> None:
+    rows = [row(TOKENIZED, "nmse", 0.5), row(TOKENIZED, "nmse", 0.5, layer=2), row(TOKENIZED, "fvu", 0.5)]
+    with pytest.raises(NotMeasuredError, match=rf"^there is no fvu of {TOKENIZED} \(layer 2, seed 0\)$"):
+        take(run_of(headline=table(*rows)), kind="value", of={"metric": "fvu", "subject": "tokenized"})
+
+
 def test_what_a_profile_lacks_is_named(tmp_path: Path) -> None:
     run = run_of(headline=table(row(TOKENIZED, "nmse", 0.5)))
     wanted = [
         ({"metric": "nmse", "subject": "tokenized", "block": "pareto"}, "this profile has no block 'pareto'"),
-        ({"metric": "fvu", "subject": "tokenized"}, "block 'headline' has no fvu"),
+        ({"metric": "fvu", "subject": "tokenized"}, f"block 'headline' has no fvu of {TOKENIZED}"),
         ({"metric": "nmse", "subject": "baseline"}, f"block 'headline' has no nmse of {BASELINE}"),
         ({"metric": "nmse", "points": {"expansion": 64}}, "block 'headline' has no point with expansion 64"),
         ({"metric": "nmse", "subject": "tokenized", "at": "simple"}, f"no nmse of {TOKENIZED} at 0.5"),
@@ -269,13 +296,14 @@ def phrase_rows(encoder_input: str, **scores: float) -> list[dict[str, Any]]:
 
 def test_phrases_are_paired_by_text() -> None:
     rows = [*phrase_rows("without_unigram", a=0.1, b=0.5, c=0.9), *phrase_rows("residual", b=0.7, a=0.3, d=0.1)]
-    run = run_of(phrases=pd.DataFrame(rows))
+    encoder = table(row(TOKENIZED, "phrase_coverage", 0.5, table="learned"))
+    run = run_of(phrases=pd.DataFrame(rows), encoder=encoder)
     # Both pairs differ by -0.2 alone, so that every resample does.
     assert take(run, kind="phrases", table="learned", column="score") == pytest.approx((-0.2, -0.2, -0.2, 2, ""))
     assert take(run, kind="phrases", table="learned", column="mean_recall").value == pytest.approx(-0.1)
     with pytest.raises(NotMeasuredError, match="no phrases of a table none"):
         take(run, kind="phrases", table="none", column="score")
-    alone = run_of(phrases=pd.DataFrame(phrase_rows("residual", a=0.1)))
+    alone = run_of(phrases=pd.DataFrame(phrase_rows("residual", a=0.1)), encoder=encoder)
     with pytest.raises(NotMeasuredError, match="both with and without"):
         take(alone, kind="phrases", table="learned", column="score")
 

@@ -1,5 +1,6 @@
 """How a run compares with what the write-up claims: a verdict for every check of the ledger, as a table and to be read."""
 
+import io
 import math
 import textwrap
 from collections import Counter
@@ -10,13 +11,14 @@ from typing import Any, Literal
 import pandas as pd
 from markdown_it import MarkdownIt
 
-from tsae.files import write_text
+from tsae.files import read_text, write_text
 from tsae.ledger import Check, Direction, Ledger
 from tsae.measures import Measured, measure
-from tsae.selection import NotMeasuredError, Run
+from tsae.selection import FAILED, NotMeasuredError, Run, TrainingFailedError
 
 Verdict = Literal["reproduced", "direction holds", "does not hold", "not comparable here"]
-# From best to worst; a claim has the worst of its checks, and what is not comparable counts only if nothing else does.
+# From best to worst; a claim has the worst of its checks. What is not comparable counts only if nothing else does, or if the
+# training of an SAE failed and nothing refutes the claim.
 VERDICTS: tuple[Verdict, ...] = ("reproduced", "direction holds", "does not hold")
 NOT_COMPARABLE: Verdict = "not comparable here"
 HEADER = """\
@@ -28,9 +30,11 @@ Measured by `tsae.claims` from the tables of this run; `config/claims.yaml` stat
 - **direction holds**: the value and its whole interval are on the claimed side of a bound; the level differs, was not
   published or cannot be compared.
 - **does not hold**: neither. A value whose interval includes the bound is undecided, and so counts as not holding.
-- **not comparable here**: this profile lacks what is needed, or the published number is of something else.
+- **not comparable here**: this profile lacks what is needed, an SAE that is needed failed in training, or the published
+  number is of something else.
 
 A claim's verdict is the worst of its checks, in this order; checks that are not comparable are left out unless all are.
+A claim that needs an SAE that failed in training is not comparable either, unless another check does not hold.
 The first table shows the first check with that verdict.
 
 n counts what was averaged: layers and seeds, or points of a curve.
@@ -85,6 +89,7 @@ def measure_claims(ledger: Ledger, run: Run) -> pd.DataFrame:
     rows = []
     for claim in ledger:
         checked = []
+        needs_failed = False
         for check in claim.checks:
             verdict: Verdict
             try:
@@ -92,6 +97,7 @@ def measure_claims(ledger: Ledger, run: Run) -> pd.DataFrame:
                 verdict, reason = judge(check, measured)
             except NotMeasuredError as error:
                 measured, verdict, reason = Measured(math.nan, math.nan, math.nan, 0), NOT_COMPARABLE, str(error)
+                needs_failed |= isinstance(error, TrainingFailedError)
             checked.append(
                 {
                     "id": claim.id,
@@ -109,6 +115,8 @@ def measure_claims(ledger: Ledger, run: Run) -> pd.DataFrame:
             )
         verdicts = [row["verdict"] for row in checked]
         overall = max((v for v in verdicts if v in VERDICTS), key=VERDICTS.index, default=NOT_COMPARABLE)
+        if needs_failed and overall != "does not hold":
+            overall = NOT_COMPARABLE
         rows += [row | {"claim_verdict": overall} for row in checked]
     return pd.DataFrame(rows)
 
@@ -193,8 +201,12 @@ def _describe(checks: pd.DataFrame) -> str:
 
 
 def print_claims(csv: str | Path, width: int = 120) -> str:
-    """The verdicts in `claims.csv` as a table for a terminal: a line per claim, with the check that decides it."""
-    summary = _summary(pd.read_csv(csv))
+    """The verdicts in `claims.csv` as a table for a terminal: a line per claim, with the check that decides it.
+
+    Below it, what failed in training, and the claims that need it.
+    """
+    checks = pd.read_csv(io.StringIO(read_text(Path(csv))))
+    summary = _summary(checks)
     columns = {
         "claim": summary["id"].tolist(),
         "check": summary["check"].tolist(),
@@ -212,4 +224,6 @@ def print_claims(csv: str | Path, width: int = 120) -> str:
     ]
     counts = Counter(summary["claim_verdict"])
     total = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (*VERDICTS, NOT_COMPARABLE) if counts[verdict])
-    return "\n".join([*lines, f"{len(summary)} claims: {total}"])
+    failed = checks[checks["reason"].str.endswith(FAILED, na=False)].groupby("reason", sort=False)["id"].unique()
+    needed = [f"{reason}, and is needed for {', '.join(ids)}" for reason, ids in failed.items()]
+    return "\n".join([*lines, f"{len(summary)} claims: {total}", *needed])

@@ -11,7 +11,7 @@ import pandas as pd
 from pydantic import Field
 
 from tsae.section import Section
-from tsae.selection import Change, Metric, NotMeasuredError, Run, Selection, keep, select, table_of
+from tsae.selection import Change, Metric, NotMeasuredError, Run, Selection, keep, refuse_failed, select, table_of
 from tsae.sweep import ArchitectureName
 
 BOOTSTRAP = 1000  # samples
@@ -189,6 +189,7 @@ def _pareto(run: Run, measure: Pareto) -> Measured:
     rows = keep(
         rows, rows["architecture"] == measure.architecture, f"block 'pareto' has no architecture {measure.architecture}"
     )
+    refuse_failed(rows[rows["table"].isin(["none", measure.table])])
     by = ["layer", "seed", "subject"]
     l0 = rows.loc[rows["metric"] == "l0", [*by, "value"]].rename(columns={"value": "l0"})
     points = rows[rows["metric"] == measure.metric].merge(l0, on=by)
@@ -252,7 +253,9 @@ def _first_crossing(curve: pd.DataFrame, mark: float) -> float:
 
 
 def _speed_up(run: Run, measure: SpeedUp) -> Measured:
-    found = speedups(table_of(run, "curves"), run.baseline, run.tokenized, measure.metric)
+    curves = table_of(run, "curves")
+    refuse_failed(curves[curves["subject"].isin([run.baseline, run.tokenized])])
+    found = speedups(curves, run.baseline, run.tokenized, measure.metric)
     found = keep(
         found, found["steps_baseline"].notna(), f"block 'curves' has no {measure.metric} of both headline SAEs"
     )
@@ -268,6 +271,8 @@ def _speed_up(run: Run, measure: SpeedUp) -> Measured:
 
 
 def _phrases(run: Run, measure: Phrases) -> Measured:
+    saes = table_of(run, "encoder")
+    refuse_failed(saes[saes["table"] == measure.table])
     rows = table_of(run, "phrases")
     rows = keep(rows, rows["table"] == measure.table, f"block 'encoder' has no phrases of a table {measure.table}")
     without = rows["encoder_input"] == "without_unigram"

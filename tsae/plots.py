@@ -1,5 +1,6 @@
 """One style for every figure."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ RELEASED = {"marker": "*", "markersize": 8, "ls": ""}  # the authors' own SAEs, 
 PUBLISHED = "0.55"  # the authors' numbers: faint grey, or the faint colour of the thing
 METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 PAGE = 7.2  # width of a figure, so that it is printed as it is drawn [inches]
+CHARACTERS = 18  # of the smallest text in an inch
 NARROWEST = 1.5  # a panel below which a figure grows wider than the page [inches]
 
 
@@ -72,9 +74,17 @@ def save(fig: Figure, outputs: Iterable[str], *tables: pd.DataFrame) -> None:
         names = failed.drop_duplicates(["subject", "layer", "seed"]).agg(
             "{0[subject]} (layer {0[layer]}, seed {0[seed]}) at step {0[value]:.0f}".format, axis=1
         )
-        fig.supxlabel(
-            "failed in training, and not drawn: " + ", ".join(names), fontsize="x-small", color="red", wrap=True
+        text = textwrap.fill(
+            f"failed in training, and not drawn: {', '.join(names)}",
+            width=int(CHARACTERS * fig.get_figwidth()),
+            break_long_words=False,
+            break_on_hyphens=False,
         )
+        # A legend without entries: a second label of the figure would take the place of the first, which makes room.
+        if label := fig.get_supxlabel():
+            fig.supxlabel(label + "\n" * (2 + text.count("\n")), fontsize="medium")
+        note = fig.legend(handles=[], title=text, title_fontsize="x-small", loc="outside lower center")
+        note.get_title().set_color("red")
     for output in outputs:
         ending = Path(output).suffix.removeprefix(".")
         with replacing(Path(output)) as temporary:
@@ -83,16 +93,15 @@ def save(fig: Figure, outputs: Iterable[str], *tables: pd.DataFrame) -> None:
 
 
 def pick(table: pd.DataFrame, subject: str, metric: str, **where: Any) -> pd.DataFrame:
-    """Rows of one subject and metric, sorted by layer, threshold and seed; none if its training failed.
+    """Rows of one subject and metric, sorted by layer, threshold and seed; perhaps none if a training failed.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, and no training failed.
     """
     chosen = table[(table["subject"] == subject) & (table["metric"] == metric)]
     for column, value in where.items():
         chosen = chosen[chosen[column] == value]
-    failed = ((table["subject"] == subject) & (table["metric"] == "failed")).any()
-    if chosen.empty and not failed:
+    if chosen.empty and not (table["metric"] == "failed").any():
         raise ValueError(f"the table has no {metric!r} of {subject!r}{f' with {where}' if where else ''}")
     return chosen.sort_values(["layer", "at", "seed"])
 
@@ -113,13 +122,12 @@ def bars(summary: pd.DataFrame, scale: float = 1.0) -> list[Any]:
 
 
 def draw_by_layer(
-    ax: Axes, rows: pd.DataFrame, offset: float, scale: float = 1.0, layers: Sequence[int] | None = None, **style: Any
+    ax: Axes, rows: pd.DataFrame, layers: Sequence[int], offset: float, scale: float = 1.0, **style: Any
 ) -> None:
     """Draw, over layers as categories, the mean of the seeds with the hull of their 95% intervals, and, where several, every seed.
 
-    `layers` are the categories; by default the layers of the rows.
+    `layers` are the categories; rows may lack some.
     """
-    layers = layers_of(rows) if layers is None else layers
     summary = over_seeds(rows, "layer")
     x = [layers.index(layer) + offset for layer in summary.index]
     ax.errorbar(x, summary["value"] * scale, yerr=bars(summary, scale), **({"marker": "o", "ls": ""} | style))
@@ -153,17 +161,20 @@ def key(label: str, color: str = "0.25", **style: Any) -> Line2D:
 
 
 def legend_above(fig: Figure, ax: Axes, *more: Artist, columns: int | None = None) -> None:
-    """Put one legend for all panels above them: what `ax` labels, and more entries."""
-    handles = [*ax.get_legend_handles_labels()[0], *more]
+    """Put one legend for all panels above them: what `ax` labels, what others do besides, and more entries."""
+    labelled: dict[str, Any] = {}
+    for panel in (ax, *fig.axes):
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            labelled.setdefault(label, handle)
+    handles = [*labelled.values(), *more]
     columns = columns or (2 if len(handles) == 4 else min(3, len(handles)))
     fig.legend(handles=handles, loc="outside upper center", ncols=columns)
 
 
-def label_layers(ax: Axes, layers: Iterable[int]) -> None:
+def label_layers(ax: Axes, layers: Sequence[int]) -> None:
     """Put layers on the x axis as categories."""
-    names = [str(layer) for layer in sorted(set(layers))]
-    ax.set_xticks(range(len(names)), names)
-    ax.set_xlim(-0.5, len(names) - 0.5)
+    ax.set_xticks(range(len(layers)), [str(layer) for layer in layers])
+    ax.set_xlim(-0.5, len(layers) - 0.5)
     ax.set_xlabel("layer (resid_pre)")
 
 
@@ -188,9 +199,9 @@ def log2_ticks(ax: Axes, values: Iterable[float], suffix: str = "") -> None:
 
 
 def log_axis(ax: Axes, which: str, values: Iterable[float]) -> None:
-    """A logarithmic axis, "x" or "y", with ticks as plain numbers; linear if some value is not positive."""
+    """A logarithmic axis, "x" or "y", with ticks as plain numbers; linear if some value is not positive, or there is none."""
     values = list(values)
-    if not all(value > 0 for value in values):
+    if not values or not all(value > 0 for value in values):
         return
     getattr(ax, f"set_{which}scale")("log")
     axis: Axis = getattr(ax, f"{which}axis")

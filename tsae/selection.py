@@ -14,11 +14,16 @@ from tsae.sweep import SPARSITY, ArchitectureName
 
 Block = Literal["headline", "pareto", "expansion", "init", "encoder", "baselines", "curves", "phrases", "released"]
 ROLES = ("baseline", "tokenized")
+FAILED = "failed in training"  # how the message of a TrainingFailedError ends
 TABLES_ALONE = ("unigram-residuals", "conditional-means", "residuals")
 
 
 class NotMeasuredError(Exception):
     """A profile lacks what a measure needs; the message says what."""
+
+
+class TrainingFailedError(NotMeasuredError):
+    """A measure needs an SAE whose training failed; the message names it."""
 
 
 def number_or(*words: str) -> BeforeValidator:
@@ -127,10 +132,11 @@ def select(run: Run, selection: Selection) -> pd.DataFrame:
     """Rows of a selection, one per layer and seed; a value without an interval has itself as both ends.
 
     Raises:
-        NotMeasuredError: there are none, or several per layer and seed.
+        TrainingFailedError: an SAE of it failed in training, or the one whose table it was to be compared with.
+        NotMeasuredError: there are none, or several per layer and seed, or one lacks the metric.
     """
+    # Settings and layers are chosen among all SAEs, those that failed included: another does not take the place of one.
     rows = table_of(run, selection.block)
-    rows = keep(rows, rows["metric"] == selection.metric, f"block {selection.block!r} has no {selection.metric}")
     if selection.points is not None:
         what = f"point with {selection.points}"
         for field, value in selection.points:
@@ -145,6 +151,12 @@ def select(run: Run, selection: Selection) -> pd.DataFrame:
         )
         rows = keep(rows, rows["subject"] == what, f"block {selection.block!r} has no {selection.metric} of {what}")
     of_what = f"{selection.metric} of {what}"
+    if selection.layer is not None:
+        edges = {"first": rows["layer"].min(), "last": rows["layer"].max()}
+        layer = edges.get(str(selection.layer), selection.layer)
+        rows = keep(rows, rows["layer"] == layer, f"no {of_what} at layer {layer}")
+    refuse_failed(rows)
+    rows = _with_metric(run, rows, selection.metric, f"block {selection.block!r} has no {of_what}")
     if selection.at is not None:
         at = run.simple_threshold if selection.at == "simple" else selection.at
         wanted = getattr(rows["at"], at)() if isinstance(at, str) else at
@@ -152,10 +164,6 @@ def select(run: Run, selection: Selection) -> pd.DataFrame:
     if selection.min_count is not None:
         missing = f"no {of_what} over tokens seen {selection.min_count} times"
         rows = keep(rows, rows["min_count"] == selection.min_count, missing)
-    if selection.layer is not None:
-        edges = {"first": rows["layer"].min(), "last": rows["layer"].max()}
-        layer = edges.get(str(selection.layer), selection.layer)
-        rows = keep(rows, rows["layer"] == layer, f"no {of_what} at layer {layer}")
     rows = keep(rows, rows["value"].notna(), f"{of_what} has no value")
     if rows.duplicated(["layer", "seed"]).any():
         raise NotMeasuredError(f"there are several {of_what} per layer and seed")
@@ -171,6 +179,45 @@ def table_of(run: Run, block: str) -> pd.DataFrame:
     if block not in run.tables:
         raise NotMeasuredError(f"this profile has no block {block!r}")
     return run.tables[block]
+
+
+def refuse_failed(rows: pd.DataFrame) -> None:
+    """See that no SAE of these rows failed in training.
+
+    Raises:
+        TrainingFailedError: one did; the message names all that did.
+    """
+    failed = rows[rows["metric"] == "failed"]
+    if len(failed):
+        raise TrainingFailedError(f"{_name_saes(failed)} {FAILED}")
+
+
+def _with_metric(run: Run, rows: pd.DataFrame, metric: str, otherwise: str) -> pd.DataFrame:
+    """The rows of a metric, which every SAE must have: a mean of what is left would be of something else."""
+    of = ["subject", "layer", "seed"]
+    found = rows[rows["metric"] == metric]
+    measured = set(found[of].itertuples(index=False, name=None))
+    lacking = rows[[sae not in measured for sae in rows[of].itertuples(index=False, name=None)]]
+    if lacking.empty:
+        return found
+    # Features are compared with the table of the headline's tokenized SAE, which need not be in the block.
+    headline = run.tables.get("headline", rows.iloc[:0])
+    failed = headline[
+        (headline["metric"] == "failed")
+        & (headline["subject"] == run.tokenized)
+        & headline["layer"].isin(lacking["layer"])
+    ]
+    if metric.startswith("feature_token_bias") and len(failed):
+        raise TrainingFailedError(f"{_name_saes(failed)}, with whose table features are compared, {FAILED}")
+    raise NotMeasuredError(otherwise if found.empty else f"there is no {metric} of {_name_saes(lacking)}")
+
+
+def _name_saes(rows: pd.DataFrame) -> str:
+    saes = rows[["subject", "layer", "seed"]].drop_duplicates().itertuples(index=False, name=None)
+    return ", ".join(
+        f"{subject} (layer {layer})" if pd.isna(seed) else f"{subject} (layer {layer}, seed {seed})"
+        for subject, layer, seed in saes
+    )
 
 
 def keep(rows: pd.DataFrame, chosen: "pd.Series[bool] | np.ndarray", otherwise: str) -> pd.DataFrame:

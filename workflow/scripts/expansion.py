@@ -25,21 +25,25 @@ layers = layers_of(table)
 
 fig, panels = grid(len(layers), len(PANELS))
 for row, layer in zip(panels, layers, strict=True):
+    saes = table[table["layer"] == layer]
     for ax, (metric, (label, scale)) in zip(row, PANELS.items(), strict=True):
-        rows = table[(table["layer"] == layer) & (table["metric"] == metric)]
+        rows = saes[saes["metric"] == metric]
         for kind, name in TABLES.items():
             family = rows[rows["table"] == kind]
             if family.empty:
                 continue
             style = {"color": COLOURS[name], "fmt": STYLES[kind], "label": name}
             draw_against(ax, family, "expansion", scale, **style)
-        log2_ticks(ax, rows["expansion"], "x")
+        log2_ticks(ax, saes["expansion"], "x")
         ax.set_xlabel("expansion (features / d_model)")
         ax.set_ylabel(label)
         ax.set_title(f"layer {layer}")
         start_at_zero(ax)
         if metric == "nmse":
-            largest = rows[(rows["table"] == "none") & (rows["expansion"] == rows["expansion"].max())]
-            ax.axhline(largest["value"].mean(), color=COLOURS["baseline"], lw=0.6, zorder=1)
+            # Of all: where the largest failed, no smaller one takes its place.
+            largest = saes.loc[saes["table"] == "none", "expansion"].max()
+            values = rows.loc[(rows["table"] == "none") & (rows["expansion"] == largest), "value"]
+            if len(values):
+                ax.axhline(values.mean(), color=COLOURS["baseline"], lw=0.6, zorder=1)
 legend_above(fig, panels[0][0], key("largest baseline", COLOURS["baseline"], lw=0.6))
 save(fig, snakemake.output, table)

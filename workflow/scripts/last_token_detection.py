@@ -28,6 +28,7 @@ TABLES = (
     ("unigram residuals", baselines, "unigram-residuals", 0),
     ("conditional means", baselines, "conditional-means", 0.12),
 )
+layers = layers_of(baselines)
 released = read_tables(snakemake.input.released)
 released = released[released["k"].isin(headline["k"]) & (released["table"] != "none")]
 ledger = load_ledger(snakemake.input.ledger, snakemake.input.published)
@@ -39,10 +40,10 @@ fig, axes = figure(len(PANELS), sharey=True)
 for ax, (metric, title) in zip(axes, PANELS.items(), strict=True):
     for name, table, subject, offset in TABLES:
         rows = pick(table, subject, metric)
-        draw_by_layer(ax, rows, offset, 100, color=COLOURS[name], label=name)
+        draw_by_layer(ax, rows, layers, offset, 100, color=COLOURS[name], label=name)
     for _, theirs in released[released["metric"] == metric].groupby("subject"):
-        draw_by_layer(ax, theirs, -0.26, 100, layers_of(rows), color=COLOURS["token-biases"], **RELEASED)
-    label_layers(ax, rows["layer"])
+        draw_by_layer(ax, theirs, layers, -0.26, 100, color=COLOURS["token-biases"], **RELEASED)
+    label_layers(ax, layers)
     ax.set_ylim(0, 100)
     ax.set_title(title)
 for name, (low, high) in published.items():

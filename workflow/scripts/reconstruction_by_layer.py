@@ -23,16 +23,17 @@ PANELS = {
 }
 SUBJECTS = (("baseline", snakemake.params.baseline, -0.1), ("tokenized", snakemake.params.tokenized, 0.1))
 released = released[released["k"].isin(table["k"])]
+layers = layers_of(table)
 
 fig, axes = figure(len(PANELS))
 for ax, (metric, (label, scale)) in zip(axes, PANELS.items(), strict=True):
     for name, subject, offset in SUBJECTS:
         rows = pick(table, subject, metric)
-        draw_by_layer(ax, rows, offset, scale, color=COLOURS[name], label=name)
+        draw_by_layer(ax, rows, layers, offset, scale, color=COLOURS[name], label=name)
         theirs = released[released["table"].ne("none") == (name == "tokenized")]
         for _, of_k in theirs[theirs["metric"] == metric].groupby("subject"):
-            draw_by_layer(ax, of_k, 2.5 * offset, scale, layers_of(rows), color=COLOURS[name], **RELEASED)
-    label_layers(ax, rows["layer"])
+            draw_by_layer(ax, of_k, layers, 2.5 * offset, scale, color=COLOURS[name], **RELEASED)
+    label_layers(ax, layers)
     ax.set_ylabel(label)
     start_at_zero(ax)
 legend_above(fig, axes[0], *([key("released by the authors", **RELEASED)] if len(released) else []))

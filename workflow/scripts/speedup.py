@@ -2,7 +2,7 @@
 
 from tsae.ledger import load_published
 from tsae.measures import speedups
-from tsae.plots import COLOURS, PUBLISHED, draw_seeds, figure, key, legend_above, log_axis, save
+from tsae.plots import COLOURS, PUBLISHED, draw_seeds, figure, key, layers_of, legend_above, log_axis, save
 from tsae.table import read_table
 
 curves = read_table(snakemake.input.curves)
@@ -12,6 +12,7 @@ PANELS = {
     "ce_added": "CE added",
 }
 GAP = 0.8  # between models, in layers
+place = {layer: float(x) for x, layer in enumerate(layers_of(curves))}
 
 fig, axes = figure(len(PANELS), sharey=True)
 every = [1.0]
@@ -19,8 +20,7 @@ for ax, (metric, name) in zip(axes, PANELS.items(), strict=True):
     found = speedups(curves, snakemake.params.baseline, snakemake.params.tokenized, metric)
     by_layer = found.groupby("layer")["speedup"]
     mean = by_layer.mean().where(by_layer.count() == by_layer.size())  # none if a seed never gets there
-    place = {layer: float(x) for x, layer in enumerate(mean.index)}
-    ax.plot(list(place.values()), mean, "o", color=COLOURS["tokenized"], label="mean of seeds")
+    ax.plot(mean.index.map(place), mean, "o", color=COLOURS["tokenized"], label="mean of seeds")
     draw_seeds(ax, found["layer"].map(place), found["speedup"])
     never = found[found["speedup"].isna()]
     ax.plot(

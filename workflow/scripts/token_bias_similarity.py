@@ -26,8 +26,15 @@ PUBLISHED_EXPANSION = 64
 published_share, _ = published_range(ledger, "C4", "similar features, 64x baseline")
 _, published_most = published_range(ledger, "C4", "similar features, 4x baseline")  # "up to" at smaller expansions
 ALIVE = {"color": COLOURS["baseline"], "lw": 0.7, "alpha": 0.6}
-layers, baselines = layers_of(headline), expansion[(expansion["table"] == "none") & (expansion["min_count"] == SEEN)]
+layers, baselines = layers_of(headline), expansion[expansion["table"] == "none"]
 by_expansion = layers_of(baselines)
+
+
+def say_what_is_not_measured(ax, rows):
+    """Where the training of the tokenized SAE failed there is no table to compare features with."""
+    if len(rows) and not rows["metric"].str.startswith("feature_token_bias").any():
+        ax.text(0.5, 0.97, "to token-biases:\nnot measured", transform=ax.transAxes, ha="center", va="top", color="red")
+
 
 fig, axes = figure(len(layers) + len(by_expansion))
 for ax, layer in zip(axes, layers, strict=False):
@@ -37,11 +44,15 @@ for ax, layer in zip(axes, layers, strict=False):
             rows = pick(headline, subject, f"feature_{target}_similarity_alive", layer=layer, min_count=SEEN)
             label = f"{name}, to {target_name}"
             draw_curve(ax, rows, "at", 100, color=COLOURS[name], linestyle=style, label=label)
+    of_baseline = (headline["layer"] == layer) & (headline["subject"] == snakemake.params.baseline)
+    say_what_is_not_measured(ax, headline[of_baseline & (headline["metric"] != "failed")])
     ax.set_title(f"layer {layer}")
     ax.set_xlabel("cosine similarity ≥")
     ax.set_xlim(0, 1)
 for ax, layer in zip(axes[len(layers) :], by_expansion, strict=True):
-    rows = baselines[baselines["layer"] == layer]
+    saes = baselines[baselines["layer"] == layer]
+    rows = saes[saes["min_count"] == SEEN]
+    say_what_is_not_measured(ax, rows)
     for target, (style, _) in STYLES.items():
         similar = rows[rows["metric"] == f"feature_{target}_similar"]
         draw_against(ax, similar, "expansion", 100, color=COLOURS["baseline"], fmt=f"o{style}")
@@ -49,7 +60,7 @@ for ax, layer in zip(axes[len(layers) :], by_expansion, strict=True):
         ax.plot(alive.index, alive, style, **ALIVE)
     ax.axhline(published_most * 100, color=PUBLISHED, lw=0.6, ls="--", zorder=1)
     ax.plot(PUBLISHED_EXPANSION, published_share * 100, "o", mfc="none", color=PUBLISHED)
-    log2_ticks(ax, [*rows["expansion"], PUBLISHED_EXPANSION])
+    log2_ticks(ax, [*saes["expansion"], PUBLISHED_EXPANSION])
     ax.set_title(f"layer {layer}, baseline")
     ax.set_xlabel("expansion")
     ax.set_ylabel("similar features (%)")

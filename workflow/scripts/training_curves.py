@@ -9,7 +9,7 @@ PANELS = {
     "ce_added": ("CE added (% of clean CE)", 100),
 }
 SUBJECTS = (("baseline", snakemake.params.baseline), ("tokenized", snakemake.params.tokenized))
-table = table[table["tokens"] > 0].assign(thousands=table["tokens"] / 1000)  # the axis is logarithmic
+table = table.assign(thousands=table["tokens"] / 1000)
 layers = layers_of(table)
 
 fig, panels = grid(len(PANELS), len(layers), height=1.9, sharex=True, sharey="row")
@@ -17,15 +17,16 @@ for row, (metric, (label, scale)) in zip(panels, PANELS.items(), strict=True):
     for ax, layer in zip(row, layers, strict=True):
         for name, subject in SUBJECTS:
             rows = pick(table, subject, metric, layer=layer)
+            rows = rows[rows["tokens"] > 0]  # the axis is logarithmic
             draw_curve(ax, rows, "thousands", scale, color=COLOURS[name], label=name)
-            if name == "baseline":
+            if name == "baseline" and len(rows):
                 final = rows.loc[rows["step"] == rows["step"].max(), "value"].mean()
                 ax.axhline(final * scale, color=COLOURS[name], lw=0.6, zorder=1)
     row[0].set_ylabel(label)
-    log_axis(row[0], "y", table.loc[table["metric"] == metric, "value"] * scale)
+    log_axis(row[0], "y", table.loc[(table["metric"] == metric) & (table["tokens"] > 0), "value"] * scale)
 for ax, layer in zip(panels[0], layers, strict=True):
     ax.set_title(f"layer {layer}")
-    log_axis(ax, "x", table["thousands"])
+    log_axis(ax, "x", table.loc[(table["metric"] != "failed") & (table["tokens"] > 0), "thousands"])
 fig.supxlabel("training tokens (thousands)", fontsize="medium")
 final_value = key("baseline's final value", COLOURS["baseline"], lw=0.6)
 legend_above(fig, panels[0][0], final_value)

@@ -13,6 +13,7 @@ import pytest
 
 from tsae.claims import measure_claims
 from tsae.config import Config
+from tsae.files import check
 from tsae.ledger import load_ledger
 from tsae.manifest import config_sha256
 from tsae.selection import Run
@@ -27,6 +28,7 @@ BLOCKS = [*CONFIG.sweep, "baselines", "curves", *(["released"] if CONFIG.release
 TABLES = {name: read_table(RESULTS / f"tables/{name}.csv") for name in BLOCKS}
 CLAIMED = TABLES | ({"phrases": read_table(RESULTS / "tables/phrases.csv")} if "encoder" in CONFIG.sweep else {})
 METRICS = read_table(RESULTS / "metrics.csv")
+check(RESULTS / "claims.csv")
 CLAIMS = pd.read_csv(RESULTS / "claims.csv")
 LEDGER = load_ledger(ROOT / "config/claims.yaml")
 SHARES = ("dead_", "feature_", "simple_", "last_token_detection", "outlier_share", "heldout_tokens_seen")
@@ -34,7 +36,8 @@ SHARES = ("dead_", "feature_", "simple_", "last_token_detection", "outlier_share
 
 def test_no_training_failed() -> None:
     failed = METRICS[METRICS["metric"] == "failed"]
-    assert failed.empty, failed[["subject", "layer", "seed", "value"]].to_string(index=False)
+    saes = failed.rename(columns={"value": "step"})[["subject", "layer", "seed", "step"]].drop_duplicates()
+    assert saes.empty, f"failed in training:\n{saes.to_string(index=False)}"
 
 
 def rows(metric: str, table: pd.DataFrame = METRICS) -> pd.DataFrame:
@@ -45,7 +48,10 @@ def rows(metric: str, table: pd.DataFrame = METRICS) -> pd.DataFrame:
 
 @pytest.mark.parametrize("metric", ["nmse", "fvu", "ce_added", "l0", "dead_heldout"])
 def test_every_sae_of_the_configuration_is_measured_once(metric: str) -> None:
-    found = rows(metric)
+    failed = METRICS[METRICS["metric"] == "failed"].drop_duplicates(
+        ["layer", "subject", "seed"]
+    )  # another test names them
+    found = pd.concat([rows(metric), failed])
     released = found["subject"].str.startswith("released-")
     assert released.any() == (CONFIG.released is not None)
     assert not found[released].duplicated(["layer", "subject"]).any()

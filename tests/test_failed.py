@@ -1,0 +1,288 @@
+"""SAEs that failed in training: named in figures, missing in no claim without a word, and the rest of the run goes on."""
+
+import json
+import re
+import runpy
+from collections.abc import Collection
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from faults import Run
+from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
+from pydantic import TypeAdapter
+
+from tsae import config, selection
+from tsae.figures import FIGURE_NAMES
+from tsae.files import write_text
+from tsae.measures import Measure, measure
+from tsae.metrics import METRICS, Measurement
+from tsae.selection import TrainingFailedError
+from tsae.sweep import Job
+from tsae.table import labelled, read_table, write_measurements, write_table
+
+ROOT = Path(__file__).parent.parent
+SMOKE = config.load(ROOT / "config/smoke.yaml")
+BASELINE, TOKENIZED = SMOKE.headline()
+STEPS = (39, 78, 156)
+WITH_COUNT = ("feature_", "token_bias_")
+WITH_THRESHOLD = ("similarity", "similarity_alive", "_share", "simple_unigram", "simple_bigram")
+
+
+def measurements(job: Job) -> list[Measurement]:
+    """A value of every metric of an SAE: of its layer, so that points of two layers are told apart."""
+    of_tables = ("token_bias_", "last_token_detection")
+    of_layers = ("table_fvu", "residual_", "heldout_tokens", "outlier_", "scale", "failed", "phrase_")
+    return [
+        Measurement(
+            metric,
+            0.1 * job.layer,
+            0.09 * job.layer,
+            0.11 * job.layer,
+            10,
+            at,
+            20 if metric.startswith("token_bias_") else 1 if metric.startswith(WITH_COUNT) else None,
+        )
+        for metric in METRICS
+        if not metric.startswith(of_layers) and (job.point.table != "none" or not metric.startswith(of_tables))
+        for at in ((0.4, 0.5) if metric.endswith(WITH_THRESHOLD) else (None,))
+    ]
+
+
+def baselines(layer: int) -> dict[str, list[Measurement]]:
+    detections = [Measurement(f"last_token_detection{suffix}", 0.5, 0.4, 0.6, 10) for suffix in ("", "_any_position")]
+    cosines = [
+        Measurement(f"residual_{other}_cosine", 0.5, 0.4, 0.6, 10, at)
+        for other in ("unigram", "other")
+        for at in (2, 8)
+    ]
+    return {"unigram-residuals": detections, "conditional-means": detections, "residuals": cosines}
+
+
+class Tables:
+    """The tables of a run of the smoke profile in which some SAEs failed."""
+
+    def __init__(self, folder: Path, failed: Collection[str], features_compared: bool = True):
+        """Write them; `failed` are ids of jobs."""
+        self.folder = folder
+        stopped = [Measurement("failed", 7.0)]
+        for block in SMOKE.sweep:
+            files = []
+            for job in SMOKE.jobs(block):
+                measured = [
+                    m for m in measurements(job) if features_compared or not m.metric.startswith("feature_token_bias")
+                ]
+                if block == "encoder":
+                    measured += [Measurement("phrase_coverage", 0.5, 0.4, 0.6), Measurement("phrase_token_recall", 0.5)]
+                files.append(folder / f"metrics/{job.id}.json")
+                write_measurements(files[-1], job.labels, {job.subject: stopped if job.id in failed else measured})
+                phrases = pd.DataFrame({"text": [" a b"], "count": [9], "recall": [json.dumps([0.9, 0.2])]})
+                write_text(folder / f"{job.id}.csv", phrases.iloc[: int(job.id not in failed)].to_csv(index=False))
+            write_table(folder / f"tables/{block}.csv", files)
+        for layer in (1, 2):
+            write_measurements(folder / f"layer{layer}.json", {"layer": layer}, baselines(layer))
+        write_table(folder / "tables/baselines.csv", [folder / f"layer{layer}.json" for layer in (1, 2)])
+        rows = []
+        for job in SMOKE.jobs("headline"):
+            labels = job.labels | {"subject": job.subject}
+            if job.id in failed:  # before it was saved once
+                rows += labelled(labels | {"step": 0, "tokens": 0}, stopped)
+                continue
+            sooner = 2 if job.point.table == "none" else 4
+            for step in STEPS:
+                value = 1 / (sooner * step)
+                measured = [Measurement(metric, value, value, value) for metric in ("nmse", "ce_added")]
+                rows += labelled(labels | {"step": step, "tokens": 128 * step}, measured)
+        write_text(folder / "curves.json", json.dumps(rows))
+        write_table(folder / "tables/curves.csv", [folder / "curves.json"])
+
+    def run(self) -> selection.Run:
+        """As claims are measured from."""
+        tables = {path.stem: read_table(path) for path in (self.folder / "tables").glob("*.csv")}
+        return selection.Run(tables, BASELINE, TOKENIZED, 0.5)
+
+    def draw(self, figure: str) -> tuple[dict[str, Any], str]:
+        """Run the script of a figure: what it has at its end, and the text of the SVG."""
+        inputs = {path.stem: str(path) for path in (self.folder / "tables").glob("*.csv")}
+        phrases = [str(self.folder / f"{job.id}.csv") for job in SMOKE.jobs("encoder")]
+        snakemake = SimpleNamespace(
+            input=SimpleNamespace(
+                **inputs,
+                phrases=phrases,
+                released=[],
+                ledger=ROOT / "config/claims.yaml",
+                published=ROOT / "config/published.yaml",
+            ),
+            output=[str(self.folder / f"{figure}.svg")],
+            params=SimpleNamespace(baseline=BASELINE, tokenized=TOKENIZED, simple_threshold=0.5),
+        )
+        found = runpy.run_path(str(ROOT / f"workflow/scripts/{figure}.py"), {"snakemake": snakemake})
+        svg = (self.folder / f"{figure}.svg").read_text()
+        return found, " ".join(re.findall(r"<text[^>]*>([^<]*)<", svg))
+
+
+def job_of(subject: str, layer: int) -> str:
+    (found,) = (job.id for job in SMOKE.jobs() if (job.subject, job.layer) == (subject, layer))
+    return found
+
+
+def places(ax: Axes, label: str) -> list[float]:
+    """Where the points with a label are, along x."""
+    drawn = [bars for bars in ax.containers if isinstance(bars, ErrorbarContainer) and bars.get_label() == label]
+    return [x for bars in drawn for x in np.asarray(bars.lines[0].get_xdata(), float).tolist()]
+
+
+def tick_labels(ax: Axes) -> list[str]:
+    return [tick.get_text() for tick in ax.get_xticklabels()]
+
+
+@pytest.mark.parametrize("figure", FIGURE_NAMES)
+def test_every_figure_is_drawn_though_every_training_failed(tmp_path: Path, figure: str) -> None:
+    tables = Tables(tmp_path, [job.id for job in SMOKE.jobs()])
+    _, text = tables.draw(figure)
+    assert ("failed in training" in text) == (figure != "token_subspaces")
+
+
+@pytest.mark.parametrize("figure", ["speedup", "training_curves", "last_token_detection", "reconstruction_by_layer"])
+def test_a_figure_names_what_failed_and_draws_the_rest_in_its_place(tmp_path: Path, figure: str) -> None:
+    # The tokenized SAE of the first layer: the second keeps its place.
+    found, text = Tables(tmp_path, [job_of(TOKENIZED, 1)]).draw(figure)
+    assert f"failed in training, and not drawn: {TOKENIZED} (layer 1, seed 0) at step 7" in text
+    match figure:
+        case "speedup":
+            assert tick_labels(found["axes"][0])[:2] == ["1", "2"]
+            points = found["axes"][0].lines[0]
+            assert points.get_xdata().tolist() == [1]
+            assert points.get_ydata().tolist() == pytest.approx([2])
+        case "training_curves":
+            assert "training tokens (thousands)" in text
+            (drawn, whole) = (
+                {line.get_label() for line in ax.lines if len(line.get_xdata())} for ax in found["panels"][0]
+            )
+            assert "tokenized" in whole - drawn and "baseline" in drawn & whole
+        case "last_token_detection":
+            assert tick_labels(found["axes"][0]) == ["1", "2"]
+            assert places(found["axes"][0], "token-biases") == pytest.approx([0.88])
+            assert places(found["axes"][0], "unigram residuals") == [0, 1]
+        case "reconstruction_by_layer":
+            for ax in found["axes"]:
+                assert tick_labels(ax) == ["1", "2"]
+                assert places(ax, "tokenized") == pytest.approx([1.1])
+                assert places(ax, "baseline") == pytest.approx([-0.1, 0.9])
+
+
+def test_no_smaller_baseline_takes_the_place_of_the_largest(tmp_path: Path) -> None:
+    for name, failed, drawn in (("whole", [], True), ("failed", [job_of("topk-k4-x4-none", 2)], False)):
+        found, _ = Tables(tmp_path / name, failed).draw("expansion")
+        assert tick_labels(found["panels"][0][0]) == ["2x", "4x"]
+        level = [line for line in found["panels"][0][0].lines if list(line.get_xdata()) == [0, 1]]
+        assert bool(level) == drawn
+
+
+def test_a_table_that_failed_is_compared_with_nothing(tmp_path: Path) -> None:
+    tables = Tables(tmp_path, [job_of(TOKENIZED, layer) for layer in (1, 2)], features_compared=False)
+    _, text = tables.draw("token_bias_similarity")
+    assert text.count("not measured") == 3  # in the panels of both layers and of expansions
+    assert f"{TOKENIZED} (layer 2, seed 0)" in text
+
+
+EXPANSION = {"block": "expansion", "metric": "nmse", "points": {"table": "learned", "expansion": "min"}}
+SIMILAR = {"metric": "feature_token_bias_similar", "subject": "baseline", "min_count": 1}
+
+
+@pytest.mark.parametrize(
+    ("declared", "subject", "layer"),
+    [
+        ({"kind": "value", "of": {"metric": "nmse", "subject": "tokenized"}}, TOKENIZED, 1),
+        ({"kind": "value", "of": {"metric": "nmse", "subject": "tokenized", "layer": "last"}}, TOKENIZED, 2),
+        ({"kind": "value", "of": EXPANSION}, "topk-k4-x2-learned", 2),
+        (
+            {"kind": "ratio", "of": EXPANSION, "to": {"points": {"table": "none", "expansion": "max"}}},
+            "topk-k4-x4-none",
+            2,
+        ),
+        ({"kind": "pareto", "architecture": "topk", "metric": "nmse"}, "topk-k2-x4-none", 2),
+        ({"kind": "speedup", "metric": "nmse"}, BASELINE, 1),
+        ({"kind": "phrases", "table": "learned", "column": "score"}, "topk-k4-x4-learned-nounigram", 2),
+    ],
+)
+def test_a_measure_that_needs_what_failed_is_not_taken(
+    tmp_path: Path, declared: dict[str, Any], subject: str, layer: int
+) -> None:
+    run = Tables(tmp_path, [job_of(subject, layer)]).run()
+    reason = rf"^{re.escape(subject)} \(layer {layer}, seed 0\) failed in training$"
+    with pytest.raises(TrainingFailedError, match=reason):
+        measure(TypeAdapter(Measure).validate_python(declared), run)
+
+
+def test_a_measure_that_does_not_need_it_is_taken(tmp_path: Path) -> None:
+    run = Tables(tmp_path, [job_of(TOKENIZED, 1), job_of("topk-k4-x2-learned", 2)]).run()
+    for declared in (
+        {"kind": "value", "of": {"metric": "nmse", "subject": "baseline"}},
+        {"kind": "value", "of": {"metric": "nmse", "subject": "tokenized", "layer": "last"}},
+        {"kind": "value", "of": EXPANSION | {"points": {"table": "learned", "expansion": "max"}}},
+    ):
+        assert measure(TypeAdapter(Measure).validate_python(declared), run).value > 0
+
+
+def test_similarity_to_a_table_that_failed_is_not_measured(tmp_path: Path) -> None:
+    run = Tables(tmp_path, [job_of(TOKENIZED, 2)], features_compared=False).run()
+    reason = rf"^{TOKENIZED} \(layer 2, seed 0\), with whose table features are compared, failed in training$"
+    for of in (SIMILAR, SIMILAR | {"block": "expansion", "points": {"table": "none"}, "subject": None}):
+        with pytest.raises(TrainingFailedError, match=reason):
+            measure(TypeAdapter(Measure).validate_python({"kind": "value", "of": of}), run)
+
+
+# --- a whole run -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def failed_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, int, str]:
+    """`make reproduce` of a profile in which learned tables diverge, its exit status and what it said."""
+    run = Run(tmp_path_factory.mktemp("failed"), "failing")
+    settings = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+    grid = {"layers": [2], "k": [4], "expansion": [4], "table": ["none", "learned"]}
+    settings |= {
+        "profile": "failing",
+        # Both blocks are of the same two SAEs; the second has its notebook.
+        "sweep": {"headline": [grid], "pareto": [grid]},
+        "figures": ["training_curves", "last_token_detection"],
+    }
+    settings["training"]["table_lr"] = 1e30
+    (run.folder / run.configfile).write_text(yaml.safe_dump(settings))
+    return run, *run.reproduce()
+
+
+def test_the_rest_of_the_run_goes_on(failed_run: tuple[Run, int, str]) -> None:
+    run, code, output = failed_run
+    assert code == 2, output  # make's own
+    assert (run.results / "manifest.json").is_file()
+    notebooks = {path.stem for path in (run.results / "notebooks").glob("*.html")}
+    assert notebooks == {path.stem for path in (ROOT / "notebooks").glob("*.py")}
+    assert not (run.results / "verified.txt").exists()
+    log = (run.results / "logs/verify.log").read_text()
+    assert re.search(rf"{TOKENIZED} +2 +0 +\d", log)
+    assert re.search(r"^12 claims: .*not comparable here$", output, re.MULTILINE), output
+    named = rf"^{TOKENIZED} \(layer 2, seed 0\) failed in training, and is needed for C1, C2, C7, C8, C9, C11$"
+    assert re.search(named, output, re.MULTILINE), output
+
+
+def test_a_run_says_what_failed(failed_run: tuple[Run, int, str]) -> None:
+    run, _, _ = failed_run
+    metrics = read_table(run.results / "metrics.csv")
+    assert metrics.loc[metrics["subject"] == TOKENIZED, "metric"].tolist() == ["failed"]
+    of_baseline = set(metrics.loc[metrics["subject"] == BASELINE, "metric"])
+    assert "feature_unigram_similar" in of_baseline and "feature_token_bias_similar" not in of_baseline
+    for figure in ("training_curves", "last_token_detection"):
+        svg = (run.folder / f"figures/failing/{figure}.svg").read_text()
+        assert f"{TOKENIZED} (layer 2, seed 0)" in svg
+    claims = pd.read_csv(run.results / "claims.csv")
+    not_measured = claims[claims["reason"].str.contains(f"{TOKENIZED} .*failed in training", na=False)]
+    assert {"speed-up to the baseline's NMSE", "detection with token-biases"} < set(not_measured["check"])
+    assert {"C1", "C2", "C5", "C7", "C8", "C9", "C11"} == set(not_measured["id"])
+    assert set(not_measured["verdict"]) == {"not comparable here"} and not_measured["measured"].isna().all()
