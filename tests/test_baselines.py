@@ -131,6 +131,20 @@ def test_token_subspaces_by_hand() -> None:
     assert cosines_by_length(sequences, unigrams, "residual_unigram_cosine") == measured
 
 
+def test_token_subspaces_where_no_context_is_of_one_token() -> None:
+    # BOS is kept, and what follows it is not: its residuals are outliers too.
+    sequences, table = plant(V=40, noise=0.1)
+    sequences.kept[:, 0], sequences.kept[:, 1] = True, False
+    for metric in ("residual_unigram_cosine", "residual_other_cosine"):
+        measured = cosines_by_length(sequences, table, metric)
+        assert {at: m.n for at, m in measured.items()} == {
+            2.0: sequences.kept[:, 2].sum(),
+            4.0: sequences.kept[:, 3:5].sum(),
+            8.0: sequences.kept[:, 5:].sum(),
+        }
+        assert all(math.isfinite(m.value) for m in measured.values())
+
+
 def test_context_lengths_are_binned_by_powers_of_two() -> None:
     n_ctx = 1100
     kept = torch.ones(1, n_ctx, dtype=torch.bool)

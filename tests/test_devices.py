@@ -106,13 +106,18 @@ def test_a_gpu_that_is_not_there_is_one_error_before_any_work(tmp_path: Path) ->
     assert message.endswith("set compute.gpu: false or run with --resources gpu=0")
 
 
-def planned_options(folder: Path, *arguments: str) -> dict[str, str]:
-    """What the command of each stage that leads to an SAE's curve says of GPUs, with compute.gpu and compute.tf32."""
-    (folder / "gpu.yaml").write_text("compute: {gpu: true, tf32: true}")
+def planned_options(folder: Path, *arguments: str, residuals: str = "{}") -> dict[str, str]:
+    """What the command of each stage that leads to an SAE's measurements says of GPUs, with compute.gpu and compute.tf32."""
+    (folder / "gpu.yaml").write_text(f"compute: {{gpu: true, tf32: true}}\nresiduals: {residuals}")
     configfile = ROOT / "config/config.yaml"
-    job = config.load(configfile).jobs("headline")[0]
-    command = [sys.executable, "-m", "snakemake", f"results/embedded/curves/{job.id}.json", *arguments, "--cores", "2"]
+    profile = config.load(configfile)
+    job, of_phrases = profile.jobs("headline")[0], profile.jobs("encoder")[0]
+    targets = [f"curves/{job.id}.json", f"baselines/layer{job.layer}.json", f"phrases/{of_phrases.id}.json"]
+    command = [sys.executable, "-m", "snakemake", *(f"results/embedded/{target}" for target in targets)]
     command += [
+        *arguments,
+        "--cores",
+        "2",
         "--dry-run",
         "--forceall",
         "--printshellcmds",
@@ -123,14 +128,21 @@ def planned_options(folder: Path, *arguments: str) -> dict[str, str]:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     commands = re.findall(r"python -m tsae --log \S+ (\S+)(.*)", done.stdout)
-    return {stage: " ".join(re.findall(r"--gpus \d+|--tf32", options)) for stage, options in commands}
+    return {stage: " ".join(sorted(re.findall(r"--gpus \d+|--tf32", options))) for stage, options in commands}
 
 
 def test_jobs_take_a_gpu_each_and_evaluate_in_full_float32(tmp_path: Path) -> None:
     options = planned_options(tmp_path)
     assert options["cache-residuals"] == options["unigrams"] == options["train"] == "--gpus 1 --tf32"
     assert options["ablate"] == options["measure-curve"] == "--gpus 1"
+    assert options["measure-baselines"] == options["measure-phrases"] == "--gpus 0"
     assert options["tokenize"] == ""
+
+
+def test_residuals_from_the_model_are_of_one_precision(tmp_path: Path) -> None:
+    options = planned_options(tmp_path, residuals="{disk_gb: 0.5, mean_tokens: 4096}")
+    assert options["train"] == options["measure-baselines"] == options["measure-phrases"] == "--gpus 1 --tf32"
+    assert options["ablate"] == options["measure-curve"] == "--gpus 1"
 
 
 def test_the_same_jobs_run_without_a_gpu(tmp_path: Path) -> None:

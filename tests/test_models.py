@@ -4,9 +4,13 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import tiny
 import torch
+from huggingface_hub import errors
+from huggingface_hub.utils import httpx
+from test_corpus import refused
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPTNeoConfig, GPTNeoForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import AutoModelForCausalLM, GPTNeoConfig, GPTNeoForCausalLM
 
 from tsae import files
 from tsae.config import Model
@@ -19,18 +23,11 @@ REVISION = "0123456789" * 4
 
 
 @pytest.fixture(scope="session")
-def tiny_gpt_neox(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose attention and MLP run in parallel, as in Pythia."""
-    config = GPTNeoXConfig(
-        vocab_size=512,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-        initializer_range=0.2,
-    )
-    return save_beside_tokenizer(GPTNeoXForCausalLM(config), tiny_gpt2, tmp_path_factory.mktemp("gpt_neox"))
+def tiny_gpt_neox(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of Pythia's shape."""
+    folder = tmp_path_factory.mktemp("gpt_neox")
+    tiny.write_gpt_neox(folder, tiny_corpus)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +61,17 @@ def folder(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def model(folder: Path) -> LanguageModel:
     return load_model(folder)
+
+
+@pytest.fixture(scope="session", params=["tiny_gpt2", "tiny_gpt_neox"])
+def compatible_folder(request: pytest.FixtureRequest) -> Path:
+    """A model of a shape that the larger profiles run in compatibility mode."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def compatible(compatible_folder: Path) -> LanguageModel:
+    return load_model(compatible_folder, compatibility_mode=True)
 
 
 @pytest.fixture
@@ -152,9 +160,11 @@ def count_block_work(model: LanguageModel) -> list[int]:
     return calls
 
 
-def test_compatibility_mode_centres_what_writes_to_the_residual(tiny_gpt2: Path, ids: Tensor) -> None:
-    residuals = load_model(tiny_gpt2, compatibility_mode=True).residuals(ids, (0, 1, 3))
-    bare = AutoModelForCausalLM.from_pretrained(tiny_gpt2).eval()
+def test_compatibility_mode_centres_what_writes_to_the_residual(
+    compatible: LanguageModel, compatible_folder: Path, ids: Tensor
+) -> None:
+    residuals = compatible.residuals(ids, (0, 1, 3))
+    bare = AutoModelForCausalLM.from_pretrained(compatible_folder).eval()
     with torch.no_grad():
         hidden = bare(ids, output_hidden_states=True).hidden_states
     for layer, residual in residuals.items():
@@ -163,12 +173,13 @@ def test_compatibility_mode_centres_what_writes_to_the_residual(tiny_gpt2: Path,
         assert not torch.allclose(residual, hidden[layer], atol=1e-3)
 
 
-def test_compatibility_mode_keeps_next_token_distributions(tiny_gpt2: Path, ids: Tensor) -> None:
-    model = load_model(tiny_gpt2, compatibility_mode=True)
-    bare = AutoModelForCausalLM.from_pretrained(tiny_gpt2).eval()
+def test_compatibility_mode_keeps_next_token_distributions(
+    compatible: LanguageModel, compatible_folder: Path, ids: Tensor
+) -> None:
+    bare = AutoModelForCausalLM.from_pretrained(compatible_folder).eval()
     with torch.no_grad():
         expected = bare(ids).logits.log_softmax(-1)
-    logits = model.logits_from(model.residuals(ids, [2])[2], 2)
+    logits = compatible.logits_from(compatible.residuals(ids, [2])[2], 2)
     torch.testing.assert_close(logits.log_softmax(-1), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -185,10 +196,18 @@ def test_a_layer_the_model_does_not_have(model: LanguageModel, ids: Tensor) -> N
 
 
 def test_a_shared_prefix_is_as_if_written_out(model: LanguageModel, ids: Tensor) -> None:
+    check_prefix(model, ids, tolerance=1e-5)
+
+
+def test_a_shared_prefix_is_as_if_written_out_in_compatibility_mode(compatible: LanguageModel, ids: Tensor) -> None:
+    check_prefix(compatible, ids, tolerance=1e-4)
+
+
+def check_prefix(model: LanguageModel, ids: Tensor, tolerance: float) -> None:
     whole = model.residuals(torch.cat([torch.tensor([[7, 5, 9]]).expand(3, 3), ids], dim=1), LAYERS)
     behind = model.residuals(ids, LAYERS, prefix=[7, 5, 9])
     for layer in LAYERS:
-        torch.testing.assert_close(behind[layer], whole[layer][:, 3:], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(behind[layer], whole[layer][:, 3:], rtol=tolerance, atol=1e-5)
         assert layer == 0 or not torch.allclose(behind[layer], model.residuals(ids, [layer])[layer], rtol=1e-2)
 
 
@@ -344,6 +363,46 @@ def test_hub_model_out_of_reach(tmp_path: Path, hub_cache: Path) -> None:
         prepare_model(HubModel(kind="huggingface", id="someone/else", revision=REVISION), tmp_path, tmp_path / "model")
     with pytest.raises(ValueError, match=r"model\.source\.id: a/b/c at .* the hub has no such model"):
         prepare_model(HubModel(kind="huggingface", id="a/b/c", revision=REVISION), tmp_path, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            refused(errors.GatedRepoError, 403),
+            "access is gated; accept the terms on its page and log in (`hf auth login`)",
+        ),
+        (
+            refused(errors.RepositoryNotFoundError, 401),
+            "the hub has no such model, or it is private; correct the id or log in",
+        ),
+        (
+            refused(errors.RevisionNotFoundError, 404),
+            "the model has no such commit; correct model.source.revision",
+        ),
+        (
+            errors.LocalEntryNotFoundError("Got: ConnectError: no route to host\nAn error happened"),
+            "could not be downloaded and is not in the local cache (Got: ConnectError: no route to host); connect to the "
+            "network and run again, or copy the model here and use it as `kind: folder`",
+        ),
+        # Neither is an OSError; the second breaks a download off.
+        (httpx.ProxyError("403 Forbidden"), "is not in the local cache (403 Forbidden); connect to the network"),
+        (httpx.ReadError(""), "is not in the local cache (ReadError); connect to the network and run again"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line_with_a_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    source = HubModel(kind="huggingface", id="someone/tiny", revision=REVISION)
+    with pytest.raises(ValueError, match="model") as raised:
+        prepare_model(source, tmp_path, tmp_path / "model")
+    (line,) = str(raised.value).splitlines()
+    assert line.startswith(f"model.source.id: someone/tiny at revision {REVISION}: ") and message in line
+    assert not (tmp_path / "model" / "source.json").exists()
 
 
 def test_gguf_that_is_missing_or_another(tmp_path: Path) -> None:

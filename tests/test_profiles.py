@@ -1,32 +1,37 @@
-"""The larger profiles: planned without network, and the paper's sweep run whole on a model of GPT-2's shape but of no size."""
+"""The larger profiles: planned without network, and run to their end on models of their shape but of no size."""
 
-import csv
+import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import tiny
 import yaml
-from test_workflow import COPIED, ROOT, planned, snakemake
+from test_workflow import COPIED, NOTEBOOKS, ROOT, planned, read_csv, snakemake
 
 from tsae import config
 from tsae.costs import costs
-from tsae.figures import FIGURE_NAMES
+from tsae.figures import FIGURE_BLOCKS, FIGURE_NAMES
 
-N_LAYERS, D_MODEL = 12, 16
-LAYERS = [5, 8]
 PROFILES = ("gpt2", "pythia", "gpt2-small-budget")
+LAYERS = (5, 8, 12, 20)  # those of GPT-2 and those of Pythia
+# Run with residuals from the model, where every job loads it, and so without blocks that gpt2 runs too.
+STREAMED, LEFT_OUT = "gpt2-small-budget", {"pareto", "expansion", "init"}
+
+
+def copy_project(folder: Path) -> None:
+    for name in COPIED:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        (folder / name).parent.mkdir(exist_ok=True)
+        copy(ROOT / name, folder / name)
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project in which nothing has run."""
     folder = tmp_path_factory.mktemp("profiles")
-    for name in COPIED:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
-        (folder / name).parent.mkdir(exist_ok=True)
-        copy(ROOT / name, folder / name)
+    copy_project(folder)
     return folder
 
 
@@ -61,20 +66,26 @@ def fewer(key: str, values: Any) -> Any:
 
 
 def shrunk(profile: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A profile with a tiny model and text: every block, every kind of point and every switch stays.
+    """A profile with a tiny model and text: every kind of point and every switch stays, and every block but those left out.
 
     Lists of the sweep are shortened, and of seeds one is left: a process takes seconds to start, whatever it does then.
     """
+    streamed = profile["profile"] == STREAMED
+    left_out = LEFT_OUT if streamed else set()
     sizes: dict[str, dict[str, Any]] = {
         "model": {
             "source": {"kind": "folder", "path": str(folder / "model")},
-            "n_layers": N_LAYERS,
-            "d_model": D_MODEL,
+            "d_model": tiny.D_MODEL,
             "vocab_size": tiny.VOCABULARY,
         },
         "corpus": {"sources": [{"kind": "files", "paths": [str(folder / "corpus.txt")], "format": "lines"}]},
         "tokens": {"n_ctx": 32, "train": 8192, "heldout": 2048},
-        "residuals": {"layers": LAYERS, "batch_sequences": 64, "shard_sequences": 64, "jobs": 1},
+        "residuals": {
+            "layers": [layer for layer in profile["residuals"]["layers"] if layer in LAYERS],
+            "batch_sequences": 64,
+            "shard_sequences": 64,
+            "jobs": 1,
+        },
         "training": {"tokens": 8192, "batch_size": 256, "buffer_tokens": 4096, "history_points": 3},
         "curves": {"checkpoints": 3, "ce_sequences": 8},
         "evaluation": {
@@ -84,42 +95,77 @@ def shrunk(profile: dict[str, Any], folder: Path) -> dict[str, Any]:
             "similarity_rows": 64,
             "detection_tokens": 64,
         },
-        "phrases": {"min_count": 6, "n_phrases": 10, "bootstrap": 50},
         "compute": {"gpu": False},
     }
     assert sizes.keys() <= profile.keys()
+    if "phrases" in profile:
+        sizes["phrases"] = {"min_count": 6, "n_phrases": 10, "bootstrap": 50}
+    if streamed:
+        sizes["residuals"] |= {"disk_gb": 0.001, "mean_tokens": 2048}
+        sizes["compute"] |= {"tf32": True}  # which changes nothing on a CPU, but every command must take it
     sweep = {
         block: [{key: fewer(key, values) for key, values in grid.items() if key != "seeds"} for grid in grids]
         for block, grids in profile["sweep"].items()
+        if block not in left_out
     }
-    return profile | {name: profile[name] | changed for name, changed in sizes.items()} | {"sweep": sweep}
+    figures = [name for name in profile.get("figures", FIGURE_NAMES) if left_out.isdisjoint(FIGURE_BLOCKS[name])]
+    return (
+        profile
+        | {name: profile[name] | changed for name, changed in sizes.items()}
+        | {"sweep": sweep, "figures": figures}
+    )
 
 
-@pytest.fixture(scope="module")
-def tiny_paper(project: Path, tmp_path_factory: pytest.TempPathFactory) -> config.Config:
-    """The profile gpt2 on a tiny model, run to all figures in `project`."""
-    folder = tmp_path_factory.mktemp("tiny")
+class Finished(NamedTuple):
+    """A profile that ran to its end."""
+
+    folder: Path
+    """A copy of the project."""
+    shrunk: config.Config
+    """What ran."""
+    whole: config.Config
+    """The profile itself."""
+
+    def results(self, name: str) -> Path:
+        return self.folder / "results" / self.whole.profile / name
+
+
+@pytest.fixture(scope="module", params=PROFILES)
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp(request.param)
+    copy_project(folder)
+    whole = config.load(ROOT / f"config/{request.param}.yaml")
     tiny.write_corpus(folder / "corpus.txt")
-    tiny.write_gpt2(folder / "model", folder / "corpus.txt", n_layers=N_LAYERS, d_model=D_MODEL)
-    profile = shrunk(yaml.safe_load((ROOT / "config/gpt2.yaml").read_text()), folder)
-    (project / "tiny.yaml").write_text(yaml.safe_dump(profile))
-    code, output = snakemake(project, *FIGURE_NAMES, configfile="tiny.yaml")
+    write = tiny.write_gpt_neox if request.param == "pythia" else tiny.write_gpt2
+    write(folder / "model", folder / "corpus.txt", n_layers=whole.model.n_layers)
+    profile = shrunk(yaml.safe_load((ROOT / f"config/{request.param}.yaml").read_text()), folder)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(profile))
+    code, output = snakemake(folder, configfile="tiny.yaml")
     assert code == 0, output
-    return config.load(project / "tiny.yaml")
+    return Finished(folder, config.load(folder / "tiny.yaml"), whole)
 
 
-def test_the_papers_sweep_runs_to_all_figures(project: Path, tiny_paper: config.Config) -> None:
-    paper = config.load(ROOT / "config/gpt2.yaml")
-    assert tiny_paper.figures == paper.figures == FIGURE_NAMES
-    assert tiny_paper.sweep.keys() == paper.sweep.keys()
-    assert set(tiny_paper.jobs()) < set(paper.jobs()) and tiny_paper.headline() == paper.headline()
-    for figure in FIGURE_NAMES:
+def test_a_profile_runs_to_its_end(finished: Finished) -> None:
+    shrunk, whole = finished.shrunk, finished.whole
+    left_out = LEFT_OUT if whole.profile == STREAMED else set()
+    assert set(shrunk.jobs()) < set(whole.jobs()) and shrunk.headline() == whole.headline()
+    assert shrunk.sweep.keys() == whole.sweep.keys() - left_out
+    assert shrunk.figures == tuple(name for name in whole.figures if left_out.isdisjoint(FIGURE_BLOCKS[name]))
+    for figure in shrunk.figures:
         for ending in ("svg", "pdf", "png"):
-            assert (project / f"figures/gpt2/{figure}.{ending}").stat().st_size > 5000
-    for block in ("headline", "pareto", "expansion", "init", "encoder"):
-        with (project / f"results/gpt2/tables/{block}.csv").open() as file:
-            rows = list(csv.DictReader(file))
+            assert (finished.folder / f"figures/{whole.profile}/{figure}.{ending}").stat().st_size > 5000
+    for block in shrunk.sweep:
+        rows = read_csv(finished.results(f"tables/{block}.csv"))
         measured = {
             (int(row["layer"]), row["subject"], int(row["seed"])) for row in rows if row["metric"] == "ce_added"
         }
-        assert measured == {(job.layer, job.point.id, job.seed) for job in tiny_paper.jobs(block)}
+        assert measured == {(job.layer, job.point.id, job.seed) for job in shrunk.jobs(block)}
+    assert all(row["verdict"] and row["claim_verdict"] for row in read_csv(finished.results("claims.csv")))
+    verified = finished.results("verified.txt").read_text()
+    assert " passed" in verified and " failed" not in verified
+    notebooks = {path.stem for path in finished.results("notebooks").glob("*.html")}
+    assert notebooks == {name for name in NOTEBOOKS if name != "02_training_and_pareto" or "pareto" in shrunk.sweep}
+    manifest = json.loads(finished.results("manifest.json").read_text())
+    assert manifest["config"]["profile"] == whole.profile
+    streams = json.loads(finished.results("residuals/index.json").read_text())["streams"]
+    assert streams == (whole.profile == STREAMED)

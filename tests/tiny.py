@@ -1,4 +1,4 @@
-"""Tiny seeded stand-ins for the real inputs: pseudo-English text, and random models of the two shapes `tsae` meets.
+"""Tiny seeded stand-ins for the real inputs: pseudo-English text, and random models of the shapes `tsae` meets.
 
 `python tests/tiny.py FOLDER` writes FOLDER/corpus.txt and FOLDER/model, the inputs of `config/smoke.yaml`.
 """
@@ -13,6 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -61,13 +63,13 @@ def write_corpus(path: Path, seed: int = 0) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def write_gpt2(folder: Path, corpus: Path, seed: int = 0, n_layers: int = N_LAYERS, d_model: int = D_MODEL) -> None:
+def write_gpt2(folder: Path, corpus: Path, seed: int = 0, n_layers: int = N_LAYERS) -> None:
     """Write a random GPT-2-shaped model, and a tokenizer trained on `corpus` whose BOS and EOS are one token."""
     tokenizer = train_tokenizer(corpus, bos="<|endoftext|>", eos="<|endoftext|>")
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=N_POSITIONS,
-        n_embd=d_model,
+        n_embd=D_MODEL,
         n_layer=n_layers,
         n_head=4,
         initializer_range=INITIALIZER_RANGE,
@@ -77,6 +79,33 @@ def write_gpt2(folder: Path, corpus: Path, seed: int = 0, n_layers: int = N_LAYE
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         save(GPT2LMHeadModel(config), tokenizer, folder)
+
+
+def write_gpt_neox(folder: Path, corpus: Path, seed: int = 0, n_layers: int = N_LAYERS) -> None:
+    """Write a random model of Pythia's shape, whose attention and MLP run in parallel, with the tokenizer of `write_gpt2`.
+
+    Its biases and layer norms are random too: folding layer norms that are as the library makes them does nothing.
+    """
+    tokenizer = train_tokenizer(corpus, bos="<|endoftext|>", eos="<|endoftext|>")
+    config = GPTNeoXConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=D_MODEL,
+        intermediate_size=2 * D_MODEL,
+        num_hidden_layers=n_layers,
+        num_attention_heads=4,
+        max_position_embeddings=N_POSITIONS,
+        initializer_range=INITIALIZER_RANGE,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = GPTNeoXForCausalLM(config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "norm" in name or name.endswith("bias"):
+                    parameter.add_(0.5 * torch.randn(parameter.shape))
+        save(model, tokenizer, folder)
 
 
 def write_llama(folder: Path, corpus: Path, seed: int = 0) -> None:

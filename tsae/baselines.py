@@ -180,11 +180,11 @@ def token_subspaces(sequences: Sequences, unigram_table: Tensor, seed: int) -> l
         "residual_unigram_cosine": F.cosine_similarity(x, unigram_table[tokens], dim=1),
         "residual_other_cosine": F.cosine_similarity(x, unigram_table[other], dim=1),
     }
-    bins = torch.ceil(torch.log2(position.double())).long()
+    bins = torch.ceil(torch.log2(position.double()))
     return [
         replace(median(metric, values[bins == edge]), at=2.0**edge)
         for metric, values in cosines.items()
-        for edge in bins.clamp(min=0).unique().tolist()
+        for edge in bins[position > 0].unique().tolist()  # a kept BOS has no context
     ]
 
 

@@ -127,10 +127,11 @@ def _download(source: HubModel) -> Path:
         raise ValueError(f"{where}: the model has no such commit; correct model.source.revision") from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise ValueError(f"{where}: the hub has no such model, or it is private; correct the id or log in") from error
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+    except Exception as error:  # the libraries that carry the files raise errors of their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{where}: could not be downloaded and is not in the local cache ({error}); connect to the network, or "
-            "copy the model here and use it as `kind: folder`"
+            f"{where}: could not be downloaded and is not in the local cache ({reason}); connect to the network and run "
+            "again, or copy the model here and use it as `kind: folder`"
         ) from error
 
 
