@@ -194,6 +194,22 @@ def saes() -> str:
     return markdown(rows)
 
 
+def rounding() -> str:
+    """How much results differ where a machine rounds otherwise."""
+    rows: list[dict[str, object]] = [
+        {
+            "way": row["way"],
+            "same bytes": "yes" if row["same_bytes"] else "no",
+            "residuals": "" if row["residuals"] is None else f"{row['residuals']:.1e}",
+            "W_dec": f"{row['W_dec']:.1e}",
+            "features that are the same": f"{row['same_features']:.1%}",
+            "held-out NMSE": f"{row['nmse']:+.2%}",
+        }
+        for row in measured("rounding")["rows"]
+    ]
+    return markdown(rows)
+
+
 def benchmark_machine() -> str:
     """Where `make bench` ran."""
     about = measured("machine")
@@ -209,6 +225,7 @@ BLOCKS: tuple[Callable[[], str], ...] = tuple(
         kernel_ways,
         growth,
         processes,
+        rounding,
         caching,
         stages,
         saes,
