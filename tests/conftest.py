@@ -1,9 +1,9 @@
 """Inputs that many tests share, made once per run."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 # Tiny tensors: a second thread costs more than it brings, many times more beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -71,11 +71,41 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> "Run":
     return run
 
 
-@pytest.fixture(scope="session")
-def faults() -> Iterator["list[Fault]"]:
+@pytest.fixture
+def faults() -> "list[Fault]":
     """Rows of the table of faults; a test appends its own once all of it holds."""
-    from faults import write_table
+    return []
 
-    rows: list[Fault] = []
-    yield rows
-    write_table(rows)
+
+# The table says of every test of a fault what came of it; a part of the suite changes its own rows.
+
+ENDED = pytest.StashKey[set[str]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if "faults" in getattr(item, "fixturenames", ()) and (report.when == "call" or not report.passed):
+        from faults import keep, named
+
+        assert isinstance(item, pytest.Function)
+        if report.passed:
+            rows = cast("list[Fault]", item.funcargs["faults"])
+        elif isinstance(report.longrepr, tuple):
+            rows = [named(item.nodeid, f"SKIPPED ({report.longrepr[2].removeprefix('Skipped: ')})")]
+        else:
+            rows = [named(item.nodeid, "FAILED")]
+        keep(item.nodeid, rows)
+        item.config.stash.setdefault(ENDED, set()).add(item.nodeid)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    options = session.config
+    whole = options.args_source is not pytest.Config.ArgsSource.ARGS and not options.option.keyword
+    ended = options.stash.get(ENDED, set())
+    wanted = [item.nodeid for item in session.items if "faults" in getattr(item, "fixturenames", ())]
+    if whole and wanted and ended == set(wanted):
+        from faults import keep_only
+
+        keep_only(wanted)

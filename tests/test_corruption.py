@@ -1,12 +1,17 @@
-"""Damaged artefacts are named before anything reads them, and a run makes anew what was hit and nothing else."""
+"""Damaged artefacts are named before anything reads them."""
 
+import json
 import re
-import shutil
-from collections.abc import Callable
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faults import Fault, Run, differences
+from faults import Fault, Run, differences, kill_all, on_two_cores, visible
+
+from tsae import documents
+from tsae.config import Corpus
 
 pytestmark = pytest.mark.faults
 
@@ -22,90 +27,166 @@ def truncate(path: Path) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], None]] = {"a bit flipped": flip_a_bit, "truncated": truncate}
-# One of each kind, and a rule that reads it.
+TOKENIZED, BASELINE = "layer1/topk-k4-x4-learned-s0", "layer1/topk-k4-x4-none-s0"
+PHRASES = "layer2/topk-k4-x4-learned-s0"
+# One of each kind, and a job that reads it; None: what reads it checks all artefacts first, or nothing reads it.
 KINDS = {
-    "model": ("results/smoke/model/model.safetensors", "unigrams"),
-    "documents": ("results/smoke/documents.jsonl", "tokenize"),
-    "tokens": ("results/smoke/tokens/train.safetensors", "unigrams"),
-    "residual shard": ("results/smoke/residuals/train/layer1/shard-00001.safetensors", "train"),
-    "residual index": ("results/smoke/residuals/index.json", "train"),
-    "residual statistics": ("results/smoke/residuals/layer1.safetensors", "train"),
-    "unigram residuals": ("results/smoke/unigrams/layer1.safetensors", "train"),
-    "losses of ablations": ("results/smoke/ablations/layer1.safetensors", "evaluate"),
-    "SAE": ("results/smoke/saes/layer1/*-s0/sae.safetensors", "evaluate"),
-    "description of an SAE": ("results/smoke/saes/layer1/*-s0/config.json", "evaluate"),
-    "measurements": ("results/smoke/metrics/layer1/*-s0.json", "collect"),
-    "statistics of features": ("results/smoke/features/layer1/*-s0.parquet", "notebook"),
-    "table": ("results/smoke/tables/headline.csv", "measure_claims"),
-    "figure": ("figures/smoke/speedup.png", None),
+    "model": ("model/model.safetensors", "unigrams"),
+    "configuration of the model": ("model/config.json", "unigrams"),
+    "tokenizer": ("model/tokenizer.json", "tokenize"),
+    "source of the model": ("model/source.json", "cache_residuals/0"),
+    "documents": ("documents.jsonl", "tokenize"),
+    "training tokens": ("tokens/train.safetensors", "unigrams"),
+    "held-out tokens": ("tokens/heldout.safetensors", f"evaluate/{TOKENIZED}"),
+    "residual shard": ("residuals/train/layer1/shard-00001.safetensors", f"train/{TOKENIZED}"),
+    "held-out residual shard": ("residuals/heldout/layer1/shard-00000.safetensors", f"evaluate/{TOKENIZED}"),
+    "part of the residuals": ("residuals/parts/0.json", "index_residuals"),
+    "residual index": ("residuals/index.json", f"train/{TOKENIZED}"),
+    "residual statistics": ("residuals/layer1.safetensors", f"train/{TOKENIZED}"),
+    "unigram residuals": ("unigrams/layer1.safetensors", f"train/{TOKENIZED}"),
+    "losses of ablations": ("ablations/layer1.safetensors", f"evaluate/{TOKENIZED}"),
+    "SAE": (f"saes/{TOKENIZED}/sae.safetensors", f"evaluate/{TOKENIZED}"),
+    "description of an SAE": (f"saes/{TOKENIZED}/config.json", f"evaluate/{TOKENIZED}"),
+    "history of a training": (f"saes/{TOKENIZED}/history.csv", None),
+    "checkpoint on the way": (f"saes/{TOKENIZED}/checkpoints/*/sae.safetensors", f"measure_curve/{TOKENIZED}"),
+    "description of a checkpoint": (f"saes/{TOKENIZED}/checkpoints/*/config.json", f"measure_curve/{TOKENIZED}"),
+    "measurements": (f"metrics/{TOKENIZED}.json", "collect/headline"),
+    "statistics of features": (f"features/{TOKENIZED}.parquet", None),
+    "measurements of the residuals": ("baselines/layer1.json", "collect/baselines"),
+    "curve": (f"curves/{TOKENIZED}.json", "collect/curves"),
+    "phrases": ("phrases/phrases.json", f"measure_phrases/{PHRASES}"),
+    "measurements of phrases": (f"phrases/{PHRASES}.json", "collect/encoder"),
+    "examples of phrases": (f"phrases/{PHRASES}.csv", "collect_phrases"),
+    "table": ("tables/headline.csv", "measure_claims"),
+    "table of phrases": ("tables/phrases.csv", "measure_claims"),
+    "all measurements": ("metrics.csv", "verify"),
+    "claims": ("claims.csv", "verify"),
+    "claims to read": ("claims.md", None),
+    "claims in the report": ("claims.html", None),
+    "manifest": ("manifest.json", None),
+    "figure": ("../../figures/smoke/speedup.png", None),
 }
 
 
 @pytest.fixture(scope="module")
-def copy(undisturbed: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run to do harm to."""
-    run = Run(tmp_path_factory.mktemp("corrupted"))
-    for top in ("results", "figures", ".snakemake"):
-        shutil.copytree(undisturbed.folder / top, run.folder / top, dirs_exist_ok=True)
-    return run
+def copies(undisturbed: Run, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Two finished runs to do harm to."""
+    return [Run(tmp_path_factory.mktemp("corrupted") / "copy", copied=undisturbed.folder) for _ in range(2)]
 
 
-def verify(run: Run, *arguments: str) -> tuple[int, list[str]]:
-    code, output = run.stage("verify-artefacts", "--configfile", run.configfile, *arguments)
-    return code, re.findall(r"^(\S+): damaged", output, flags=re.MULTILINE)
+@pytest.fixture
+def copy(copies: list[Run]) -> Run:
+    """One of them."""
+    return copies[0]
+
+
+@pytest.fixture(scope="module")
+def commands(copies: list[Run]) -> dict[str, str]:
+    """The commands of its jobs."""
+    return copies[0].commands()
+
+
+def artefact(run: Run, kind: str) -> Path:
+    return min(run.results.glob(KINDS[kind][0])).resolve()
+
+
+def verify(run: Run) -> tuple[int, list[str]]:
+    code, output = run.stage("verify-artefacts", "--configfile", run.configfile)
+    return code, sorted(re.findall(r"^(\S+): damaged", output, flags=re.MULTILINE))
+
+
+def names(run: Run, kinds: list[str]) -> list[str]:
+    return sorted(str(artefact(run, kind).relative_to(run.folder.resolve())) for kind in kinds)
 
 
 def test_every_kind_of_artefact_is_checked(copy: Run, faults: list[Fault]) -> None:
     assert verify(copy) == (0, [])
-    tried = 0
-    for kind, (pattern, _) in KINDS.items():
-        path = next(iter(sorted(copy.folder.glob(pattern))))
-        name = str(path.relative_to(copy.folder))
-        whole = path.read_bytes()
-        for damage, harm in DAMAGES.items():
+    whole = {artefact(copy, kind): artefact(copy, kind).read_bytes() for kind in KINDS}
+    assert len(whole) == len(KINDS)
+    for damage, harm in DAMAGES.items():
+        for path in whole:
             harm(path)
-            assert verify(copy) == (1, [name]), (kind, damage)
-            path.write_bytes(whole)
-            tried += 1
+        assert verify(copy) == (1, names(copy, list(KINDS))), damage
+        for path, data in whole.items():
+            path.write_bytes(data)
     assert verify(copy) == (0, [])
-    faults.append(Fault(f"a bit flipped, a file truncated: {', '.join(KINDS)}", tried, tried, "none", None))
+    tried = len(DAMAGES) * len(KINDS)
+    faults.append(Fault(f"{', '.join(DAMAGES)}: {', '.join(KINDS)}", tried, tried, "none", None))
 
 
-def test_what_reads_it_refuses_it_and_says_its_name(copy: Run, faults: list[Fault]) -> None:
-    tried = 0
-    for kind, (pattern, rule) in KINDS.items():
-        if rule is None:
-            continue
-        path = next(iter(sorted(copy.folder.glob(pattern))))
+def test_what_reads_it_refuses_it_and_says_its_name(
+    copies: list[Run], undisturbed: Run, commands: dict[str, str], faults: list[Fault]
+) -> None:
+    read = [(kind, job) for kind, (_, job) in KINDS.items() if job is not None]
+
+    def try_to_read(damaged: tuple[str, str], run: Run) -> None:
+        kind, job = damaged
+        path = artefact(run, kind)
         whole = path.read_bytes()
         flip_a_bit(path)
-        code, output = copy.reproduce(
-            "snakemake", "--configfile", copy.configfile, "--cores", "2", "--forcerun", rule, "--until", rule
-        )
+        code, output = run.reproduce("bash", "-c", commands[job])
+        output += (run.results / f"logs/{job}.log").read_text()
         assert code != 0, kind
-        assert path.name in output, (kind, output)
-        assert "damaged" in output, (kind, output)
+        assert re.search(rf"{re.escape(path.name)}: damaged", output), (kind, output)
         path.write_bytes(whole)
-        tried += 1
-    faults.append(Fault("a damaged file read by the rule that needs it", tried, tried, "none", None))
+
+    on_two_cores(try_to_read, read, copies)
+    # Nothing was written from what was damaged.
+    for run in copies:
+        assert differences(visible(run.outputs()), visible(undisturbed.outputs())) == []
+    faults.append(Fault("a damaged file read by a job", len(read), len(read), "none", len(read)))
 
 
-def test_a_run_makes_anew_only_what_was_hit(copy: Run, undisturbed: Run, faults: list[Fault]) -> None:
-    hit = [
-        next(iter(sorted(copy.folder.glob(KINDS[kind][0]))))
-        for kind in ("residual shard", "SAE", "measurements", "table", "figure")
-    ]
-    others = next(iter(sorted(copy.folder.glob("results/smoke/saes/layer2/*-s0/sae.safetensors"))))
-    untouched = others.stat().st_mtime_ns
-    for path in hit:
-        flip_a_bit(path)
-    code, named = verify(copy, "--remove")
-    assert code == 0
-    assert sorted(named) == sorted(str(path.relative_to(copy.folder)) for path in hit)
-    code, output = copy.reproduce()
+@pytest.fixture
+def interrupted(copy: Run, commands: dict[str, str]) -> Iterator[tuple[Path, str]]:
+    """A training that was killed after it was saved: its folder, and its command."""
+    command = commands[f"train/{TOKENIZED}"]
+    folder = copy.results / "saes" / TOKENIZED
+    state = folder / ".training/state.safetensors"
+    process = copy.start("bash", "-c", re.sub(r"--save-s \S+", "--save-s 0", command), output=subprocess.DEVNULL)
+    while not state.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    kill_all(process)
+    yield state, command
+    copy.clear()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_of_a_training_is_not_gone_on_from(
+    copy: Run, undisturbed: Run, interrupted: tuple[Path, str], damage: str, faults: list[Fault]
+) -> None:
+    state, command = interrupted
+    DAMAGES[damage](state)
+    code, output = copy.reproduce("bash", "-c", command)
     assert code == 0, output
+    assert "state.safetensors: training starts anew" in output and "damaged" in output
+    assert "goes on after step" not in output
     assert differences(copy.outputs(), undisturbed.outputs()) == []
-    assert others.stat().st_mtime_ns == untouched
-    faults.append(
-        Fault("damaged files removed, and run again", len(hit), len(hit), "the files that were hit", len(hit))
-    )
+    assert copy.left_behind() == []
+    faults.append(Fault(f"state of a training, {damage}", 1, 1, "the training so far", 1))
+
+
+@pytest.mark.parametrize("part", ["partial", "progress.json"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_documents_on_the_way_are_not_gone_on_from(
+    tmp_path: Path, part: str, damage: str, monkeypatch: pytest.MonkeyPatch, faults: list[Fault]
+) -> None:
+    (tmp_path / "text.txt").write_text("".join(f"document {number}\n" for number in range(100)))
+    source = {"kind": "files", "paths": [str(tmp_path / "text.txt")], "format": "lines"}
+    corpus = Corpus.model_validate({"sources": [source]})
+    output = tmp_path / "documents.jsonl"
+    monkeypatch.setattr(documents, "RECORDED_EVERY", 10)
+
+    def full(self: object) -> None:
+        raise ValueError("interrupted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(documents._Partial, "finish", full)
+        with pytest.raises(ValueError, match="interrupted"):
+            documents.write_documents(corpus, tmp_path, output)
+    DAMAGES[damage](tmp_path / f".documents.jsonl.{part}")
+    documents.write_documents(corpus, tmp_path, output)
+    texts = [json.loads(line)["text"] for line in output.read_text().splitlines()]
+    assert texts == [f"document {number}" for number in range(100)]
+    faults.append(Fault(f"documents on the way ({part}), {damage}", 1, None, "the documents so far", 1))

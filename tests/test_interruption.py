@@ -1,77 +1,213 @@
 """Runs that are killed at random moments give what an undisturbed one gives, with nothing but another `make reproduce`."""
 
+import json
 import random
+import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
-from faults import Fault, Run, descendants, differences, kill_all, seconds_since_start, stage_of, words
+import yaml
+from faults import (
+    ROOT,
+    SNAKEMAKES,
+    Fault,
+    Run,
+    descendants,
+    differences,
+    digests,
+    jobs_of,
+    kill_all,
+    seconds_since_start,
+    words,
+    wrong,
+)
+
+from tsae import config, files
+from tsae.files import sha256
+from tsae.shards import fingerprint
 
 pytestmark = pytest.mark.faults
 
-MOMENTS = 21
+# How often each stage is hit. Where it is drawn by chance which job of a stage that is, Snakemake draws it.
+SMOKE = Counter(
+    {
+        "prepare-model": 1,
+        "prepare-documents": 2,
+        "tokenize": 2,
+        "unigrams": 2,
+        "cache-residuals": 2,
+        "index-residuals": 1,
+        "train": 6,
+        "evaluate": 3,
+        "measure-curve": 1,
+        "figure": 3,
+        "notebook": 1,
+    }
+)
 VICTIMS = ("everything", "Snakemake", "a job")
+# Outputs of a stage: without one of them a run that has come to its end has such a job again.
+OUTPUTS = {
+    "prepare-model": "results/*/model/source.json",
+    "prepare-documents": "results/*/documents.jsonl",
+    "tokenize": "results/*/tokens/train.safetensors",
+    "unigrams": "results/*/unigrams/layer1.safetensors",
+    "cache-residuals": "results/*/residuals/parts/0.json",
+    "index-residuals": "results/*/residuals/index.json",
+    "train": "results/*/saes/layer2/*/sae.safetensors",
+    "evaluate": "results/*/metrics/layer*/*.json",
+    "measure-curve": "results/*/curves/layer*/*.json",
+    "figure": "figures/*/*.svg",
+    "notebook": "results/*/notebooks/*.html",
+}
 SETTLE_S = 20
+GOES_ON = "goes on after step"
 
 
-def jobs_of(process: "subprocess.Popen[str]") -> dict[psutil.Process, str]:
-    """The jobs under way, and what they work at."""
-    found = {child: stage_of(child) for child in descendants(process)}
-    return {child: stage for child, stage in found.items() if stage is not None}
+class Killer:
+    """Runs of a copy that are killed again and again."""
+
+    def __init__(self, run: Run, seconds_of: Callable[[str], float], wrong: Callable[[], list[str]], seed: int = 0):
+        """Take how long a job of a stage takes, and what finds files under their final names that are not as expected."""
+        self.run, self.seconds_of, self.wrong = run, seconds_of, wrong
+        self.generator = random.Random(seed)
+        self.process: subprocess.Popen[str] | None = None
+        self.hits: dict[str, list[float]] = {}  # stage -> for how long each job that was hit had run
+        self.n_kills = 0
+        self.went_on: set[str] = set()  # logs of trainings that went on from what they had saved
+
+    def hit(self, stages: Counter[str], victim: str, once_saved: bool) -> str | None:
+        """Kill at a random moment of a job of one of the stages; which it was, None if it came to its end before.
+
+        If `once_saved`, a training is killed after it has saved where it is.
+        """
+        if self.process is None or self.process.poll() is not None:
+            self.process = self.run.start(output=subprocess.DEVNULL)
+        job, stage = _wait_for(stages, self.process)
+        if job is None:
+            return None
+        if stage == "train" and once_saved:
+            saved = Path(self.run.folder, words(job)[words(job).index("--folder") + 1], ".training/state.safetensors")
+            while job.is_running() and not saved.exists():
+                time.sleep(0.01)
+            time.sleep(self.generator.uniform(0, 0.2))
+        else:
+            time.sleep(self.generator.uniform(0.02, 0.6) * self.seconds_of(stage))
+        jobs = jobs_of(self.process)
+        if job not in jobs:
+            return None
+        for each, of_stage in ({job: stage} if victim == "a job" else jobs).items():
+            self.hits.setdefault(of_stage, []).append(seconds_since_start(each))
+        _kill(self.process, job, victim)
+        self.n_kills += 1
+        assert self.wrong() == [], (stage, victim)
+        self._look_at_logs()
+        return stage
+
+    def to_the_end(self) -> None:
+        """Let a run end that a job is missing from, and run again."""
+        if self.process is not None:
+            self.process.wait()
+        code, output = self.run.reproduce()
+        assert code == 0, output
+        self._look_at_logs()
+
+    def _look_at_logs(self) -> None:
+        logs = (self.run.results / "logs/train").rglob("*.log")
+        self.went_on |= {str(log) for log in logs if GOES_ON in log.read_text()}
+
+    def row(self, what: str) -> Fault:
+        """What was hit, and what it cost."""
+        said = ", ".join(f"{stage} {len(seconds)}" for stage, seconds in sorted(self.hits.items()))
+        longest = max(seconds for of_stage in self.hits.values() for seconds in of_stage)
+        lost = f"at most {longest:.0f} s of a job"
+        return Fault(
+            f"kill -9 of everything, of Snakemake, of a job: {what} ({said})", self.n_kills, None, lost, self.n_kills
+        )
 
 
-def kill(process: "subprocess.Popen[str]", victim: str, generator: random.Random) -> dict[str, float]:
-    """Kill one thing or all; the stages that were hit, and for how long they had run."""
-    jobs = jobs_of(process)
-    if victim == "a job" and jobs:
-        chosen = generator.choice(sorted(jobs, key=lambda job: job.pid))
-        lost = {jobs[chosen]: seconds_since_start(chosen)}
-        chosen.kill()
-        process.communicate()
-        return lost
-    lost = {stage: seconds_since_start(job) for job, stage in jobs.items() if job.is_running()}
-    if victim == "Snakemake":
-        # Its jobs go on, as they do when a terminal or a scheduler takes it away.
-        for child in descendants(process):
-            if any(word.endswith("snakemake") for word in words(child)[:3]):
-                child.kill()
-        process.kill()
-        process.communicate()
-        return lost
-    kill_all(process)
-    return lost
+def _wait_for(stages: Counter[str], process: "subprocess.Popen[str]") -> tuple[psutil.Process | None, str]:
+    """A job of one of the stages as soon as there is one; none if the run ends first."""
+    while process.poll() is None:
+        for job, stage in jobs_of(process).items():
+            if stages[stage] > 0:
+                return job, stage
+        time.sleep(0.02)
+    return None, ""
+
+
+def _kill(process: "subprocess.Popen[str]", job: psutil.Process, victim: str) -> None:
+    match victim:
+        case "everything":
+            kill_all(process)
+        case "Snakemake":
+            # Its jobs go on, as they do when the system takes it alone.
+            for child in descendants(process):
+                if any(word.endswith("/snakemake") for word in words(child)[:3]):
+                    child.kill()
+            process.wait()
+        case _:
+            job.kill()
 
 
 def test_killed_at_random_moments(
     undisturbed: Run, tmp_path_factory: pytest.TempPathFactory, faults: list[Fault]
 ) -> None:
-    generator = random.Random(0)
     run = Run(tmp_path_factory.mktemp("killed"))
-    hit: dict[str, list[float]] = {}
-    for moment in range(MOMENTS):
-        process = run.start(output=subprocess.DEVNULL)
-        time.sleep(generator.uniform(4, 22))
-        assert process.poll() is None, f"the run ended before moment {moment}: {process.returncode}"
-        for stage, seconds in kill(process, VICTIMS[moment % len(VICTIMS)], generator).items():
-            hit.setdefault(stage, []).append(seconds)
-    code, output = run.reproduce()
-    assert code == 0, output
-    assert differences(run.outputs(), undisturbed.outputs()) == []
-    assert run.left_behind() == []
-    longest = max(seconds for of_stage in hit.values() for seconds in of_stage)
-    said = ", ".join(f"{stage} {len(of_stage)}" for stage, of_stage in sorted(hit.items()))
-    faults.append(
-        Fault(f"kill -9 of all, of Snakemake, of a job ({said})", MOMENTS, None, f"at most {longest:.0f} s", MOMENTS)
+    settings = run.folder / run.configfile
+    settings.write_text(settings.read_text().replace("\ntraining:\n", "\ntraining:\n  save_minutes: 0\n"))
+
+    expected = undisturbed.outputs()
+    killer = Killer(run, lambda stage: measured_seconds(undisturbed, stage), lambda: wrong(run.outputs(), expected))
+    wanted = SMOKE.copy()
+    try:
+        for _ in range(5 * SMOKE.total()):
+            stage = killer.hit(wanted, VICTIMS[killer.n_kills % len(VICTIMS)], once_saved=wanted["train"] % 2 == 0)
+            if stage is not None:
+                wanted[stage] -= 1
+            if not wanted.total():
+                break
+            if killer.process is not None and killer.process.poll() == 0:
+                # All is done: so that the next run has a job of that stage.
+                run.one(OUTPUTS[next(stage for stage in reversed(SMOKE) if wanted[stage])]).unlink()
+        killer.to_the_end()
+        assert differences(run.outputs(), expected) == []
+        assert run.left_behind() == []
+    finally:
+        run.clear()
+    assert killer.n_kills >= 20 and killer.hits.keys() >= set(SMOKE)
+    assert killer.went_on
+    faults.append(killer.row("whole files are the same after each, all at the end"))
+    faults.append(Fault("nothing, in another folder", 1, None, "none", 1))
+
+
+def measured_seconds(run: Run, stage: str) -> float:
+    """How long a job of a stage took in a run that was not disturbed."""
+    rule = stage.replace("-", "_")
+    benchmarks = run.results / "benchmarks"
+    files = (
+        [benchmarks / f"{rule}.tsv"] if (benchmarks / f"{rule}.tsv").exists() else (benchmarks / rule).rglob("*.tsv")
     )
+    seconds = [float(file.read_text().splitlines()[1].split("\t")[0]) for file in files]
+    return sum(seconds) / len(seconds) if seconds else 2.0
 
 
-def test_interrupted_from_the_keyboard(tmp_path_factory: pytest.TempPathFactory, faults: list[Fault]) -> None:
-    run = Run(tmp_path_factory.mktemp("keyboard"))
+def test_interrupted_from_the_keyboard(
+    undisturbed: Run, tmp_path_factory: pytest.TempPathFactory, faults: list[Fault]
+) -> None:
+    run = Run(tmp_path_factory.mktemp("keyboard") / "copy", copied=undisturbed.folder)
+    for path in run.results.glob("saes/layer2/*/sae.safetensors"):
+        path.unlink()
     process = run.start()
-    time.sleep(20)
-    assert process.poll() is None
+    while "train" not in jobs_of(process).values():
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(2)
     started = time.monotonic()
     # As a terminal does, to all in the foreground.
     for each in [psutil.Process(process.pid), *descendants(process)]:
@@ -79,7 +215,117 @@ def test_interrupted_from_the_keyboard(tmp_path_factory: pytest.TempPathFactory,
     output, _ = process.communicate(timeout=SETTLE_S)
     assert process.returncode != 0
     assert time.monotonic() - started < SETTLE_S
-    assert run.left_behind() == []
-    last = [line for line in output.splitlines() if line.strip()][-3:]
-    assert any("make" in line or "again" in line for line in last), last
-    faults.append(Fault("Ctrl-C", 1, 1, "the jobs under way", None))
+    assert output.splitlines()[-1] == "stopped; run make reproduce again to go on"
+    assert run.at_work() == []
+    assert run.left_behind("*.tmp") == []
+    assert wrong(run.outputs(), undisturbed.outputs()) == []
+    faults.append(Fault("Ctrl-C", 1, 1, "the jobs under way", 1))
+
+
+# --- the embedded profile ---------------------------------------------------------------------------------------------
+
+EMBEDDED = ROOT / "results/embedded"
+MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
+HEADLINE = [{"layers": [12], "k": [32], "expansion": [4], "table": ["none", "learned"]}]
+FIGURES = [
+    "token_subspaces",
+    "speedup",
+    "training_curves",
+    "lookup_geometry",
+    "last_token_detection",
+    "simple_features",
+    "reconstruction_by_layer",
+]
+# The shards that the killed run makes itself; the others were there.
+MADE = ("train/layer*/shard-0000[1357]", "heldout/layer*/shard-00000")
+COMPARED = (
+    "documents.jsonl",
+    "model/*",
+    "tokens/*",
+    "residuals/**/*",
+    "unigrams/layer12.safetensors",
+    "ablations/layer12.safetensors",
+    "baselines/layer12.json",
+    *(
+        f"{kind}/layer12/topk-k32-x4-{table}-s0{rest}"
+        for kind, rest in (
+            ("saes", "/**/*"),
+            ("metrics", ".json"),
+            ("features", ".parquet"),
+            ("curves", ".json"),
+        )
+        for table in ("none", "learned")
+    ),
+)
+# About, with two cores [s].
+SECONDS = {"fetch": 8.0, "cache-residuals": 50.0, "unigrams": 27.0, "train": 26.0, "evaluate": 20.0}
+KILLS = {
+    "fetch": "everything",
+    "unigrams": "a job",
+    "cache-residuals": "everything",
+    "train": "everything",
+    "evaluate": "Snakemake",
+}
+
+
+def compared(results: Path) -> dict[str, str]:
+    """sha256 of what both runs of the embedded profile make."""
+    paths = {path for pattern in COMPARED for path in results.glob(pattern) if path.is_file()}
+    return digests(results, (path for path in paths if path.name != SNAKEMAKES))
+
+
+def is_of_this_code(results: Path) -> bool:
+    """Whether the residuals have the fingerprint that caching gives them now."""
+    code = [sha256(ROOT / f"tsae/{name}.py") for name in ("shards", "models", "products")]
+    index = json.loads((results / "residuals/index.json").read_text())
+    now = fingerprint(
+        model=json.loads((results / "model/source.json").read_text()),
+        tokens=sha256(results / "tokens/train.safetensors"),
+        layer=12,
+        n_ctx=index["n_ctx"],
+        shard_sequences=index["shard_sequences"],
+        compatibility_mode=False,
+        code=code,
+    )
+    return bool(now == index["layers"]["12"]["fingerprints"]["train"])
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[Run]:
+    """A copy with the embedded profile but for most of its sweep, and some of its residuals."""
+    if not (EMBEDDED / "manifest.json").is_file():
+        pytest.skip("results/embedded is not there or not complete: make reproduce comes first")
+    if not is_of_this_code(EMBEDDED):
+        pytest.skip("results/embedded is of other code: make reproduce comes first")
+    run = Run(tmp_path / "embedded", "killed")
+    data = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    data |= {"profile": "killed", "sweep": {"headline": HEADLINE}, "figures": FIGURES}
+    data["training"]["save_minutes"] = 0.05
+    (run.folder / run.configfile).write_text(yaml.safe_dump(data, sort_keys=False))
+    config.load(run.folder / run.configfile)
+    sources = ROOT / "results/sources"
+    shutil.copytree(sources, run.folder / "results/sources", ignore=shutil.ignore_patterns(f"*{MODEL}*"))
+    shutil.copytree(EMBEDDED / "residuals", run.results / "residuals", ignore=lambda *_: ["parts"])
+    made = [path for pattern in MADE for path in run.results.glob(f"residuals/{pattern}.safetensors")]
+    assert made
+    files.remove(run.results / "residuals/index.json")
+    for path in (*made, *run.results.glob("residuals/*.safetensors")):
+        files.remove(path)
+    yield run
+    run.clear()
+
+
+def test_the_embedded_profile_killed(embedded: Run, faults: list[Fault]) -> None:
+    expected = compared(EMBEDDED)
+    assert {Path(name).parts[0] for name in expected} >= {"saes", "metrics", "features", "curves"}
+    killer = Killer(embedded, SECONDS.__getitem__, lambda: wrong(compared(embedded.results), expected))
+    for stage, victim in KILLS.items():
+        while killer.hit(Counter([stage]), victim, once_saved=True) is None:
+            assert killer.process is None or killer.process.poll() != 0, (
+                f"the run ended before a job of {stage} was hit"
+            )
+    killer.to_the_end()
+    assert differences(compared(embedded.results), expected) == []
+    assert embedded.left_behind() == []
+    assert killer.went_on
+    faults.append(killer.row("embedded profile, all compared at the end"))

@@ -1,6 +1,8 @@
 """A full or read-only disk, too little memory, a clock that jumps, many files: a clear error or the same results."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,38 +10,83 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from faults import Fault, Run, differences
+from faults import Fault, Run, differences, on_two_cores, wrong
+
+from tsae import files
 
 pytestmark = pytest.mark.faults
 
-# A rule of each stage that writes, and what it is called in the table.
-STAGES = {
-    "prepare_model": "the model",
-    "prepare_documents": "documents",
-    "tokenize": "tokens",
-    "cache_residuals": "residuals",
-    "unigrams": "unigram residuals",
-    "train": "an SAE",
-    "evaluate": "measurements",
-    "collect_all": "a table",
-    "speedup": "a figure",
-}
-WHOLE_MB = 2000
-SPARE_BYTES = 16_000
+GATED, TOKENIZED = "layer2/gated-l1_2-x4-none-s0", "layer1/topk-k4-x4-learned-s0"
+PHRASES = "layer2/topk-k4-x4-learned-s0"
+
+
+class Writer(NamedTuple):
+    """A job that writes, and what it writes."""
+
+    what: str
+    job: str
+    outputs: tuple[str, ...]
+    where: str = ""  # how the name of a file that it cannot write begins, if not as those of the outputs
+    threads: int = 1
+    save_s: int | None = None  # how often a training is saved
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """How the name of a file that it cannot write may begin."""
+        return (self.where,) if self.where else tuple(pattern.split("*")[0].rstrip("/") for pattern in self.outputs)
+
+
+WRITERS = (
+    Writer("the model", "prepare_model", ("model/*",), threads=2),
+    Writer("documents", "prepare_documents", ("documents.jsonl",)),
+    Writer("tokens", "tokenize", ("tokens/*",)),
+    Writer("residuals", "cache_residuals/0", ("residuals/*/layer*/*", "residuals/parts/*"), "residuals", threads=2),
+    Writer("residual statistics", "index_residuals", ("residuals/layer*", "residuals/index.json")),
+    Writer("unigram residuals", "unigrams", ("unigrams/*",), threads=2),
+    Writer("an SAE", f"train/{GATED}", (f"saes/{GATED}/*",)),
+    Writer("a checkpoint", f"train/{TOKENIZED}", (f"saes/{TOKENIZED}/checkpoints/*/*",), f"saes/{TOKENIZED}/"),
+    Writer(
+        "the state of a training", f"train/{GATED}", (f"saes/{GATED}/*",), f"saes/{GATED}/.training/state", save_s=0
+    ),
+    Writer("losses of ablations", "ablate/layer1", ("ablations/layer1*",)),
+    Writer("measurements of the residuals", "measure_baselines/layer1", ("baselines/layer1*",)),
+    Writer("measurements", f"evaluate/{TOKENIZED}", (f"metrics/{TOKENIZED}*", f"features/{TOKENIZED}*")),
+    Writer("a curve", f"measure_curve/{TOKENIZED}", (f"curves/{TOKENIZED}*",)),
+    Writer("phrases", "find_phrases", ("phrases/phrases.json",)),
+    Writer("measurements of phrases", f"measure_phrases/{PHRASES}", (f"phrases/{PHRASES}*",)),
+    Writer("a table of phrases", "collect_phrases", ("tables/phrases.csv",)),
+    Writer("a table", "collect/headline", ("tables/headline.csv",)),
+    Writer("claims", "measure_claims", ("claims.*",)),
+    Writer("the manifest", "manifest", ("manifest.json",)),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(undisturbed: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run to do harm to."""
+    return Run(tmp_path_factory.mktemp("starved") / "copy", copied=undisturbed.folder)
+
+
+@pytest.fixture(scope="module")
+def commands(finished: Run) -> dict[str, str]:
+    """The commands of its jobs."""
+    return finished.commands()
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """A file system of its own at a folder, with what is in it."""
+def disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """A file system of its own at a folder, with what is in it and some space beside."""
     aside = folder.with_name(f"{folder.name}-aside")
     folder.rename(aside)
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={WHOLE_MB}m", "tsae", str(folder)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tsae", str(folder)], capture_output=True
     )
     if mounted.returncode:
+        folder.rmdir()
         aside.rename(folder)
         pytest.skip("mounting a file system takes root")
     try:
@@ -47,65 +94,123 @@ def small_disk(folder: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        folder.rmdir()
+        aside.rename(folder)
 
 
-@pytest.fixture
-def copy(undisturbed: Run, tmp_path: Path) -> Run:
-    """A finished run."""
-    run = Run(tmp_path / "copy")
-    for top in ("results", "figures", ".snakemake"):
-        shutil.copytree(undisturbed.folder / top, run.folder / top, dirs_exist_ok=True)
-    return run
+def clear(run: Run, writer: Writer) -> list[int]:
+    """Remove the outputs of a job, and its log; the sizes of the outputs."""
+    (run.results / f"logs/{writer.job}.log").unlink(missing_ok=True)
+    outputs = [path for pattern in writer.outputs for path in run.results.glob(pattern) if path.is_file()]
+    sizes = [path.stat().st_size for path in outputs if not path.name.startswith(".")]
+    for path in outputs:
+        files.remove(path)
+    assert sizes, writer
+    return sizes
 
 
-def only(run: Run, rule: str) -> tuple[int, str]:
-    return run.reproduce(
-        "snakemake", "--configfile", run.configfile, "--cores", "2", "--forcerun", rule, "--until", rule
-    )
+def command_of(commands: dict[str, str], writer: Writer) -> str:
+    command = commands[writer.job]
+    return command if writer.save_s is None else re.sub(r"--save-s \S+", f"--save-s {writer.save_s}", command)
 
 
-def test_a_full_disk(copy: Run, undisturbed: Run, faults: list[Fault]) -> None:
-    (copy.folder / "figures").rename(copy.results / "figures")
-    (copy.folder / "figures").symlink_to(copy.results / "figures")
-    with small_disk(copy.results):
-        filler = copy.results / "filler"
-        for rule, what in STAGES.items():
-            free = shutil.disk_usage(copy.results).free
-            filler.write_bytes(bytes(free - SPARE_BYTES))
-            code, output = only(copy, rule)
-            assert code != 0, what
-            assert any(word in output for word in ("could not be written", "GB are free", "No space left")), (
-                what,
-                output,
-            )
-            filler.unlink()
-            assert list(copy.results.rglob("*.tmp")) == [], what
-        code, output = copy.reproduce()
-        assert code == 0, output
-        found = {name: digest for name, digest in copy.outputs().items() if not name.startswith("results/figures/")}
-        assert differences(found, undisturbed.outputs()) == []
-    faults.append(
-        Fault(f"disk full while writing {', '.join(STAGES.values())}", len(STAGES), len(STAGES), "the job", len(STAGES))
-    )
+def assert_it_fails(run: Run, writer: Writer, message: str, expected: dict[str, str], *command: str) -> None:
+    """It names a file of its own, and leaves nothing half-written."""
+    code, output = run.reproduce(*command, OMP_NUM_THREADS=str(writer.threads))
+    assert code != 0, writer
+    found = re.search(rf"error: results/{run.profile}/(\S+): {message}", output)
+    assert found and found[1].startswith(writer.places), (writer, output)
+    assert run.left_behind("*.tmp") == [], writer
+    assert wrong(run.outputs(), expected) == [], writer
 
 
-def test_a_read_only_disk(copy: Run, faults: list[Fault]) -> None:
-    with small_disk(copy.results):
-        for path in copy.results.glob("tables/*.csv"):
-            path.unlink()
-        subprocess.run(["mount", "-o", "remount,ro", str(copy.results)], check=True)
-        code, output = copy.reproduce()
-        assert code != 0
-        assert "Read-only file system" in output
-        subprocess.run(["mount", "-o", "remount,rw", str(copy.results)], check=True)
-        code, output = copy.reproduce()
-        assert code == 0, output
-    faults.append(Fault("results on a read-only disk", 1, 1, "none", 1))
+def assert_it_works(run: Run, writer: Writer, expected: dict[str, str], command: str) -> None:
+    code, output = run.reproduce("bash", "-c", command, OMP_NUM_THREADS=str(writer.threads))
+    assert code == 0, (writer, output)
+    assert differences(run.outputs(), expected) == [], writer
+    assert run.left_behind() == [], writer
 
 
+def test_a_full_disk(
+    finished: Run,
+    undisturbed: Run,
+    commands: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+    faults: list[Fault],
+) -> None:
+    expected = undisturbed.outputs()
+    runs = [finished, Run(tmp_path_factory.mktemp("full") / "copy", copied=undisturbed.folder)]
+    used = sum(path.stat().st_size for path in finished.results.rglob("*") if path.is_file())
+
+    def fill(writer: Writer, run: Run) -> None:
+        filler = run.results / "logs/filler"
+        spare = sum(clear(run, writer)) // 2
+        filler.write_bytes(bytes(max(0, shutil.disk_usage(run.results).free - spare)))
+        command = command_of(commands, writer)
+        # Of residuals it is known before that they will not fit.
+        message = r"(could not be written \(.*\); \d+ MB are free there|the missing shards need .* are free)"
+        assert_it_fails(run, writer, message, expected, "bash", "-c", command)
+        filler.unlink()
+        assert_it_works(run, writer, expected, command)
+
+    with disk(runs[0].results, used // 1_000_000 + 100), disk(runs[1].results, used // 1_000_000 + 100):
+        on_two_cores(fill, WRITERS, runs)
+    said = ", ".join(writer.what for writer in WRITERS)
+    faults.append(Fault(f"disk full while writing {said}", len(WRITERS), len(WRITERS), "the job", len(WRITERS)))
+
+
+# All where no disk can be mounted.
+QUOTA = WRITERS[3::6] if os.geteuid() == 0 else WRITERS
 LIMITED = """
+import os, resource, sys
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+os.execvp("bash", ["bash", "-c", sys.argv[2]])
+"""
+
+
+def test_a_quota(finished: Run, undisturbed: Run, commands: dict[str, str], faults: list[Fault]) -> None:
+    expected = undisturbed.outputs()
+    for writer in QUOTA:
+        limit = max(clear(finished, writer)) // 2
+        command = command_of(commands, writer)
+        limited = (sys.executable, "-c", LIMITED, str(limit), command)
+        assert_it_fails(finished, writer, r"could not be written \(.*\)", expected, *limited)
+        put_back(finished, undisturbed)
+    said = ", ".join(writer.what for writer in QUOTA)
+    faults.append(Fault(f"a limit to the size of files while writing {said}", len(QUOTA), len(QUOTA), "the job", None))
+
+
+def put_back(run: Run, undisturbed: Run) -> None:
+    """Make every result that of the undisturbed run again."""
+    shutil.rmtree(run.results)
+    shutil.copytree(undisturbed.results, run.results)
+
+
+def test_a_read_only_disk(finished: Run, undisturbed: Run, commands: dict[str, str], faults: list[Fault]) -> None:
+    with disk(finished.results, 1000):
+        for name in ("tables/headline.csv", "metrics.csv"):
+            (finished.results / name).unlink()
+        expected = finished.outputs()
+        subprocess.run(["mount", "-o", "remount,ro", str(finished.results)], check=True)
+        code, output = finished.reproduce()
+        assert code != 0
+        assert "Read-only file system" in output and "Traceback" not in output
+        for job in ("collect/headline", f"train/{GATED}"):
+            code, output = finished.reproduce("bash", "-c", commands[job])
+            assert code != 0
+            assert "Read-only file system" in output and "Traceback" not in output, output
+        assert finished.outputs() == expected
+        subprocess.run(["mount", "-o", "remount,rw", str(finished.results)], check=True)
+        code, output = finished.reproduce()
+        assert code == 0, output
+        assert differences(finished.outputs(), undisturbed.outputs()) == []
+    faults.append(Fault("results on a read-only disk", 3, 3, "none", 1))
+
+
+SMALL = """
 import resource, sys
-import torch, tsae.cache, tsae.train, transformer_lens
+import torch, tsae.cache, tsae.tokens, tsae.train, transformer_lens
 from tsae.__main__ import run
 used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (used + {spare}, used + {spare}))
@@ -113,37 +218,41 @@ run()
 """
 
 
-@pytest.mark.parametrize("rule", ["cache_residuals", "train"])
-def test_too_little_memory(copy: Run, rule: str, faults: list[Fault]) -> None:
-    code, output = copy.reproduce(
-        "snakemake", "--configfile", copy.configfile, "--cores", "2", "--forcerun", rule, "--until", rule, "-n", "-p"
-    )
-    command = next(line.strip() for line in output.splitlines() if "python -m tsae" in line)
-    for path in (copy.results / "residuals").rglob("shard-*"):
-        if rule == "cache_residuals":
-            path.unlink()
-    launcher = copy.folder / "limited.py"
-    launcher.write_text(LIMITED.format(spare=2_000_000))
-    code, output = copy.reproduce("bash", "-c", command.replace("python -m tsae", f"{sys.executable} {launcher}"))
-    assert code != 0
-    assert "error: out of memory" in output, output
-    assert copy.left_behind() == []
-    faults.append(Fault(f"too little memory ({rule})", 1, 1, "the job", None))
+@pytest.mark.parametrize("job", ["cache_residuals/0", f"train/{TOKENIZED}"])
+def test_too_little_memory(
+    finished: Run, undisturbed: Run, commands: dict[str, str], job: str, faults: list[Fault]
+) -> None:
+    writer = next(writer for writer in WRITERS if writer.job == job)
+    expected = undisturbed.outputs()
+    launcher = finished.folder / "small.py"
+    for spare in (1_000_000, 4_000_000):
+        clear(finished, writer)
+        launcher.write_text(SMALL.format(spare=spare))
+        small = commands[job].replace("python -m tsae", f"{sys.executable} {launcher}")
+        code, output = finished.reproduce("bash", "-c", small, OMP_NUM_THREADS=str(writer.threads))
+        assert code != 0
+        assert "error: out of memory" in output, output
+        assert finished.left_behind("*.tmp") == []
+        assert wrong(finished.outputs(), expected) == []
+    assert_it_works(finished, writer, expected, commands[job])
+    faults.append(Fault(f"too little memory ({job.split('/')[0]})", 2, 2, "the job", 1))
 
 
-def test_a_clock_that_jumps_back(copy: Run, undisturbed: Run, faults: list[Fault]) -> None:
+def test_a_clock_that_jumps_back(finished: Run, undisturbed: Run, faults: list[Fault]) -> None:
     # What was written before the jump has times that are yet to come.
     tomorrow = time.time() + 86_400
     for top in ("results", "figures"):
-        for path in (copy.folder / top).rglob("*"):
+        for path in (finished.folder / top).rglob("*"):
             os.utime(path, (tomorrow, tomorrow))
-    for pattern in ("tables/headline.csv", "saes/layer1/*-s0/sae.safetensors"):
-        next(iter(sorted(copy.results.glob(pattern)))).unlink()
-    code, output = copy.reproduce()
+    for path in (
+        finished.results / f"saes/{GATED}/sae.safetensors",
+        finished.results / "metrics.csv",
+        finished.folder / "figures/smoke/speedup.svg",
+    ):
+        path.unlink()
+    code, output = finished.reproduce()
     assert code == 0, output
-    assert differences(copy.outputs(), undisturbed.outputs()) == []
-    code, output = copy.reproduce()
-    assert code == 0, output
+    assert differences(finished.outputs(), undisturbed.outputs()) == []
     faults.append(Fault("a clock that jumps back a day", 1, None, "none", 1))
 
 
@@ -153,15 +262,14 @@ def test_ten_thousand_small_files(tmp_path: Path, faults: list[Fault]) -> None:
     lines = (run.folder / "results/tiny/corpus.txt").read_text().splitlines()
     for number in range(10_000):
         (run.folder / f"texts/{number:05d}.txt").write_text(lines[number % len(lines)] + f" {number}\n")
-    config = run.folder / run.configfile
-    config.write_text(
-        config.read_text()
+    settings = run.folder / run.configfile
+    settings.write_text(
+        settings.read_text()
         .replace("paths: [results/tiny/corpus.txt]", "paths: [texts]")
         .replace("format: lines", "format: text")
     )
-    code, output = run.reproduce(
-        "snakemake", "--configfile", run.configfile, "--cores", "2", "--", "results/smoke/documents.jsonl"
-    )
+    code, output = run.snakemake("--", "results/smoke/documents.jsonl")
     assert code == 0, output
-    assert len((run.results / "documents.jsonl").read_text().splitlines()) == 10_000
+    documents = [json.loads(line) for line in (run.results / "documents.jsonl").read_text().splitlines()]
+    assert [document["text"].split()[-1] for document in documents] == [str(number) for number in range(10_000)]
     faults.append(Fault("a corpus of 10 000 files", 1, None, "none", None))

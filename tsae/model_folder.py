@@ -53,11 +53,15 @@ def prepare_model(source: ModelSource, sources_dir: Path, folder: Path) -> None:
     try:
         match source:
             case GgufModel():
-                _expand_gguf(sources_dir / source.filename, source.sha256, building)
+                with files.naming(folder):
+                    _expand_gguf(sources_dir / source.filename, source.sha256, building)
             case HubModel():
-                _copy_model(_download(source), f"model.source.id: {source.id}", building)
+                downloaded = _download(source)
+                with files.naming(folder):
+                    _copy_model(downloaded, f"model.source.id: {source.id}", building)
             case FolderModel():
-                _copy_model(source.path, f"model.source.path: {source.path}", building)
+                with files.naming(folder):
+                    _copy_model(source.path, f"model.source.path: {source.path}", building)
         paths = sorted(building.iterdir())
         hashes = {path.name: files.sha256(path) for path in paths}
         # First, so that an interrupted replacement does not pass for a whole model.
