@@ -5,11 +5,10 @@ import re
 from pathlib import Path
 
 from performance import measured
-from run import RESULTS, ROOT, markdown
+from run import RESULTS, ROOT, markdown, write_json
 
 from tsae import config, plan
 from tsae.config import Config
-from tsae.files import write_json
 from tsae.plan import Machine, Plan
 
 SCALED = ROOT / "config/gpt2.yaml"

@@ -19,10 +19,9 @@ import cost
 import licences
 import pandas as pd
 import performance
-from run import BASELINE, FIGURES, PROFILE, RESULTS, ROOT, TOKENIZED, markdown, of_seeds, read, rows_of
+from run import BASELINE, FIGURES, PROFILE, RESULTS, ROOT, TOKENIZED, markdown, of_seeds, read, rows_of, write_json
 
 from tsae import config
-from tsae.files import write_json
 from tsae.measures import speedups
 from tsae.prefixes import describe, read_prefixes
 
@@ -229,7 +228,7 @@ def speedup() -> str:
 def check(claim: str, name: str) -> str:
     """What was measured for a check of the ledger, with its interval."""
     checks = pd.read_csv(RESULTS / "claims.csv")
-    (row,) = checks[(checks["id"] == claim) & (checks["check"].str.contains(name, regex=False))].to_dict("records")
+    (row,) = checks[(checks["id"] == claim) & (checks["check"] == name)].to_dict("records")
     return f"{row['measured']:.3g} ({row['low']:.3g} to {row['high']:.3g})"
 
 
@@ -243,10 +242,17 @@ def findings() -> str:
     smallest, largest = "topk-k32-x2-learned", "topk-k32-x16-none"
     layer = PROFILE.residuals.layers[-1]
     simple = {"at": PROFILE.simple.threshold}
+    topk, topk_ce, relu = (
+        check("C1", f"{of}, tokenized / baseline, equal L0") for of in ("NMSE, TopK", "CE added, TopK", "NMSE, ReLU")
+    )
+    sooner, sooner_ce = (check("C2", f"speed-up to the baseline's {metric}") for metric in ("NMSE", "CE added"))
+    covered, covered_baseline = (
+        check("C10", f"phrase coverage, {of}, without unigrams - with") for of in ("tokenized", "baseline")
+    )
     found = [
         "**At equal sparsity a table lowers the error, with every architecture and at every sparsity.** NMSE of a tokenized TopK SAE over its baseline's at "
-        f"equal L0: {check('C1', 'NMSE, TopK')}; CE added: {check('C1', 'CE added, TopK')}. For ReLU SAEs, which waste the most "
-        f"on tokens, NMSE: {check('C1', 'NMSE, ReLU')}. ([`pareto`](figures/pareto.png))",
+        f"equal L0: {topk}; CE added: {topk_ce}. For ReLU SAEs, which waste the most "
+        f"on tokens, NMSE: {relu}. ([`pareto`](figures/pareto.png))",
         "**A table is worth about eight times the features.** The tokenized SAE of 2 features per dimension has an NMSE of "
         f"{of_block('expansion', 'nmse', smallest, '{:.4f}')}, the baseline of 16 one of "
         f"{of_block('expansion', 'nmse', largest, '{:.4f}')}, on a budget of tokens that leaves much of the larger one dead "
@@ -256,9 +262,9 @@ def findings() -> str:
         f"{of_block('encoder', 'nmse', TOKENIZED, '{:.4f}', seed=0)}) and has fewer dead features "
         f"({of_block('encoder', 'dead_heldout', TOKENIZED + '-nounigram', '{:.0f}%', 100)} against "
         f"{of_block('encoder', 'dead_heldout', TOKENIZED, '{:.0f}%', 100, seed=0)}). The price that the authors warn of, features that "
-        f"no longer fire on the tokens of a phrase, is small (coverage: {check('C10', 'phrase coverage, tokenized')}). A baseline, "
+        f"no longer fire on the tokens of a phrase, is small (coverage: {covered}). A baseline, "
         "which needs the direction, reconstructs worse without it, and pays as little "
-        f"({check('C10', 'phrase coverage, baseline')}). ([`encoder_ablation`](figures/encoder_ablation.png))",
+        f"({covered_baseline}). ([`encoder_ablation`](figures/encoder_ablation.png))",
         "**Features stop pointing at tokens, but do not stop firing on them.** At layer "
         f"{layer}, {of_block('headline', 'feature_token_bias_similar_alive', BASELINE, '{:.1f}%', 100, layer=layer, min_count=1)} of "
         "the baseline's alive features point along a token-bias, and "
@@ -268,7 +274,7 @@ def findings() -> str:
         f"{of_block('headline', 'simple_unigram', TOKENIZED, '{:.1f}%', 100, layer=layer, **simple)} of the tokenized SAE's. "
         "([`simple_features`](figures/simple_features.png), [`token_bias_similarity`](figures/token_bias_similarity.png))",
         "**Training is several times faster, and most so in early layers.** Averaged over layers and seeds the tokenized SAE reaches "
-        f"its baseline's final NMSE {check('C2', 'NMSE')} times sooner, and its CE added {check('C2', 'CE added')} times (range in "
+        f"its baseline's final NMSE {sooner} times sooner, and its CE added {sooner_ce} times (range in "
         "brackets): at layer 6 as the authors on GPT-2, deeper as on Pythia-1.4B. ([`speedup`](figures/speedup.png))",
     ]
     return "\n".join(f"{number}. {text}" for number, text in enumerate(found, start=1))

@@ -1,7 +1,9 @@
 """The files of the last embedded run, and how documents show them."""
 
 import functools
+import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -30,6 +32,11 @@ def of_seeds(table: pd.DataFrame, form: str, scale: float = 1.0) -> str:
         form.format(number * scale) for number in (table["value"].mean(), table["low"].min(), table["high"].max())
     )
     return f"{value} ({low} to {high})"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file of the repository, which has its history in git and no record beside it."""
+    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 @functools.cache

@@ -12,12 +12,11 @@ from test_workflow import COPIED, NOTEBOOKS, ROOT, planned, read_csv, snakemake
 
 from tsae import config
 from tsae.costs import costs
-from tsae.figures import FIGURE_BLOCKS, FIGURE_NAMES
+from tsae.figures import FIGURE_NAMES
+from tsae.sweep import Point
 
 PROFILES = ("gpt2", "pythia", "gpt2-small-budget")
-LAYERS = (5, 8, 12, 20)  # those of GPT-2 and those of Pythia
-# Run with residuals from the model, where every job loads it, and so without blocks that gpt2 runs too.
-STREAMED, LEFT_OUT = "gpt2-small-budget", {"pareto", "expansion", "init"}
+LAYERS = {8, 12}  # one of GPT-2 and one of Pythia
 
 
 def copy_project(folder: Path) -> None:
@@ -55,23 +54,33 @@ def test_a_profile_is_planned_without_network(project: Path, profile: str) -> No
     assert not any((project / "results").glob("*/model/*"))
 
 
-def fewer(key: str, values: Any) -> Any:
-    """Of layers those that are run, of penalties the first, of what else is swept the first and the last."""
-    match key:
-        case "layers":
-            return [layer for layer in values if layer in LAYERS]
-        case "l1":
-            return values[:1]
-    return [values[0], values[-1]] if isinstance(values, list) and len(values) > 2 else values
+def fewer(grid: dict[str, Any], headline: Point) -> dict[str, Any]:
+    """Of layers and seeds one, of penalties the first, and of sizes those of the headline SAEs, which blocks then share.
 
-
-def shrunk(profile: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A profile with a tiny model and text: every kind of point and every switch stays, and every block but those left out.
-
-    Lists of the sweep are shortened, and of seeds one is left: a process takes seconds to start, whatever it does then.
+    Of what a figure is laid out along, another value stays.
     """
-    streamed = profile["profile"] == STREAMED
-    left_out = LEFT_OUT if streamed else set()
+    kept: dict[str, Any] = {name: values for name, values in grid.items() if name != "seeds"}
+    for name in kept:
+        match name:
+            case "layers":
+                kept[name] = [layer for layer in grid[name] if layer in LAYERS]
+            case "k":
+                kept[name] = [headline.k]
+            case "l1":
+                kept[name] = grid[name][:1]
+            case "expansion":
+                another = grid[name][:1] if grid["table"] == ["none"] else []
+                kept[name] = sorted({*another, headline.expansion})
+            case "lookup_scale":
+                kept[name] = sorted({grid[name][0], grid[name][-1]})
+    return kept
+
+
+def shrunk(profile: dict[str, Any], headline: Point, folder: Path) -> dict[str, Any]:
+    """A profile with a tiny model and text: every block, every kind of point and every switch stays.
+
+    There are as few SAEs as can be: a process takes seconds to start, whatever it does then.
+    """
     sizes: dict[str, dict[str, Any]] = {
         "model": {
             "source": {"kind": "folder", "path": str(folder / "model")},
@@ -100,20 +109,11 @@ def shrunk(profile: dict[str, Any], folder: Path) -> dict[str, Any]:
     assert sizes.keys() <= profile.keys()
     if "phrases" in profile:
         sizes["phrases"] = {"min_count": 6, "n_phrases": 10, "bootstrap": 50}
-    if streamed:
-        sizes["residuals"] |= {"disk_gb": 0.001, "mean_tokens": 2048}
-        sizes["compute"] |= {"tf32": True}  # which changes nothing on a CPU, but every command must take it
     sweep = {
-        block: [{key: fewer(key, values) for key, values in grid.items() if key != "seeds"} for grid in grids]
+        block: [fewer(grid, headline) for grid in grids if not LAYERS.isdisjoint(grid.get("layers", LAYERS))]
         for block, grids in profile["sweep"].items()
-        if block not in left_out
     }
-    figures = [name for name in profile.get("figures", FIGURE_NAMES) if left_out.isdisjoint(FIGURE_BLOCKS[name])]
-    return (
-        profile
-        | {name: profile[name] | changed for name, changed in sizes.items()}
-        | {"sweep": sweep, "figures": figures}
-    )
+    return profile | {name: profile[name] | changed for name, changed in sizes.items()} | {"sweep": sweep}
 
 
 class Finished(NamedTuple):
@@ -130,7 +130,8 @@ class Finished(NamedTuple):
         return self.folder / "results" / self.whole.profile / name
 
 
-@pytest.fixture(scope="module", params=PROFILES)
+# gpt2-small-budget has the blocks and kinds of points of gpt2.
+@pytest.fixture(scope="module", params=["gpt2", "pythia"])
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp(request.param)
     copy_project(folder)
@@ -138,7 +139,9 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     tiny.write_corpus(folder / "corpus.txt")
     write = tiny.write_gpt_neox if request.param == "pythia" else tiny.write_gpt2
     write(folder / "model", folder / "corpus.txt", n_layers=whole.model.n_layers)
-    profile = shrunk(yaml.safe_load((ROOT / f"config/{request.param}.yaml").read_text()), folder)
+    profile = shrunk(
+        yaml.safe_load((ROOT / f"config/{request.param}.yaml").read_text()), whole.jobs("headline")[0].point, folder
+    )
     (folder / "tiny.yaml").write_text(yaml.safe_dump(profile))
     code, output = snakemake(folder, configfile="tiny.yaml")
     assert code == 0, output
@@ -147,10 +150,8 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def test_a_profile_runs_to_its_end(finished: Finished) -> None:
     shrunk, whole = finished.shrunk, finished.whole
-    left_out = LEFT_OUT if whole.profile == STREAMED else set()
     assert set(shrunk.jobs()) < set(whole.jobs()) and shrunk.headline() == whole.headline()
-    assert shrunk.sweep.keys() == whole.sweep.keys() - left_out
-    assert shrunk.figures == tuple(name for name in whole.figures if left_out.isdisjoint(FIGURE_BLOCKS[name]))
+    assert shrunk.sweep.keys() == whole.sweep.keys() and shrunk.figures == whole.figures
     for figure in shrunk.figures:
         for ending in ("svg", "pdf", "png"):
             assert (finished.folder / f"figures/{whole.profile}/{figure}.{ending}").stat().st_size > 5000
@@ -167,5 +168,3 @@ def test_a_profile_runs_to_its_end(finished: Finished) -> None:
     assert notebooks == {name for name in NOTEBOOKS if name != "02_training_and_pareto" or "pareto" in shrunk.sweep}
     manifest = json.loads(finished.results("manifest.json").read_text())
     assert manifest["config"]["profile"] == whole.profile
-    streams = json.loads(finished.results("residuals/index.json").read_text())["streams"]
-    assert streams == (whole.profile == STREAMED)

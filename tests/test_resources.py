@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,7 @@ class Writer(NamedTuple):
     where: str = ""  # how the name of a file that it cannot write begins, if not as those of the outputs
     threads: int = 1
     save_s: int | None = None  # how often a training is saved
+    then: str = "true"  # the job that makes what this one removes
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -43,7 +44,14 @@ WRITERS = (
     Writer("the model", "prepare_model", ("model/*",), threads=2),
     Writer("documents", "prepare_documents", ("documents.jsonl",)),
     Writer("tokens", "tokenize", ("tokens/*",)),
-    Writer("residuals", "cache_residuals/0", ("residuals/*/layer*/*", "residuals/parts/*"), "residuals", threads=2),
+    Writer(
+        "residuals",
+        "cache_residuals/0",
+        ("residuals/*/layer*/*", "residuals/parts/*"),
+        "residuals",
+        threads=2,
+        then="index_residuals",
+    ),
     Writer("residual statistics", "index_residuals", ("residuals/layer*", "residuals/index.json")),
     Writer("unigram residuals", "unigrams", ("unigrams/*",), threads=2),
     Writer("an SAE", f"train/{GATED}", (f"saes/{GATED}/*",)),
@@ -109,12 +117,12 @@ def clear(run: Run, writer: Writer) -> list[int]:
     return sizes
 
 
-def command_of(commands: dict[str, str], writer: Writer) -> str:
+def command_of(commands: Mapping[str, str], writer: Writer) -> str:
     command = commands[writer.job]
     return command if writer.save_s is None else re.sub(r"--save-s \S+", f"--save-s {writer.save_s}", command)
 
 
-def assert_it_fails(run: Run, writer: Writer, message: str, expected: dict[str, str], *command: str) -> None:
+def assert_it_fails(run: Run, writer: Writer, message: str, expected: Mapping[str, str], *command: str) -> None:
     """It names a file of its own, and leaves nothing half-written."""
     code, output = run.reproduce(*command, OMP_NUM_THREADS=str(writer.threads))
     assert code != 0, writer
@@ -124,9 +132,11 @@ def assert_it_fails(run: Run, writer: Writer, message: str, expected: dict[str, 
     assert wrong(run.outputs(), expected) == [], writer
 
 
-def assert_it_works(run: Run, writer: Writer, expected: dict[str, str], command: str) -> None:
-    code, output = run.reproduce("bash", "-c", command, OMP_NUM_THREADS=str(writer.threads))
-    assert code == 0, (writer, output)
+def assert_it_works(run: Run, writer: Writer, commands: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    """It makes what the undisturbed run did."""
+    for command in (command_of(commands, writer), commands.get(writer.then, writer.then)):
+        code, output = run.reproduce("bash", "-c", command, OMP_NUM_THREADS=str(writer.threads))
+        assert code == 0, (writer, output)
     assert differences(run.outputs(), expected) == [], writer
     assert run.left_behind() == [], writer
 
@@ -146,12 +156,11 @@ def test_a_full_disk(
         filler = run.results / "logs/filler"
         spare = sum(clear(run, writer)) // 2
         filler.write_bytes(bytes(max(0, shutil.disk_usage(run.results).free - spare)))
-        command = command_of(commands, writer)
         # Of residuals it is known before that they will not fit.
         message = r"(could not be written \(.*\); \d+ MB are free there|the missing shards need .* are free)"
-        assert_it_fails(run, writer, message, expected, "bash", "-c", command)
+        assert_it_fails(run, writer, message, expected, "bash", "-c", command_of(commands, writer))
         filler.unlink()
-        assert_it_works(run, writer, expected, command)
+        assert_it_works(run, writer, commands, expected)
 
     with disk(runs[0].results, used // 1_000_000 + 100), disk(runs[1].results, used // 1_000_000 + 100):
         on_two_cores(fill, WRITERS, runs)
@@ -225,8 +234,8 @@ def test_too_little_memory(
     writer = next(writer for writer in WRITERS if writer.job == job)
     expected = undisturbed.outputs()
     launcher = finished.folder / "small.py"
+    clear(finished, writer)
     for spare in (1_000_000, 4_000_000):
-        clear(finished, writer)
         launcher.write_text(SMALL.format(spare=spare))
         small = commands[job].replace("python -m tsae", f"{sys.executable} {launcher}")
         code, output = finished.reproduce("bash", "-c", small, OMP_NUM_THREADS=str(writer.threads))
@@ -234,7 +243,7 @@ def test_too_little_memory(
         assert "error: out of memory" in output, output
         assert finished.left_behind("*.tmp") == []
         assert wrong(finished.outputs(), expected) == []
-    assert_it_works(finished, writer, expected, commands[job])
+    assert_it_works(finished, writer, commands, expected)
     faults.append(Fault(f"too little memory ({job.split('/')[0]})", 2, 2, "the job", 1))
 
 
