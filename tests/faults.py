@@ -187,7 +187,7 @@ class Run:
 
     def clear(self) -> None:
         """Kill what a test has left at work in the copy."""
-        kill(self.at_work)
+        psutil.wait_procs(kill(self.at_work), timeout=10)
 
 
 def _is_compared(name: Path) -> bool:
@@ -264,11 +264,12 @@ def jobs_of(process: "subprocess.Popen[Any]") -> dict[psutil.Process, str]:
 
 def kill_all(process: "subprocess.Popen[Any]") -> None:
     """Kill a process and all it has started, none of them having time to say or tidy up anything."""
-    kill(lambda: [psutil.Process(process.pid), *descendants(process)] if process.poll() is None else [])
-    process.communicate()
+    victims = kill(lambda: [psutil.Process(process.pid), *descendants(process)] if process.poll() is None else [])
+    process.communicate()  # before others wait for it, which would take away how it ended
+    psutil.wait_procs(victims, timeout=10)
 
 
-def kill(find: Callable[[], Iterable[psutil.Process]]) -> None:
+def kill(find: Callable[[], Iterable[psutil.Process]]) -> set[psutil.Process]:
     """Kill the processes that a function finds, which are stopped first so that they start no others."""
     stopped: set[psutil.Process] = set()
     while new := set(find()) - stopped:
@@ -277,7 +278,7 @@ def kill(find: Callable[[], Iterable[psutil.Process]]) -> None:
         stopped |= new
     for victim in stopped:
         _send(victim, signal.SIGKILL)
-    psutil.wait_procs(stopped, timeout=10)
+    return stopped
 
 
 def _send(process: psutil.Process, number: signal.Signals) -> None:

@@ -11,12 +11,14 @@ from typing import IO, Any
 
 import pytest
 import torch
+import typer
 from elsewhere import DEVICE, StandIn
 from evaluation import SETTINGS, Evaluated
 from test_train import LAYER, POINTS, Prepared, one_thread  # noqa: F401
 from torch import Tensor
 
 from tsae import config
+from tsae.__main__ import app
 from tsae.baselines import measure_ablations
 from tsae.config import Curves, Features, Training
 from tsae.curves import measure_curve
@@ -128,6 +130,10 @@ def planned_options(folder: Path, *arguments: str, residuals: str = "{}") -> dic
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     commands = re.findall(r"python -m tsae --log \S+ (\S+)(.*)", done.stdout)
+    taken = typer.main.get_group(app).commands
+    for stage, options in commands:
+        known = {name for parameter in taken[stage].params for name in parameter.opts}
+        assert set(re.findall(r" (--[a-z0-9-]+)", options)) <= known, stage
     return {stage: " ".join(sorted(re.findall(r"--gpus \d+|--tf32", options))) for stage, options in commands}
 
 
