@@ -118,10 +118,6 @@ class Run:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return os.environ | {"PATH": path, "PYTHONPATH": str(self.folder)}
 
-    def one(self, pattern: str) -> Path:
-        """The first file of a pattern, relative to the copy."""
-        return min(self.folder.glob(pattern))
-
     def start(
         self, *command: str, output: IO[str] | int = subprocess.PIPE, environment: Mapping[str, str] | None = None
     ) -> "subprocess.Popen[str]":

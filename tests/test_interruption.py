@@ -51,20 +51,24 @@ SMOKE = Counter(
     }
 )
 VICTIMS = ("everything", "Snakemake", "a job")
-# Outputs of a stage: without one of them a run that has come to its end has such a job again.
-OUTPUTS = {
-    "prepare-model": "results/*/model/source.json",
-    "prepare-documents": "results/*/documents.jsonl",
-    "tokenize": "results/*/tokens/train.safetensors",
-    "unigrams": "results/*/unigrams/layer1.safetensors",
-    "cache-residuals": "results/*/residuals/parts/0.json",
-    "index-residuals": "results/*/residuals/index.json",
-    "train": "results/*/saes/layer2/*/sae.safetensors",
-    "evaluate": "results/*/metrics/layer*/*.json",
-    "measure-curve": "results/*/curves/layer*/*.json",
-    "figure": "figures/*/*.svg",
-    "notebook": "results/*/notebooks/*.html",
+# What a run does such a job again without. Those of the first stages come to their end only when nothing else is there yet.
+FIRST = {
+    "fetch": ("results/sources/*.gguf",),
+    "prepare-model": ("results/{}/model/source.json",),
+    "prepare-documents": ("results/{}/documents.jsonl",),
+    "tokenize": ("results/{}/tokens/*",),
+    "unigrams": ("results/{}/unigrams/*",),
+    "cache-residuals": ("results/{}/residuals/train/*/*", "results/{}/residuals/parts/*"),
+    "index-residuals": ("results/{}/residuals/index.json",),
 }
+LAST = {
+    "train": ("results/{}/saes/*/*/sae.safetensors", "results/{}/metrics/*/*", "results/{}/metrics.csv"),
+    "evaluate": ("results/{}/metrics/*/*", "results/{}/metrics.csv"),
+    "measure-curve": ("results/{}/curves/*/*", "results/{}/tables/curves.csv", "figures/{}/speedup.svg"),
+    "figure": ("figures/{}/*.svg",),
+    "notebook": ("results/{}/notebooks/*.html",),
+}
+ATTEMPTS = 10
 SETTLE_S = 20
 GOES_ON = "goes on after step"
 
@@ -81,16 +85,35 @@ class Killer:
         self.n_kills = 0
         self.went_on: set[str] = set()  # logs of trainings that went on from what they had saved
 
-    def hit(self, stages: Counter[str], victim: str, once_saved: bool) -> str | None:
-        """Kill at a random moment of a job of one of the stages; which it was, None if it came to its end before.
+    def hit(self, stages: Counter[str], victim: str, once_saved: bool) -> str:
+        """Kill at a random moment of a job of one of the stages; which it was.
 
         If `once_saved`, a training is killed after it has saved where it is.
         """
-        if self.process is None or self.process.poll() is not None:
-            self.process = self.run.start(output=subprocess.DEVNULL)
-        job, stage = _wait_for(stages, self.process)
-        if job is None:
-            return None
+        for _ in range(ATTEMPTS):
+            if self.process is None or self.process.poll() is not None:
+                self.process = self.run.start(output=subprocess.DEVNULL)
+            job, stage = _wait_for(stages, self.process)
+            if job is None:
+                if self.process.returncode == 0:
+                    self._remove(LAST[next(stage for stage in reversed(LAST) if stages[stage])])
+                continue
+            self._sleep(job, stage, once_saved)
+            jobs = jobs_of(self.process)
+            if job in jobs:
+                for each, of_stage in ({job: stage} if victim == "a job" else jobs).items():
+                    self.hits.setdefault(of_stage, []).append(seconds_since_start(each))
+                _kill(self.process, job, victim)
+                self.n_kills += 1
+                assert self.wrong() == [], (stage, victim)
+                self._look_at_logs()
+                return stage
+            if stage in FIRST:
+                kill_all(self.process)
+                self._remove(FIRST[stage])
+        raise AssertionError(f"no job of {dict(stages)} was there long enough")
+
+    def _sleep(self, job: psutil.Process, stage: str, once_saved: bool) -> None:
         if stage == "train" and once_saved:
             saved = Path(self.run.folder, words(job)[words(job).index("--folder") + 1], ".training/state.safetensors")
             while job.is_running() and not saved.exists():
@@ -98,16 +121,11 @@ class Killer:
             time.sleep(self.generator.uniform(0, 0.2))
         else:
             time.sleep(self.generator.uniform(0.02, 0.6) * self.seconds_of(stage))
-        jobs = jobs_of(self.process)
-        if job not in jobs:
-            return None
-        for each, of_stage in ({job: stage} if victim == "a job" else jobs).items():
-            self.hits.setdefault(of_stage, []).append(seconds_since_start(each))
-        _kill(self.process, job, victim)
-        self.n_kills += 1
-        assert self.wrong() == [], (stage, victim)
-        self._look_at_logs()
-        return stage
+
+    def _remove(self, patterns: tuple[str, ...]) -> None:
+        for pattern in patterns:
+            for path in self.run.folder.glob(pattern.format(self.run.profile)):
+                files.remove(path)
 
     def to_the_end(self) -> None:
         """Let a run end that a job is missing from, and run again."""
@@ -166,15 +184,9 @@ def test_killed_at_random_moments(
     killer = Killer(run, lambda stage: measured_seconds(undisturbed, stage), lambda: wrong(run.outputs(), expected))
     wanted = SMOKE.copy()
     try:
-        for _ in range(5 * SMOKE.total()):
-            stage = killer.hit(wanted, VICTIMS[killer.n_kills % len(VICTIMS)], once_saved=wanted["train"] % 2 == 0)
-            if stage is not None:
-                wanted[stage] -= 1
-            if not wanted.total():
-                break
-            if killer.process is not None and killer.process.poll() == 0:
-                # All is done: so that the next run has a job of that stage.
-                run.one(OUTPUTS[next(stage for stage in reversed(SMOKE) if wanted[stage])]).unlink()
+        while wanted.total():
+            victim = VICTIMS[killer.n_kills % len(VICTIMS)]
+            wanted[killer.hit(wanted, victim, once_saved=wanted["train"] % 2 == 0)] -= 1
         killer.to_the_end()
         assert differences(run.outputs(), expected) == []
         assert run.left_behind() == []
@@ -201,8 +213,9 @@ def test_interrupted_from_the_keyboard(
     undisturbed: Run, tmp_path_factory: pytest.TempPathFactory, faults: list[Fault]
 ) -> None:
     run = Run(tmp_path_factory.mktemp("keyboard") / "copy", copied=undisturbed.folder)
-    for path in run.results.glob("saes/layer2/*/sae.safetensors"):
-        path.unlink()
+    for pattern in LAST["train"]:
+        for path in run.folder.glob(pattern.format(run.profile)):
+            path.unlink()
     process = run.start()
     while "train" not in jobs_of(process).values():
         assert process.poll() is None
@@ -258,7 +271,7 @@ COMPARED = (
     ),
 )
 # About, with two cores [s].
-SECONDS = {"fetch": 8.0, "cache-residuals": 50.0, "unigrams": 27.0, "train": 26.0, "evaluate": 20.0}
+SECONDS = {"fetch": 3.0, "cache-residuals": 50.0, "unigrams": 27.0, "train": 26.0, "evaluate": 20.0}
 KILLS = {
     "fetch": "everything",
     "unigrams": "a job",
@@ -320,10 +333,7 @@ def test_the_embedded_profile_killed(embedded: Run, faults: list[Fault]) -> None
     assert {Path(name).parts[0] for name in expected} >= {"saes", "metrics", "features", "curves"}
     killer = Killer(embedded, SECONDS.__getitem__, lambda: wrong(compared(embedded.results), expected))
     for stage, victim in KILLS.items():
-        while killer.hit(Counter([stage]), victim, once_saved=True) is None:
-            assert killer.process is None or killer.process.poll() != 0, (
-                f"the run ended before a job of {stage} was hit"
-            )
+        killer.hit(Counter([stage]), victim, once_saved=True)
     killer.to_the_end()
     assert differences(compared(embedded.results), expected) == []
     assert embedded.left_behind() == []
