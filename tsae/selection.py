@@ -196,8 +196,9 @@ def _with_metric(run: Run, rows: pd.DataFrame, metric: str, otherwise: str) -> p
     """The rows of a metric, which every SAE must have: a mean of what is left would be of something else."""
     of = ["subject", "layer", "seed"]
     found = rows[rows["metric"] == metric]
-    measured = set(found[of].itertuples(index=False, name=None))
-    lacking = rows[[sae not in measured for sae in rows[of].itertuples(index=False, name=None)]]
+    # What is no SAE has the seed NaN, which is not equal to itself.
+    measured = pd.MultiIndex.from_frame(found[of].fillna({"seed": -1}))
+    lacking = rows[~pd.MultiIndex.from_frame(rows[of].fillna({"seed": -1})).isin(measured)]
     if lacking.empty:
         return found
     # Features are compared with the table of the headline's tokenized SAE, which need not be in the block.
