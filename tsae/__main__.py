@@ -1,5 +1,6 @@
 """The stages as commands: `python -m tsae STAGE --help`. The workflow calls these; so can you, or a debugger."""
 
+import gc
 import json
 import logging
 import os
@@ -21,6 +22,9 @@ from tsae.validation import describe_errors
 OUT_OF_MEMORY = re.compile(
     r"can't allocate memory|out of memory|can't start new thread|not enough memory", re.IGNORECASE
 )
+
+# A start makes half a million objects that stay. Looking among them for garbage as often as Python does takes a fifth of it.
+gc.set_threshold(20_000)
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 SectionType = TypeVar("SectionType", bound=BaseModel)
