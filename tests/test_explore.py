@@ -35,6 +35,15 @@ def test_a_run_knows_its_headline(run: Run) -> None:
     assert run.folder("a", 4) == run.results / "saes/layer4/a-s2"
 
 
+def test_an_sae_whose_training_failed_is_shown_with_a_warning(run: Run) -> None:
+    failed = {"layer": 4, "subject": "topk-k4-x2-none", "seed": 2, "table": "none", "metric": "failed", "value": 70}
+    pd.DataFrame([*ROWS, failed], columns=COLUMNS).to_csv(run.results / "tables/headline.csv", index=False)
+    with pytest.warns(UserWarning, match=r"topk-k4-x2-none \(layer 4, seed 2\) failed in training at step 70"):
+        run.folder("topk-k4-x2-none", 4)
+    run.folder("topk-k4-x2-none", 8)
+    run.folder("topk-k4-x2-learned", 4)
+
+
 def test_a_missing_run_or_table_says_what_to_do(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"pareto\.csv is missing; run: snakemake"):
         run.table("pareto")

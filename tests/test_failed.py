@@ -265,6 +265,9 @@ def test_the_rest_of_the_run_goes_on(failed_run: tuple[Run, int, str]) -> None:
     notebooks = {path.stem for path in (run.results / "notebooks").glob("*.html")}
     assert notebooks == {path.stem for path in (ROOT / "notebooks").glob("*.py")}
     assert not (run.results / "verified.txt").exists()
+    for name in ("02_training_and_pareto", "03_token_biases", "04_features"):
+        page = (run.results / f"notebooks/{name}.html").read_text()
+        assert f"{TOKENIZED} (layer 2, seed 0) failed in training at step" in page
     log = (run.results / "logs/verify.log").read_text()
     assert re.search(rf"{TOKENIZED} +2 +0 +\d", log)
     assert re.search(r"^12 claims: .*not comparable here$", output, re.MULTILINE), output

@@ -72,7 +72,15 @@ class Run:
         return int(self.table("headline")["seed"].min())
 
     def folder(self, subject: str, layer: int) -> Path:
-        """Folder of a trained SAE of the lowest seed."""
+        """Folder of a trained SAE of the lowest seed; a warning says so if its training failed."""
+        failed = self.table("headline").query("metric == 'failed'")
+        failed = failed[(failed["subject"] == subject) & (failed["layer"] == layer) & (failed["seed"] == self.seed)]
+        if len(failed):
+            warnings.warn(
+                f"{subject} (layer {layer}, seed {self.seed}) failed in training at step {failed['value'].iloc[0]:.0f}: "
+                "what is shown of it is what was last saved",
+                stacklevel=3,
+            )
         return self.results / f"saes/layer{layer}/{subject}-s{self.seed}"
 
     def sae(self, subject: str, layer: int) -> SAE:
@@ -87,7 +95,8 @@ class Run:
 
     def features(self, subject: str, layer: int) -> pd.DataFrame:
         """Statistics of the features of that SAE; see `tsae.features.feature_statistics`."""
-        return read_features(self.results / f"features/layer{layer}/{subject}-s{self.seed}.parquet")
+        name = self.folder(subject, layer).name
+        return read_features(self.results / f"features/layer{layer}/{name}.parquet")
 
     def unigrams(self, layer: int) -> Tensor:
         """Unigram residuals (V, d)."""
