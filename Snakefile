@@ -29,6 +29,7 @@ pathvars:
 
 onstart:
     one_run_at_a_time()
+    no_file_from_the_future()
 
 
 include: "workflow/rules/sources.smk"

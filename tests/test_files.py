@@ -231,6 +231,19 @@ def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_
     assert all(path.exists() for path in kept)
 
 
+def test_times_in_the_future_become_now_and_others_stay(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    now = time.time()
+    for name, then in (("a/old", now - 500), ("a/new", now + 500), ("newer", now + 900)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (then, then))
+    (tmp_path / "a/nowhere").symlink_to(tmp_path / "missing")
+    files.lower_times([tmp_path, tmp_path / "missing"])
+    old, new, newer = ((tmp_path / name).stat().st_mtime for name in ("a/old", "a/new", "newer"))
+    assert old == pytest.approx(now - 500)
+    assert now <= new == newer <= time.time()
+
+
 def test_tensors_are_recorded_like_text(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     files.save_tensors(path, {"a": torch.arange(8)}, {"step": 3})

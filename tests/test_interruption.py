@@ -1,5 +1,6 @@
 """Runs that are killed at random moments give what an undisturbed one gives, with nothing but another `make reproduce`."""
 
+import contextlib
 import json
 import random
 import shutil
@@ -216,22 +217,27 @@ def test_interrupted_from_the_keyboard(
     for pattern in LAST["train"]:
         for path in run.folder.glob(pattern.format(run.profile)):
             path.unlink()
+    # What a shell starts in the background ignores Ctrl-C, and so does all that it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = run.start()
-    while "train" not in jobs_of(process).values():
-        assert process.poll() is None
-        time.sleep(0.1)
-    time.sleep(2)
-    started = time.monotonic()
-    # As a terminal does, to all in the foreground.
-    for each in [psutil.Process(process.pid), *descendants(process)]:
-        each.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=SETTLE_S)
-    assert process.returncode != 0
-    assert time.monotonic() - started < SETTLE_S
-    assert output.splitlines()[-1] == "stopped; run make reproduce again to go on"
-    assert run.at_work() == []
-    assert run.left_behind("*.tmp") == []
-    assert wrong(run.outputs(), undisturbed.outputs()) == []
+    signal.signal(signal.SIGINT, before)
+    try:
+        while "train" not in jobs_of(process).values():
+            assert process.poll() is None
+            time.sleep(0.1)
+        time.sleep(2)
+        # As a terminal does, to all in the foreground.
+        for each in [psutil.Process(process.pid), *descendants(process)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=SETTLE_S)
+        assert process.returncode != 0
+        assert output.splitlines()[-1] == "stopped; run make reproduce again to go on"
+        assert run.at_work() == []
+        assert run.left_behind("*.tmp") == []
+        assert wrong(run.outputs(), undisturbed.outputs()) == []
+    finally:
+        run.clear()
     faults.append(Fault("Ctrl-C", 1, 1, "the jobs under way", 1))
 
 

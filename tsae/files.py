@@ -15,8 +15,9 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +139,18 @@ def hold(results: Path) -> None:
         LOG.warning("%s: no locks on this disk (%s); see to it that only one run writes there", results, error.strerror)
     finally:
         os.close(shared)
+
+
+def lower_times(folders: Iterable[Path]) -> None:
+    """Give files that were last modified in the future, by a clock that has since jumped back, the time that it is now.
+
+    Snakemake refuses what is made from a file that is newer. Which of two files is older stays so, or they become equally old.
+    """
+    now = time.time_ns()
+    for path in (path for folder in folders for path in folder.rglob("*")):
+        with suppress(OSError):  # gone meanwhile, or not ours
+            if path.stat().st_mtime_ns > now:
+                os.utime(path, ns=(now, now))
 
 
 def record_of(path: Path) -> Path:

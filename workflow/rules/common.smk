@@ -116,6 +116,12 @@ def one_run_at_a_time():
         raise WorkflowError(str(error))
 
 
+def no_file_from_the_future():
+    """Correct what a clock that jumped back has left: results, figures, and the files of the project that they depend on."""
+    project = [Path(workflow.basedir, folder) for folder in ("config", "docs", "notebooks", "tsae", "workflow")]
+    files.lower_times([Path("results"), Path("figures"), *project])
+
+
 def memory_of(stage):
     """Memory of a stage's jobs [MB]; twice as much at each retry.
 
