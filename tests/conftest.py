@@ -1,6 +1,7 @@
 """Inputs that many tests share, made once per run."""
 
 import os
+from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -79,33 +80,60 @@ def faults() -> "list[Fault]":
 
 # The table says of every test of a fault what came of it; a part of the suite changes its own rows.
 
-ENDED = pytest.StashKey[set[str]]()
+ENDED = pytest.StashKey[dict[str, bool]]()
+REFUSED = pytest.StashKey[Counter[str]]()
+
+
+def fills_table(item: pytest.Item) -> bool:
+    """Whether a test has rows in the table: with the fixture `faults`, or, in a run of faults, the mark `refused`."""
+    asked = item.config.option.markexpr
+    refused = item.get_closest_marker("refused") is not None and "refused" in asked
+    return refused or "faults" in getattr(item, "fixturenames", ())
+
+
+def without_parameters(item: pytest.Item) -> str:
+    """The test of an item, whatever its parameters."""
+    return item.nodeid.partition("[")[0]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if "faults" in getattr(item, "fixturenames", ()) and (report.when == "call" or not report.passed):
-        from faults import keep, named
+    if fills_table(item) and (report.when == "call" or not report.passed):
+        from faults import Fault, keep, named
 
         assert isinstance(item, pytest.Function)
-        if report.passed:
+        refused, test = item.get_closest_marker("refused"), item.nodeid
+        if refused is not None:
+            test = without_parameters(item)
+        if refused is not None and report.passed:
+            count = item.config.stash.setdefault(REFUSED, Counter())
+            count[test] += 1
+            rows = [Fault(refused.args[0], count[test], count[test], "none", None)]
+        elif report.passed:
             rows = cast("list[Fault]", item.funcargs["faults"])
         elif isinstance(report.longrepr, tuple):
             rows = [named(item.nodeid, f"SKIPPED ({report.longrepr[2].removeprefix('Skipped: ')})")]
         else:
             rows = [named(item.nodeid, "FAILED")]
-        keep(item.nodeid, rows)
-        item.config.stash.setdefault(ENDED, set()).add(item.nodeid)
+        ended = item.config.stash.setdefault(ENDED, {})
+        # What one of the parameters of a test did is not covered up by the next.
+        if ended.get(test, True):
+            keep(test, rows)
+        ended[test] = ended.get(test, True) and report.passed
     return report
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     options = session.config
     whole = options.args_source is not pytest.Config.ArgsSource.ARGS and not options.option.keyword
-    ended = options.stash.get(ENDED, set())
-    wanted = [item.nodeid for item in session.items if "faults" in getattr(item, "fixturenames", ())]
-    if whole and wanted and ended == set(wanted):
+    ended = options.stash.get(ENDED, {})
+    wanted = [
+        without_parameters(item) if item.get_closest_marker("refused") else item.nodeid
+        for item in session.items
+        if fills_table(item)
+    ]
+    if whole and wanted and ended.keys() == set(wanted):
         from faults import keep_only
 
         keep_only(wanted)

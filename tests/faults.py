@@ -302,7 +302,10 @@ def seconds_since_start(process: psutil.Process) -> float:
 def show() -> str:
     """The table of the last `make test-faults`, for a terminal."""
     head = ("fault", "tried", "detected", "work lost", "outputs equal")
-    rows = [tuple("" if row[name] is None else str(row[name]) for name in Fault._fields) for row in _table()]
+    rows = [
+        tuple({"detected": "survived"}.get(name, "") if row[name] is None else str(row[name]) for name in Fault._fields)
+        for row in _table()
+    ]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)

@@ -105,6 +105,7 @@ def trace(tmp_path: Path) -> Path:
     return tmp_path / "code-ran"
 
 
+@pytest.mark.refused("pickled weights of a model")
 @pytest.mark.parametrize("beside", [True, False], ids=["beside safetensors", "alone"])
 def test_pickled_weights_are_refused_and_never_read(tiny_gpt2: Path, tmp_path: Path, trace: Path, beside: bool) -> None:
     shutil.copytree(tiny_gpt2, tmp_path / "given")
@@ -158,6 +159,7 @@ def rewrite(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+@pytest.mark.refused("code that comes with a model")
 def test_a_models_own_code_does_not_run(with_code: Path, tmp_path: Path, trace: Path) -> None:
     auto_map = {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"}
     rewrite(with_code / "config.json", auto_map=auto_map)
@@ -173,6 +175,7 @@ def test_a_models_own_code_does_not_run(with_code: Path, tmp_path: Path, trace: 
     assert trace.exists()  # so it would have run
 
 
+@pytest.mark.refused("code that comes with a tokenizer")
 @pytest.mark.parametrize("stage", ["tokenize", "unigrams", "phrases", "notebook"])
 def test_a_tokenizers_own_code_does_not_run(
     with_code: Path, prepared: Prepared, tmp_path: Path, trace: Path, stage: str
@@ -226,6 +229,7 @@ def test_a_configuration_that_describes_no_model_is_one_clear_error(
         load_model(tmp_path / "model")
 
 
+@pytest.mark.refused("an index of weights that points outside its folder")
 def test_an_index_of_weights_that_points_outside_is_refused(tiny_gpt2: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_gpt2, tmp_path / "given")
     shutil.copyfile(tiny_gpt2 / "model.safetensors", tmp_path / "outside.safetensors")
@@ -343,6 +347,7 @@ def loaders(prepared: Prepared, path: Path) -> dict[str, Callable[[], object]]:
     }
 
 
+@pytest.mark.refused("headers that lie, in every file of tensors")
 @pytest.mark.parametrize("name", LYING)
 def test_every_reader_refuses_files_that_lie(prepared: Prepared, tmp_path: Path, name: str) -> None:
     path = tmp_path / "sae.safetensors"
@@ -409,6 +414,7 @@ def test_tensors_of_another_type_or_size_are_refused(prepared: Prepared, tmp_pat
                     pytest.fail(f"{reader} read {name} of {changed.dtype} {tuple(changed.shape)}")
 
 
+@pytest.mark.refused("descriptions of an SAE that lie")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -467,6 +473,7 @@ def test_a_folder_of_saelens_that_lies_is_refused(tmp_path: Path, name: str) -> 
         import_saelens(tmp_path / "theirs", tmp_path / "imported")
 
 
+@pytest.mark.refused("headers that lie, in a model's weights")
 @pytest.mark.parametrize("name", [name for name in LYING if not name.startswith("metadata")])
 def test_a_model_whose_weights_lie_is_refused(tiny_gpt2: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(tiny_gpt2, tmp_path / "model")

@@ -35,6 +35,7 @@ def bomb(reference: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+@pytest.mark.refused("tags, bombs and keys given twice in YAML")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -154,6 +155,7 @@ NO_NAMES = (
 )
 
 
+@pytest.mark.refused("names in a configuration that are paths or shell")
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_names_are_no_paths_and_no_shell(name: str) -> None:
     sweep = SMOKE["sweep"]

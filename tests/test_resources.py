@@ -168,6 +168,28 @@ def test_a_full_disk(
     faults.append(Fault(f"disk full while writing {said}", len(WRITERS), len(WRITERS), "the job", len(WRITERS)))
 
 
+def test_a_disk_that_fills_up_under_a_whole_run(finished: Run, undisturbed: Run, faults: list[Fault]) -> None:
+    # Tables, and what programs of others write: notebooks, and the report of the checks.
+    removed = ("metrics.csv", "tables/headline.csv", "verified.txt", "notebooks/04_features.html")
+    with disk(finished.results, 1000):
+        for name in removed:
+            files.remove(finished.results / name)
+        filler = finished.results / "logs/filler"
+        filler.write_bytes(bytes(shutil.disk_usage(finished.results).free - 200_000))
+        code, output = finished.reproduce()
+        assert code != 0, output
+        assert wrong(finished.outputs(), undisturbed.outputs()) == []
+        filler.unlink()
+        code, output = finished.reproduce()
+        assert code == 0, output
+        assert differences(finished.outputs(), undisturbed.outputs()) == []
+        assert finished.left_behind() == []
+        assert all((finished.results / name).stat().st_size for name in removed)
+    faults.append(
+        Fault("disk full under a whole run: tables, a notebook, the report of the checks", 1, 1, "the jobs", 1)
+    )
+
+
 # All where no disk can be mounted.
 QUOTA = WRITERS[3::6] if os.geteuid() == 0 else WRITERS
 LIMITED = """

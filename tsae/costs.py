@@ -17,7 +17,7 @@ DOCUMENT_BYTES = 900  # of a document of web text, compressed, as C4 is download
 # Memory of a process before its first tensor: PyTorch, and with it what loads a language model.
 PROCESS_BYTES, MODEL_PROCESS_BYTES = 0.45e9, 0.6e9
 GPU_PROCESS_BYTES = 0.6e9  # CUDA's own
-LOGITS = 4  # tensors of the size of a batch's logits that the loss holds at once
+LOGITS = 6  # tensors of the size of a batch's logits that the loss takes, as measured: four at once, and gaps in the heap between them
 TOKEN_WORK_BYTES = 110  # held for every training token while phrases are counted: ids, documents, keys, their order
 HELD = 4  # of a weight in training: itself, its gradient, two moments
 IN_ORDER = 5  # times as fast as into shuffled batches are residuals read in order, as measured

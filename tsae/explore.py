@@ -72,7 +72,7 @@ class Run:
         return int(self.table("headline")["seed"].min())
 
     def folder(self, subject: str, layer: int) -> Path:
-        """Folder of a trained SAE of the lowest seed; a warning says so if its training failed."""
+        """Folder of a trained SAE of the lowest seed; a warning says so if it is of the headline and its training failed."""
         failed = self.table("headline").query("metric == 'failed'")
         failed = failed[(failed["subject"] == subject) & (failed["layer"] == layer) & (failed["seed"] == self.seed)]
         if len(failed):

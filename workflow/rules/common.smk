@@ -119,7 +119,8 @@ def one_run_at_a_time():
 def no_file_from_the_future():
     """Correct what a clock that jumped back has left: results, figures, and the files of the project that they depend on."""
     project = [Path(workflow.basedir, folder) for folder in ("config", "docs", "notebooks", "tsae", "workflow")]
-    files.lower_times([Path("results"), Path("figures"), *project])
+    mine = [Path(kind, CONFIG.profile) for kind in ("results", "figures")]
+    files.lower_times([*mine, Path("results/sources"), Path("results/tiny"), *project])
 
 
 def memory_of(stage):
