@@ -91,9 +91,9 @@ def fills_table(item: pytest.Item) -> bool:
     return refused or "faults" in getattr(item, "fixturenames", ())
 
 
-def without_parameters(item: pytest.Item) -> str:
-    """The test of an item, whatever its parameters."""
-    return item.nodeid.partition("[")[0]
+def key_of(item: pytest.Item) -> str:
+    """What rows are kept under; what is refused has one row, whatever the parameters."""
+    return item.nodeid.partition("[")[0] if item.get_closest_marker("refused") else item.nodeid
 
 
 @pytest.hookimpl(wrapper=True)
@@ -103,9 +103,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         from faults import Fault, keep, named
 
         assert isinstance(item, pytest.Function)
-        refused, test = item.get_closest_marker("refused"), item.nodeid
-        if refused is not None:
-            test = without_parameters(item)
+        refused, test = item.get_closest_marker("refused"), key_of(item)
         if refused is not None and report.passed:
             count = item.config.stash.setdefault(REFUSED, Counter())
             count[test] += 1
@@ -129,11 +127,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     whole = options.args_source is not pytest.Config.ArgsSource.ARGS and not options.option.keyword
     whole = whole and options.option.markexpr == "faults or refused"  # as the Makefile has it
     ended = options.stash.get(ENDED, {})
-    wanted = dict.fromkeys(
-        without_parameters(item) if item.get_closest_marker("refused") else item.nodeid
-        for item in session.items
-        if fills_table(item)
-    )
+    wanted = dict.fromkeys(key_of(item) for item in session.items if fills_table(item))
     if whole and wanted and ended.keys() == wanted.keys():
         from faults import keep_only
 
