@@ -19,13 +19,22 @@ from faults import Fault, Run, stage_of, words
 
 from tsae import files
 
-HOLD = "import sys, time; from pathlib import Path; from tsae import files; files.hold(Path(sys.argv[1])); Path(sys.argv[1], 'held').touch(); print('held', flush=True)"
+HOLD = """
+import sys, time
+from pathlib import Path
+from tsae import files
+results, *to_fetch = map(Path, sys.argv[1:])
+files.hold(results, to_fetch)
+(results / "held").touch()
+print("held", flush=True)
+time.sleep(60)
+"""
 
 
 @contextmanager
-def holding(results: Path) -> Iterator["subprocess.Popen[str]"]:
+def holding(results: Path, *to_fetch: Path) -> Iterator["subprocess.Popen[str]"]:
     """Another process that locks a profile."""
-    command = [sys.executable, "-c", f"{HOLD}; time.sleep(60)", str(results)]
+    command = [sys.executable, "-c", HOLD, str(results), *map(str, to_fetch)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         yield process
@@ -40,6 +49,19 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> 
         with pytest.raises(ValueError, match=rf"\.lock: process {first.pid} on .* is running this profile here; wait"):
             files.hold(tmp_path)
     files.hold(tmp_path)
+
+
+@pytest.mark.refused("two profiles that fetch one file at once")
+def test_two_profiles_do_not_fetch_one_file_at_once(tmp_path: Path) -> None:
+    file, other = tmp_path / "sources/model.gguf", tmp_path / "sources/corpus.bz2"
+    with holding(tmp_path / "one", file) as first:
+        assert first.stdout is not None and first.stdout.readline() == "held\n"
+        files.hold(tmp_path / "two", [other])
+        with pytest.raises(ValueError, match=rf"/\.model\.gguf\.lock: process {first.pid} on .* fetches this file"):
+            files.hold(tmp_path / "three", [file])
+        # Once it is there, profiles have it beside each other.
+        file.write_text("")
+        files.hold(tmp_path / "four", [file])
 
 
 def test_a_run_waits_for_what_a_killed_one_left_at_work(tmp_path: Path) -> None:

@@ -73,15 +73,29 @@ WRITERS = (
 
 
 @pytest.fixture(scope="module")
-def finished(undisturbed: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run to do harm to."""
+def starved(undisturbed: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A copy of a finished run that the tests share."""
     return Run(tmp_path_factory.mktemp("starved") / "copy", copied=undisturbed.folder)
 
 
+@pytest.fixture
+def finished(starved: Run, undisturbed: Run) -> Run:
+    """A finished run to do harm to, whatever was done to it before."""
+    put_back(starved, undisturbed)
+    return starved
+
+
 @pytest.fixture(scope="module")
-def commands(finished: Run) -> dict[str, str]:
+def commands(undisturbed: Run) -> dict[str, str]:
     """The commands of its jobs."""
-    return finished.commands()
+    return undisturbed.commands()
+
+
+def put_back(run: Run, undisturbed: Run) -> None:
+    """Make every result and figure that of the undisturbed run again."""
+    for folder in ("results", "figures"):
+        shutil.rmtree(run.folder / folder)
+        shutil.copytree(undisturbed.folder / folder, run.folder / folder)
 
 
 @contextmanager
@@ -212,12 +226,6 @@ def test_a_quota(finished: Run, undisturbed: Run, commands: dict[str, str], faul
     faults.append(Fault(f"a limit to the size of files while writing {said}", len(QUOTA), len(QUOTA), "the job", None))
 
 
-def put_back(run: Run, undisturbed: Run) -> None:
-    """Make every result that of the undisturbed run again."""
-    shutil.rmtree(run.results)
-    shutil.copytree(undisturbed.results, run.results)
-
-
 def test_a_read_only_disk(finished: Run, undisturbed: Run, commands: dict[str, str], faults: list[Fault]) -> None:
     with disk(finished.results, 1000):
         (finished.results / "metrics.csv").unlink()
@@ -240,6 +248,10 @@ def test_a_read_only_disk(finished: Run, undisturbed: Run, commands: dict[str, s
     faults.append(Fault("results on a read-only disk", 3, 3, "none", 1))
 
 
+# Bytes that are left when all modules are loaded but those that a stage itself loads.
+SPARE = (1_000_000, 2_000_000, 4_000_000, 6_000_000)
+# Kilobytes for all of a stage: not enough to load PyTorch, or what uses it.
+LIMITS = (300_000, 700_000)
 SMALL = """
 import resource, sys
 import torch, tsae.cache, tsae.tokens, tsae.train, transformer_lens
@@ -256,18 +268,20 @@ def test_too_little_memory(
 ) -> None:
     writer = next(writer for writer in WRITERS if writer.job == job)
     expected = undisturbed.outputs()
-    launcher = finished.folder / "small.py"
-    clear(finished, writer)
-    for spare in (1_000_000, 4_000_000):
+    limited = [f"ulimit -v {limit}; {commands[job]}" for limit in LIMITS]
+    for spare in SPARE:
+        launcher = finished.folder / f"spare_{spare}.py"
         launcher.write_text(SMALL.format(spare=spare))
-        small = commands[job].replace("python -m tsae", f"{sys.executable} {launcher}")
-        code, output = finished.reproduce("bash", "-c", small, OMP_NUM_THREADS=str(writer.threads))
-        assert code != 0
-        assert "error: out of memory" in output, output
+        limited.append(commands[job].replace("python -m tsae", f"{sys.executable} {launcher}"))
+    clear(finished, writer)
+    for command in limited:
+        code, output = finished.reproduce("bash", "-c", command, OMP_NUM_THREADS=str(writer.threads))
+        assert code == 1, (command, output)
+        assert "error: out of memory" in output and "Traceback" not in output, (command, output)
         assert finished.left_behind("*.tmp") == []
         assert wrong(finished.outputs(), expected) == []
     assert_it_works(finished, writer, commands, expected)
-    faults.append(Fault(f"too little memory ({job.split('/')[0]})", 2, 2, "the job", 1))
+    faults.append(Fault(f"too little memory ({job.split('/')[0]})", len(limited), len(limited), "the job", 1))
 
 
 def test_a_clock_that_jumps_back(finished: Run, undisturbed: Run, faults: list[Fault]) -> None:

@@ -18,10 +18,14 @@ from tsae.sources import WheelFile
 from tsae.sweep import Job
 from tsae.validation import describe_errors
 
-# What PyTorch and Python raise a RuntimeError with.
+# What Python, PyTorch and the loader of shared libraries say, each with exceptions of its own.
 OUT_OF_MEMORY = re.compile(
-    r"can't allocate memory|out of memory|can't start new thread|not enough memory", re.IGNORECASE
+    r"can(?:'|no)t allocate memory|out of memory|can't start new thread|not enough memory|failed to map segment",
+    re.IGNORECASE,
 )
+LITTLE = 64 << 20  # bytes: where this cannot be had, memory is what is missing
+
+RESERVE = [bytes(8 << 20)]  # to say it with
 
 # A start makes half a million objects that stay. Looking among them for garbage as often as Python does takes a fifth of it.
 gc.set_threshold(20_000)
@@ -502,24 +506,50 @@ def schema() -> None:
     typer.echo(config.json_schema(), nl=False)
 
 
+def describe(error: BaseException) -> str | None:
+    """What went wrong, for a user, if it is the input, the disk or the memory; None: it is a mistake of the program.
+
+    Where no memory is left, the interpreter loses exceptions and raises SystemError, and libraries raise what they like
+    of what they could not load.
+    """
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    short = [link for link in chain if isinstance(link, MemoryError) or OUT_OF_MEMORY.search(str(link))]
+    if not short and isinstance(error, (ValueError, FloatingPointError)):
+        return str(error)
+    if not short and _can_be_had(LITTLE):
+        return str(error) if isinstance(error, OSError) else None
+    said = str(short[0]).splitlines() if short else []
+    return (
+        f"out of memory ({said[0] if said else 'an allocation failed'}); give this job more, run fewer at a time (make CORES=1), "
+        "or lower residuals.batch_sequences, training.buffer_tokens or evaluation.batch_sequences"
+    )
+
+
+def _can_be_had(size: int) -> bool:
+    try:
+        bytes(size)
+    except MemoryError:
+        return False
+    return True
+
+
 def run() -> None:
     """Run the command of this process; one line says what went wrong if it is the input, the disk or the memory."""
-    log = logging.getLogger("tsae")
     try:
         app()
-    except (ValueError, OSError, FloatingPointError) as error:
-        log.error("error: %s", error)
-        sys.exit(1)
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+        return
+    except Exception as error:
+        message = describe(error)
+        if message is None:
             raise
-        reason = str(error).splitlines()[0] if str(error) else "an allocation failed"
-        log.error(
-            "error: out of memory (%s); give this job more, run fewer at a time (make CORES=1), or lower "
-            "residuals.batch_sequences, training.buffer_tokens or evaluation.batch_sequences",
-            reason,
-        )
-        sys.exit(1)
+        RESERVE.clear()
+    # Here the exception is gone, and with it what its frames held.
+    logging.getLogger("tsae").error("error: %s", message)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -104,41 +104,58 @@ def _is_running(process: str) -> bool:
     return True
 
 
-def hold(results: Path) -> None:
+def hold(results: Path, to_fetch: Iterable[Path] = ()) -> None:
     """Lock a profile's results until this process ends, however it does, once no job of a killed run is at work there.
 
     Jobs share the lock `.jobs`, as workflow/rules/common.smk says.
 
+    Args:
+        results: the profile's folder.
+        to_fetch: files that profiles share; those that are not there yet are locked too.
+
     Raises:
-        ValueError: another process has the lock, and the message says which; or there can be none, in a read-only folder.
+        ValueError: another process has a lock, and the message says which; or there can be none, in a read-only folder.
     """
-    path, jobs = results / ".lock", results / ".jobs"
+    shared = _open(results / ".jobs")
     try:
-        results.mkdir(parents=True, exist_ok=True)
-        lock, shared = (os.open(each, os.O_RDWR | os.O_CREAT, 0o666) for each in (path, jobs))
-    except OSError as error:
-        raise ValueError(f"{error.filename}: cannot be written ({error.strerror}), and a run writes there") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
+        _lock(results / ".lock", "is running this profile here; wait until it has ended, or stop it")
         try:
             fcntl.flock(shared, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             LOG.warning("%s: jobs of a run that was killed are still at work; waiting for them", results)
             fcntl.flock(shared, fcntl.LOCK_EX)
-    except BlockingIOError:
-        holder = os.read(lock, 100).decode(errors="replace").strip() or "another process"
-        os.close(lock)
-        raise ValueError(
-            f"{path}: {holder} is running this profile here; wait until it has ended, or stop it"
-        ) from None
+        for path in to_fetch:
+            if not path.exists():
+                _lock(
+                    path.with_name(f".{path.name}.lock"),
+                    "is running another profile that fetches this file; start again when it is there",
+                )
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
         LOG.warning("%s: no locks on this disk (%s); see to it that only one run writes there", results, error.strerror)
     finally:
         os.close(shared)
+
+
+def _open(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise ValueError(f"{error.filename}: cannot be written ({error.strerror}), and a run writes there") from None
+
+
+def _lock(path: Path, busy: str) -> None:
+    lock = _open(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
+    except BlockingIOError:
+        holder = os.read(lock, 100).decode(errors="replace").strip() or "another process"
+        os.close(lock)
+        raise ValueError(f"{path}: {holder} {busy}") from None
 
 
 def lower_times(folders: Iterable[Path]) -> None:

@@ -106,12 +106,12 @@ def code(*modules):
 
 
 def one_run_at_a_time():
-    """Lock the profile until this process ends, however it does.
+    """Lock the profile, and what it is yet to fetch, until this process ends, however it does.
 
     Snakemake's own lock, which the profile in profiles/default turns off, outlives a process that was killed.
     """
     try:
-        files.hold(Path(f"results/{CONFIG.profile}"))
+        files.hold(Path(f"results/{CONFIG.profile}"), [Path("results/sources", name) for name in WHEEL_FILES])
     except (ValueError, OSError) as error:
         raise WorkflowError(str(error))
 
