@@ -148,3 +148,17 @@ def test_what_does_not_match_its_hash_is_refused(tmp_path: Path, hashes: str, me
     assert message in run.stderr
     assert "tiny==2.0" in run.stderr
     assert not (tmp_path / "installed/tiny.py").exists()
+
+
+def test_a_second_make_waits_for_the_environment_that_a_first_one_makes(tmp_path: Path) -> None:
+    for path in ("Makefile", "pyproject.toml", "envs/requirements.lock", "envs/torch.txt"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / path, tmp_path / path)
+    # In place of pip's minutes; the Python that it leaves takes everything for installed.
+    install = tmp_path / "envs/install.sh"
+    install.write_text(f"#!/bin/sh\necho begins >> log; sleep 2; echo ends >> log; ln -sf {shutil.which('true')} $1\n")
+    install.chmod(0o755)
+    runs = [subprocess.Popen(["make", "env", f"PYTHON={sys.executable}"], cwd=tmp_path) for _ in range(2)]
+    assert [run.wait() for run in runs] == [0, 0]
+    assert (tmp_path / "log").read_text() == "begins\nends\n"
+    assert (tmp_path / ".venv/ready").exists()
