@@ -43,7 +43,7 @@ help:
 	@echo "make lock                 write envs/*.lock from pyproject.toml and envs/*.txt (UPGRADE=1 for newer versions)"
 
 # The environment is made once, and anew when the lock or the package's metadata changes. A second make waits for the first
-# that makes it. What makes it is the Python that .venv was made with, not .venv's own, which is removed.
+# that makes it, where the disk has locks. What makes it is the Python that .venv was made with, not .venv's own, which is removed.
 $(READY): envs/requirements.lock envs/torch.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no python3 found; install Python 3.11 or newer, or run: make PYTHON=/path/to/python"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
@@ -51,7 +51,7 @@ $(READY): envs/requirements.lock envs/torch.txt pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
 	  echo "error: $(PYTHON) has no venv module; install it (Debian and Ubuntu: python3-venv)"; exit 1; }
 	@echo "Setting up the environment in .venv (a few minutes, once)"
-	@exec 9< $<; $(PYTHON) -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' 2> /dev/null; \
+	@exec 9>> $<; $(PYTHON) -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' 2> /dev/null || true; \
 	if test -z "$$(find $^ -newer $@ 2>&1)"; then exit 0; fi; \
 	base=$$($(PYTHON) -c 'import sys; print(sys._base_executable)') && rm -rf .venv && "$$base" -m venv .venv && \
 	envs/install.sh $(BIN)/python && \

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
 import psutil
+import pytest
 import tiny
 
 from tsae.files import sha256
@@ -292,6 +293,28 @@ def on_two_cores(work: Callable[[Item, Run], None], items: Sequence[Item], runs:
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(share, place) for place in range(2)]:
             done.result()
+
+
+@contextlib.contextmanager
+def disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """A file system of its own at a folder, with what is in it and some space beside."""
+    aside = folder.with_name(f"{folder.name}-aside")
+    folder.rename(aside)
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tsae", str(folder)], capture_output=True
+    )
+    if mounted.returncode:
+        folder.rmdir()
+        aside.rename(folder)
+        pytest.skip("mounting a file system takes root")
+    try:
+        shutil.copytree(aside, folder, dirs_exist_ok=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        folder.rmdir()
+        aside.rename(folder)
 
 
 def seconds_since_start(process: psutil.Process) -> float:

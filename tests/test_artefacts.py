@@ -1,5 +1,6 @@
 """All files of a profile against what they were, and what is removed for a run to make it anew."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -134,7 +135,8 @@ def test_the_command_that_is_told_makes_it_all_anew(undisturbed: Run, tmp_path: 
         flip_a_bit(path)
     code, output = run.stage("verify-artefacts", "--configfile", run.configfile, "--remove")
     assert code == 0, output
-    code, output = run.reproduce(*output.splitlines()[-1].split())
+    # In a shell that has no environment activated.
+    code, output = run.reproduce("bash", "-c", output.splitlines()[-1], PATH=os.defpath)
     assert code == 0, output
     assert all(path.exists() for path in hit)
     assert differences(run.outputs(), undisturbed.outputs()) == []

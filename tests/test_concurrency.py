@@ -1,11 +1,15 @@
 """Runs at the same time in one folder."""
 
+import os
 import re
 import time
 from pathlib import Path
 
 import pytest
-from faults import Fault, Run, differences, jobs_of, kill_all
+import yaml
+from faults import ROOT, Fault, Run, differences, jobs_of, kill_all
+
+from tsae import files
 
 pytestmark = pytest.mark.faults
 
@@ -29,6 +33,26 @@ def test_a_second_run_of_a_profile_says_so_and_stops(tmp_path: Path, faults: lis
         time.sleep(0.1)
     kill_all(third)
     faults.append(Fault("two runs of one profile in one folder", 1, 1, "none", None))
+
+
+def test_two_profiles_do_not_fetch_one_file_at_once(tmp_path: Path, faults: list[Fault]) -> None:
+    run = Run(tmp_path / "two")
+    source = yaml.safe_load((ROOT / "config/config.yaml").read_text())["corpus"]["sources"][-1]
+    settings = yaml.safe_load((run.folder / run.configfile).read_text())
+    (run.folder / run.configfile).write_text(yaml.safe_dump(settings | {"corpus": {"sources": [source]}}))
+    file = run.folder / "results/sources" / Path(source["member"]).name
+    files.hold(run.folder / "results/other", [file])
+    code, output = run.reproduce()
+    assert code != 0
+    assert re.search(
+        rf"\.{file.name}\.lock: process {os.getpid()} on .* which fetches this file; start again", output
+    ), output
+    assert not file.exists() and not (run.results / "logs").exists()
+    # Once the file is there, each of them can run.
+    file.write_text("")
+    code, output = run.snakemake("results/smoke/model/source.json")
+    assert code == 0, output
+    faults.append(Fault("two profiles that fetch one file at once", 1, 1, "none", None))
 
 
 def test_two_profiles_at_once(tmp_path: Path, undisturbed: Run, faults: list[Fault]) -> None:

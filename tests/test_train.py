@@ -608,12 +608,37 @@ def test_an_interrupted_training_leaves_the_files_of_a_whole_one(
     assert "goes on after step 49 of 100" in caplog.text
     assert "goes on after step 78 of 100" in caplog.text
     assert contents(tmp_path / "sae") == expected
-    # A checkpoint that is not there is not left out.
-    interrupt_training(prepared, tmp_path / "again", 50, steps)
-    shutil.rmtree(tmp_path / "again/.training/checkpoints/step00000010")
-    resume(prepared, tmp_path / "again", steps)
-    assert "step00000010 is missing: training starts anew" in caplog.text
-    assert contents(tmp_path / "again") == expected
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("", shutil.rmtree),
+        ("sae.safetensors", Path.unlink),
+        ("sae.safetensors", flip_a_bit),
+        ("config.json", flip_a_bit),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_made_anew(
+    prepared: Prepared,
+    with_checkpoints: dict[str, Path],
+    name: str,
+    harm: Callable[[Path], None],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    steps = (1, 10, 37, 100)
+    interrupt_training(prepared, tmp_path, 50, steps)
+    harm(tmp_path / ".training/checkpoints/step00000010" / name)
+    resume(prepared, tmp_path, steps)
+    assert "step00000010 is not there, or damaged: training starts anew" in caplog.text
+    assert contents(tmp_path) == contents(with_checkpoints["learned"])
 
 
 def test_checkpoints_are_those_asked_for_last(prepared: Prepared, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -484,9 +485,10 @@ def verify_artefacts(
         typer.echo(f"{path}: damaged{', and removed' if remove else ''}")
     typer.echo(f"{len(verified.whole)} files are as they were written, {len(verified.damaged)} are damaged")
     if gone:
+        command = ["snakemake", "--configfile", str(configfile), "--cores", "all", "--", "all"]
         typer.echo(
             "`make reproduce` makes anew what a missing result needs. This makes all of them, and what depends on them:\n"
-            f"snakemake --configfile {configfile} --cores all -- all {' '.join(map(str, gone))}"
+            f'PATH="{Path(sys.executable).parent}:$PATH" {shlex.join([*command, *map(str, gone)])}'
         )
     if verified.damaged and not remove:
         raise ValueError(

@@ -29,10 +29,17 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 METADATA_KEY = "tsae"
 REMEDY = "delete it and run again, which makes it anew"
+REMEDY_OF_DAMAGE = (
+    "`make verify-artefacts REMOVE=1`, with the CONFIGFILE of the run, removes it and says how to make it anew"
+)
 HOST = platform.node().replace(".", "_").replace("-", "_")
 UMASK = os.umask(0)
 os.umask(UMASK)
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+class DamagedError(ValueError):
+    """A file is not what was written."""
 
 
 @contextmanager
@@ -111,7 +118,7 @@ def hold(results: Path, to_fetch: Iterable[Path] = ()) -> None:
 
     Args:
         results: the profile's folder.
-        to_fetch: files that profiles share; those that are not there yet are locked too.
+        to_fetch: files that profiles share and this run is to fetch.
 
     Raises:
         ValueError: another process has a lock, and the message says which; or there can be none, in a read-only folder.
@@ -125,11 +132,10 @@ def hold(results: Path, to_fetch: Iterable[Path] = ()) -> None:
             LOG.warning("%s: jobs of a run that was killed are still at work; waiting for them", results)
             fcntl.flock(shared, fcntl.LOCK_EX)
         for path in to_fetch:
-            if not path.exists():
-                _lock(
-                    path.with_name(f".{path.name}.lock"),
-                    "is running another profile that fetches this file; start again when it is there",
-                )
+            _lock(
+                path.with_name(f".{path.name}.lock"),
+                "is running another profile, which fetches this file; start again when it is there",
+            )
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
@@ -150,8 +156,9 @@ def _lock(path: Path, busy: str) -> None:
     lock = _open(path)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
+        with suppress(OSError):  # on a full disk the lock has no name in it
+            os.ftruncate(lock, 0)
+            os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
     except BlockingIOError:
         holder = os.read(lock, 100).decode(errors="replace").strip() or "another process"
         os.close(lock)
@@ -198,11 +205,11 @@ def _recorded(path: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no record.
-        ValueError: it is damaged.
+        DamagedError: it is damaged.
     """
     text = record_of(path).read_bytes().decode(errors="replace")
     if not re.fullmatch(r"([0-9a-f]{64}  [^\n]+\n)+", text):
-        raise ValueError(f"{path}: its record {record_of(path).name} is damaged; {REMEDY}")
+        raise DamagedError(f"{path}: its record {record_of(path).name} is damaged; {REMEDY_OF_DAMAGE}")
     return [line[:64] for line in text.splitlines()]
 
 
@@ -221,12 +228,14 @@ def check(path: Path) -> None:
     """See that a file is what was written; one without a record, as other programs write them, passes.
 
     Raises:
-        ValueError: it is not, or its record is damaged; the message names it.
+        DamagedError: it is not, or its record is damaged; the message names it.
     """
     try:
         recorded = _recorded(path)
         if known_sha256(path) not in recorded:
-            raise ValueError(f"{path}: damaged, its sha256 is not the one recorded when it was written; {REMEDY}")
+            raise DamagedError(
+                f"{path}: damaged, its sha256 is not the one recorded when it was written; {REMEDY_OF_DAMAGE}"
+            )
     except (FileNotFoundError, NotADirectoryError):
         return
 

@@ -105,6 +105,8 @@ def _read(cache: Mapping[str, Any], folder: Path, layer: str, split: str) -> Ite
                 cache["d_model"],
                 holds_residuals(split, i, cache),
             )
+        except files.DamagedError:
+            raise
         except ValueError as error:
             raise ValueError(
                 f"{str(error).removesuffix('; ' + files.REMEDY)}; delete {folder / 'parts'} and run again, which makes this "

@@ -69,8 +69,8 @@ def prepare_model(source: ModelSource, sources_dir: Path, folder: Path) -> None:
         for path in _model_files(folder):
             files.remove(path)
         for path in paths:
-            path.replace(folder / path.name)
-            files.record(folder / path.name)
+            with files.naming(folder / path.name):
+                files.put(path, folder / path.name, hashes[path.name])
         files.write_json(folder / "source.json", {"source": source.model_dump(mode="json"), "files": hashes})
     finally:
         shutil.rmtree(building, ignore_errors=True)

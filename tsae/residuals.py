@@ -122,6 +122,8 @@ class ResidualCache:
         n_rows = rows_of(index, self.n_sequences, self.shard_sequences, self.n_ctx)
         try:
             return read_shard(path, self.fingerprint, n_rows, self.d_model, index not in self.streamed)
+        except files.DamagedError:
+            raise
         except ValueError as error:
             raise ValueError(
                 f"{str(error).removesuffix('; ' + files.REMEDY)}; delete {self.index} and {self.index.parent / 'parts'} and run again, which makes this shard anew"

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from tsae.batches import Batch, training_batches
 from tsae.config import Training
 from tsae.devices import describe
-from tsae.files import load_metadata, remove, sha256, write_text
+from tsae.files import DamagedError, check, load_metadata, remove, sha256, write_text
 from tsae.lookup import load_unigrams
 from tsae.metrics import reconstruction_errors
 from tsae.optimizers import TABLE_ADAM
@@ -203,6 +203,7 @@ def train_sae(
             active_per_token.clear()
         progress = Progress(step, history, losses, active_per_token, last_fired)
         if step in checkpoints:
+            check_finite(trainer.state(), step)
             at_checkpoint(progress)
         if saved is not None and step < n_steps and saved.is_due():
             saved.write(trainer.state(), progress)
@@ -333,6 +334,16 @@ def _keep_checkpoints(folder: Path, saved: Saved, checkpoints: Collection[int]) 
     for path in folder.glob("*"):
         if path.name not in wanted:
             shutil.rmtree(path)
-    if missing := sorted(name for name in wanted if not (folder / name / "config.json").is_file()):
-        LOG.warning("%s is missing: training starts anew", folder / missing[0])
+    if broken := sorted(name for name in wanted if not _is_whole(folder / name)):
+        LOG.warning("%s is not there, or damaged: training starts anew", folder / broken[0])
         remove(saved.path)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    parts = [checkpoint / name for name in ("sae.safetensors", "config.json")]
+    try:
+        for path in parts:
+            check(path)
+    except DamagedError:
+        return False
+    return all(path.is_file() for path in parts)

@@ -52,6 +52,9 @@ STREAMED_CODE = MODEL_CODE if CONFIG.streams else []
 # no parameter, so that a run is gone on with on another machine.
 GPU = int(CONFIG.compute.gpu and workflow.global_resources.get("gpu").value != 0)
 TF32 = "--tf32" if CONFIG.compute.tf32 else ""
+# As they are before Snakemake looks: what it then plans to fetch is among these.
+TO_FETCH = [path for name in WHEEL_FILES if not (path := Path("results/sources", name)).exists()]
+
 SETTINGS = to_json(CONFIG, exclude=["compute"])
 # Of a job that would take all cores: with a GPU it needs few, and other GPUs have jobs too.
 ALL_CORES = 2 if GPU else 16
@@ -65,7 +68,7 @@ shell.prefix(
     "export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false; "
     # Jobs outlive a Snakemake that is killed. Each shares a lock for as long as it or what it starts has the file open, and the
     # next run waits for it.
-    f"mkdir -p results/{CONFIG.profile} && exec 9>> results/{CONFIG.profile}/.jobs; python -S -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_SH)' 2> /dev/null; "
+    f"mkdir -p results/{CONFIG.profile} && exec 9<> results/{CONFIG.profile}/.jobs; python -S -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_SH)' 2> /dev/null; "
 )
 
 
@@ -111,7 +114,7 @@ def one_run_at_a_time():
     Snakemake's own lock, which the profile in profiles/default turns off, outlives a process that was killed.
     """
     try:
-        files.hold(Path(f"results/{CONFIG.profile}"), [Path("results/sources", name) for name in WHEEL_FILES])
+        files.hold(Path(f"results/{CONFIG.profile}"), TO_FETCH)
     except (ValueError, OSError) as error:
         raise WorkflowError(str(error))
 
