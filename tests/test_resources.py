@@ -242,7 +242,7 @@ def test_a_read_only_disk(finished: Run, undisturbed: Run, commands: dict[str, s
         code, output = finished.reproduce()
         assert code == 0, output
         assert differences(finished.outputs(), undisturbed.outputs()) == []
-    faults.append(Fault("results on a read-only disk", 3, 3, "none", 1))
+    faults.append(Fault("results on a read-only disk", 3, 3, "none", 3))
 
 
 # Bytes that are left when all modules are loaded but those that a stage itself loads.
@@ -278,7 +278,8 @@ def test_too_little_memory(
         assert finished.left_behind("*.tmp") == []
         assert wrong(finished.outputs(), expected) == []
     assert_it_works(finished, writer, commands, expected)
-    faults.append(Fault(f"too little memory ({job.split('/')[0]})", len(limited), len(limited), "the job", 1))
+    tried = len(limited)
+    faults.append(Fault(f"too little memory ({job.split('/')[0]})", tried, tried, "the job", tried))
 
 
 def test_a_clock_that_jumps_back(finished: Run, undisturbed: Run, faults: list[Fault]) -> None:
