@@ -51,7 +51,7 @@ $(READY): envs/requirements.lock envs/torch.txt pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
 	  echo "error: $(PYTHON) has no venv module; install it (Debian and Ubuntu: python3-venv)"; exit 1; }
 	@echo "Setting up the environment in .venv (a few minutes, once)"
-	@exec 9>> $<; $(PYTHON) -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' 2> /dev/null || true; \
+	@exec 9>> .venv.lock; $(PYTHON) -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' 2> /dev/null || true; \
 	if test -z "$$(find $^ -newer $@ 2>&1)"; then exit 0; fi; \
 	base=$$($(PYTHON) -c 'import sys; print(sys._base_executable)') && rm -rf .venv && "$$base" -m venv .venv && \
 	envs/install.sh $(BIN)/python && \

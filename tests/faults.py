@@ -295,6 +295,13 @@ def on_two_cores(work: Callable[[Item, Run], None], items: Sequence[Item], runs:
             done.result()
 
 
+def flip_a_bit(path: Path) -> None:
+    """Damage a file as a disk does."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
 @contextlib.contextmanager
 def disk(folder: Path, megabytes: int) -> Iterator[None]:
     """A file system of its own at a folder, with what is in it and some space beside."""

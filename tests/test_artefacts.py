@@ -6,17 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from faults import Fault, Run, differences
+from faults import Fault, Run, differences, flip_a_bit
 
 from tsae import artefacts, files
 
 ROOT = Path(__file__).parents[1]
-
-
-def flip_a_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def test_what_is_damaged_unreadable_or_not_what_was_fetched_is_found(tmp_path: Path) -> None:

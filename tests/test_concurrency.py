@@ -48,7 +48,7 @@ def test_two_profiles_do_not_fetch_one_file_at_once(tmp_path: Path, faults: list
         rf"\.{file.name}\.lock: process {os.getpid()} on .* which fetches this file; start again", output
     ), output
     assert not file.exists() and not (run.results / "logs").exists()
-    # Once the file is there, each of them can run.
+    # Once the file is there, it is not to be fetched, and not locked.
     file.write_text("")
     code, output = run.snakemake("results/smoke/model/source.json")
     assert code == 0, output

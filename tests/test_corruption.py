@@ -9,18 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faults import Fault, Run, differences, kill_all, on_two_cores, visible
+from faults import Fault, Run, differences, flip_a_bit, kill_all, on_two_cores, visible
 
 from tsae import documents
 from tsae.config import Corpus
 
 pytestmark = pytest.mark.faults
-
-
-def flip_a_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0x10
-    path.write_bytes(data)
 
 
 def truncate(path: Path) -> None:
@@ -160,11 +154,11 @@ def test_what_reads_it_refuses_it_and_says_its_name(
 
 @pytest.fixture
 def interrupted(copy: Run, commands: dict[str, str]) -> Iterator[tuple[Path, str]]:
-    """A training that was killed after it was saved with a checkpoint: where, and its command."""
+    """A training that was killed when it had been saved after a checkpoint: where, and its command."""
     command = commands[f"train/{TOKENIZED}"]
     folder = copy.results / "saes" / TOKENIZED / ".training"
     process = copy.start("bash", "-c", re.sub(r"--save-s \S+", "--save-s 0", command), output=subprocess.DEVNULL)
-    while not ((folder / "state.safetensors").exists() and list(folder.glob("checkpoints/*/config.json"))):
+    while not ((folder / "state.safetensors").exists() and len(list(folder.glob("checkpoints/*/config.json"))) > 1):
         assert process.poll() is None
         time.sleep(0.01)
     kill_all(process)

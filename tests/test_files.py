@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from faults import Fault, Run, stage_of, words
+from faults import Fault, Run, flip_a_bit, stage_of, words
 
 from tsae import files
 
@@ -133,12 +133,6 @@ def test_a_lock_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / ".lock").mkdir()  # root may write to read-only files
     with pytest.raises(ValueError, match=rf"^{tmp_path}/\.lock: cannot be written \(.*\), and a run writes there$"):
         files.hold(tmp_path)
-
-
-def flip_a_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def test_a_file_is_what_was_recorded(tmp_path: Path) -> None:

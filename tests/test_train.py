@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import yaml
+from faults import flip_a_bit
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -608,12 +609,6 @@ def test_an_interrupted_training_leaves_the_files_of_a_whole_one(
     assert "goes on after step 49 of 100" in caplog.text
     assert "goes on after step 78 of 100" in caplog.text
     assert contents(tmp_path / "sae") == expected
-
-
-def flip_a_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ OUT_OF_MEMORY = re.compile(
 )
 LITTLE = 64 << 20  # bytes: where this cannot be had, memory is what is missing
 
-RESERVE = [bytes(8 << 20)]  # to say it with
+RESERVE = [bytes(8 << 20)]  # given back when a stage fails, for what it takes to say why
 
 # A start makes half a million objects that stay. Looking among them for garbage as often as Python does takes a fifth of it.
 gc.set_threshold(20_000)
@@ -520,10 +520,10 @@ def describe(error: BaseException) -> str | None:
         chain.append(link)
         link = link.__cause__ or link.__context__
     short = [link for link in chain if isinstance(link, MemoryError) or OUT_OF_MEMORY.search(str(link))]
-    if not short and isinstance(error, (ValueError, FloatingPointError)):
+    if not short and isinstance(error, (ValueError, OSError, FloatingPointError)):
         return str(error)
     if not short and _can_be_had(LITTLE):
-        return str(error) if isinstance(error, OSError) else None
+        return None
     said = str(short[0]).splitlines() if short else []
     return (
         f"out of memory ({said[0] if said else 'an allocation failed'}); give this job more, run fewer at a time (make CORES=1), "
@@ -545,10 +545,10 @@ def run() -> None:
         app()
         return
     except Exception as error:
+        RESERVE.clear()
         message = describe(error)
         if message is None:
             raise
-        RESERVE.clear()
     # Here the exception is gone, and with it what its frames held.
     logging.getLogger("tsae").error("error: %s", message)
     sys.exit(1)

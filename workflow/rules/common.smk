@@ -52,9 +52,6 @@ STREAMED_CODE = MODEL_CODE if CONFIG.streams else []
 # no parameter, so that a run is gone on with on another machine.
 GPU = int(CONFIG.compute.gpu and workflow.global_resources.get("gpu").value != 0)
 TF32 = "--tf32" if CONFIG.compute.tf32 else ""
-# As they are before Snakemake looks: what it then plans to fetch is among these.
-TO_FETCH = [path for name in WHEEL_FILES if not (path := Path("results/sources", name)).exists()]
-
 SETTINGS = to_json(CONFIG, exclude=["compute"])
 # Of a job that would take all cores: with a GPU it needs few, and other GPUs have jobs too.
 ALL_CORES = 2 if GPU else 16
@@ -109,12 +106,15 @@ def code(*modules):
 
 
 def one_run_at_a_time():
-    """Lock the profile, and what it is yet to fetch, until this process ends, however it does.
+    """Lock the profile, and what this run fetches for others too, until this process ends, however it does.
 
     Snakemake's own lock, which the profile in profiles/default turns off, outlives a process that was killed.
     """
+    fetching = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "fetch"]
+    # One order for all, so that of two runs one has all of them. What a storage holds is fetched to a place of each run's own.
+    to_fetch = sorted(Path(file) for job in fetching for file in job.output if not file.is_storage)
     try:
-        files.hold(Path(f"results/{CONFIG.profile}"), TO_FETCH)
+        files.hold(Path(f"results/{CONFIG.profile}"), to_fetch)
     except (ValueError, OSError) as error:
         raise WorkflowError(str(error))
 
