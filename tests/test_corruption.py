@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from faults import Fault, Run, differences, flip_a_bit, kill_all, on_two_cores, visible
 
-from tsae import documents
+from tsae import artefacts, documents
 from tsae.config import Corpus
 
 pytestmark = pytest.mark.faults
@@ -104,11 +104,7 @@ def place(run: Run, path: Path) -> tuple[str, str]:
 
 
 def test_there_is_no_other_kind(copy: Run) -> None:
-    recorded = [
-        record.with_name(record.name.removeprefix(".").removesuffix(".sha256"))
-        for folder in (copy.results, copy.folder / "figures/smoke")
-        for record in folder.rglob(".*.sha256")
-    ]
+    recorded = artefacts.verify([copy.results, copy.folder / "figures/smoke"], {}).whole
     assert recorded
     known = {place(copy, artefact(copy, kind)) for kind in KINDS}
     assert {place(copy, path) for path in recorded if path.suffix not in (".svg", ".pdf")} == known

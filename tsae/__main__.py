@@ -488,7 +488,7 @@ def verify_artefacts(
         command = ["snakemake", "--configfile", str(configfile), "--cores", "all", "--", "all"]
         typer.echo(
             "`make reproduce` makes anew what a missing result needs. This makes all of them, and what depends on them:\n"
-            f'PATH="{Path(sys.executable).parent}:$PATH" {shlex.join([*command, *map(str, gone)])}'
+            f'PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH" {shlex.join([*command, *map(str, gone)])}'
         )
     if verified.damaged and not remove:
         raise ValueError(
