@@ -1,6 +1,6 @@
 """What the metrics are: small functions of tensors, with their uncertainty.
 
-A metric over held-out tokens is a ratio of two sums over sequences, so one bootstrap over sequences serves them all.
+A metric over held-out tokens is a ratio of two sums over documents, so one bootstrap over documents serves them all: see sums.py.
 """
 
 import math
@@ -77,6 +77,7 @@ class Measurement:
     n: int | None = None  # how many things it was measured on
     at: float | None = None  # the threshold at which it was measured, for a metric that has one
     min_count: int | None = None  # over table rows of tokens seen at least so often in training, for metrics of tables
+    over: str | None = None  # what was resampled for the interval: documents, features, tokens or phrases
 
 
 def failure(metadata: Mapping[str, Any]) -> list[Measurement]:
@@ -114,18 +115,30 @@ def reconstruction_errors(x: Tensor, x_hat: Tensor, mean: Tensor | None = None) 
 
 
 class Bootstrap:
-    """Resampling of held-out sequences, the same resamples for every metric."""
+    """Resampling of units, such as held-out documents: the same resamples for every metric."""
 
-    def __init__(self, n_sequences: int, samples: int, seed: int):
-        """Draw `samples` resamples of n_sequences sequences with replacement."""
-        draws = torch.randint(n_sequences, (samples, n_sequences), generator=torch.Generator().manual_seed(seed))
-        self.weights = torch.stack([torch.bincount(draw, minlength=n_sequences) for draw in draws]).double()
+    def __init__(self, n_units: int, samples: int, seed: int):
+        """Draw `samples` resamples of n_units units with replacement."""
+        draws = torch.randint(n_units, (samples, n_units), generator=torch.Generator().manual_seed(seed))
+        self.weights = torch.stack([torch.bincount(draw, minlength=n_units) for draw in draws]).double()
 
-    def ratio(self, metric: str, numerator: Tensor, denominator: Tensor, n: int) -> Measurement:
-        """sum(numerator) / sum(denominator), sums per sequence (n_sequences,), over n tokens in all."""
-        numerator, denominator = numerator.double(), denominator.double()
-        low, high = interval((self.weights @ numerator) / (self.weights @ denominator))
-        return Measurement(metric, (numerator.sum() / denominator.sum()).item(), low, high, n)
+    def ratios(self, numerator: Tensor, denominator: Tensor) -> Tensor:
+        """sum(numerator) / sum(denominator) of every resample (samples,) float64: sums per unit (n_units,)."""
+        return (self.weights @ numerator.double()) / (self.weights @ denominator.double())
+
+    def ratio(
+        self,
+        metric: str,
+        numerator: Tensor,
+        denominator: Tensor,
+        n: int,
+        at: float | None = None,
+        over: str | None = None,
+    ) -> Measurement:
+        """sum(numerator) / sum(denominator), sums per unit (n_units,), over n tokens in all, with its 95% interval."""
+        low, high = interval(self.ratios(numerator, denominator))
+        value = (numerator.double().sum() / denominator.double().sum()).item()
+        return Measurement(metric, value, low, high, n, at=at, over=over)
 
 
 def interval(samples: Tensor) -> tuple[float, float]:

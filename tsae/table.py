@@ -14,7 +14,7 @@ from tsae.metrics import Measurement
 COLUMNS = [
     "layer", "subject", "seed",
     "architecture", "k", "l1", "expansion", "table", "lookup_scale", "encoder_scale", "encoder_input", "b_dec", "topk_relu",
-    "step", "tokens", "metric", "at", "min_count", "value", "low", "high", "n",
+    "step", "tokens", "metric", "at", "min_count", "value", "low", "high", "n", "over",
 ]  # fmt: skip
 ON_THE_WAY = ["step", "tokens"]  # of training curves alone
 WHOLE_NUMBERS = ["layer", "seed", "k", *ON_THE_WAY, "min_count", "n"]
