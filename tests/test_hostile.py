@@ -28,6 +28,7 @@ from tsae.sae import SAE, load, load_last_fired, save
 from tsae.saelens import export_saelens, import_saelens
 from tsae.shards import read_shard
 from tsae.sources import FolderModel
+from tsae.start import Start
 from tsae.sweep import Point
 from tsae.tokens import load_tokens, write_tokens
 
@@ -315,8 +316,8 @@ D, F, V = 3, 6, 5
 
 
 def write_sae(folder: Path, made_as: Point = POINT, **metadata: Any) -> None:
-    unigrams = torch.arange(V * D, dtype=torch.float32).view(V, D)
-    sae = SAE.initialise(made_as, unigrams, torch.zeros(D), torch.zeros(D), seed=0)
+    unigrams, zeros = torch.arange(V * D, dtype=torch.float32).view(V, D), torch.zeros(D)
+    sae = SAE.initialise(made_as, Start(zeros, zeros, zeros, unigrams, torch.ones(V, D)), seed=0)
     hook = "blocks.1.hook_resid_pre"
     described = {
         "hook_point": hook,

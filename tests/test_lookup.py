@@ -4,11 +4,11 @@ import pytest
 import torch
 from test_residuals import write_tokens
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tsae import files, lookup
 from tsae.config import Unigrams
-from tsae.lookup import load_unigrams, unigram_residuals, write_unigrams
+from tsae.lookup import load_embedding, load_unigrams, unigram_residuals, write_unigrams
 from tsae.models import LanguageModel, load_model
 
 BOS = 3
@@ -40,7 +40,9 @@ def train_tokens(tmp_path: Path) -> Path:
 def test_written_rows_follow_bos_and_the_tokenized_prefix(tiny_llama: Path, train_tokens: Path, tmp_path: Path) -> None:
     outputs = {layer: tmp_path / f"layer{layer}.safetensors" for layer in (1, 3)}
     settings = Unigrams(prefix="\n", max_norm=1e6)
-    write_unigrams(tiny_llama, train_tokens, settings, (3, 1), False, outputs)
+    write_unigrams(tiny_llama, train_tokens, settings, (3, 1), False, outputs, tmp_path / "embedding.safetensors")
+    weights = AutoModelForCausalLM.from_pretrained(tiny_llama).model.embed_tokens.weight
+    assert torch.equal(load_embedding(tmp_path / "embedding.safetensors"), weights)
     prefix_ids = AutoTokenizer.from_pretrained(tiny_llama).encode("\n", add_special_tokens=False)
     assert prefix_ids
     expected = unigram_residuals(load_model(tiny_llama), 0, prefix_ids, (1, 3), batch_tokens=512)
@@ -67,7 +69,10 @@ def test_long_rows_are_rescaled_to_the_median(
 
     monkeypatch.setattr(lookup, "unigram_residuals", rows)
     caplog.set_level("INFO", "tsae")
-    write_unigrams(tiny_gpt2, train_tokens, Unigrams(max_norm=1.0), [2], False, {2: tmp_path / "a.safetensors"})
+    outputs = {2: tmp_path / "a.safetensors"}
+    write_unigrams(
+        tiny_gpt2, train_tokens, Unigrams(max_norm=1.0), [2], False, outputs, tmp_path / "embedding.safetensors"
+    )
     # Norms 5, 5, 50, 20.5, 20 have the median 20; only rows longer than max_norm times that change.
     expected = torch.tensor([[3.0, 4], [0, 5], [-12, 16], [0, 20], [0, 20]])
     torch.testing.assert_close(load_unigrams(tmp_path / "a.safetensors"), expected)
@@ -77,15 +82,15 @@ def test_long_rows_are_rescaled_to_the_median(
 
 
 def test_bad_inputs(tiny_gpt2: Path, train_tokens: Path, tmp_path: Path) -> None:
-    output = tmp_path / "layer.safetensors"
+    output, embedding = tmp_path / "layer.safetensors", tmp_path / "embedding.safetensors"
     with pytest.raises(ValueError, match="layer 4 does not exist; the model has layers 0 to 3"):
-        write_unigrams(tiny_gpt2, train_tokens, Unigrams(), [4], False, {4: output})
+        write_unigrams(tiny_gpt2, train_tokens, Unigrams(), [4], False, {4: output}, embedding)
     with pytest.raises(ValueError, match=r"unigram residuals of layers .1, 2. asked for, with outputs for .1."):
-        write_unigrams(tiny_gpt2, train_tokens, Unigrams(), [1, 2], False, {1: output})
+        write_unigrams(tiny_gpt2, train_tokens, Unigrams(), [1, 2], False, {1: output}, embedding)
     with pytest.raises(ValueError, match="nowhere"):
-        write_unigrams(tmp_path / "nowhere", train_tokens, Unigrams(), [1], False, {1: output})
+        write_unigrams(tmp_path / "nowhere", train_tokens, Unigrams(), [1], False, {1: output}, embedding)
     with pytest.raises(ValueError, match=r"sequences of .* tokens: the model takes at most 64"):
-        write_unigrams(tiny_gpt2, train_tokens, Unigrams(prefix="a b " * 40), [1], False, {1: output})
+        write_unigrams(tiny_gpt2, train_tokens, Unigrams(prefix="a b " * 40), [1], False, {1: output}, embedding)
     assert not output.exists()
     with pytest.raises(ValueError, match="instead of residuals \\(n, n\\) float32"):
         load_unigrams(train_tokens)

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from tsae import files
 from tsae.architectures import Gated
 from tsae.sae import SAE, load, load_last_fired, save
+from tsae.start import Start
 from tsae.sweep import Point
 
 D, F, V, K = 6, 15, 9, 4
@@ -25,6 +26,7 @@ POINTS |= {
     f"{name}, without_unigram": POINTS[name].model_copy(update={"encoder_input": "without_unigram"})
     for name in ("topk", "gated", "relu, no table")
 }
+POINTS["topk, remainder"] = POINTS["topk"].model_copy(update={"encoder_input": "remainder"})
 GATED = {"activation.r_mag", "activation.b_mag"}
 
 
@@ -33,9 +35,14 @@ def normal(*shape: int, seed: int) -> Tensor:
 
 
 UNIGRAMS = normal(V, D, seed=9)
-MEAN, MEAN_UNIGRAM = normal(D, seed=6), normal(D, seed=7)
+MEAN, MEAN_ROW, MEAN_INPUT = normal(D, seed=6), normal(D, seed=7), normal(D, seed=8)
 X, TOKENS = normal(20, D, seed=5), torch.arange(20) % V
 LAST_FIRED = torch.arange(F) - 1
+
+
+def start_of(point: Point) -> Start:
+    directions = normalize(UNIGRAMS) if point.encoder_input == "without_unigram" else None
+    return Start(MEAN, MEAN_ROW, MEAN_INPUT, None if point.table == "none" else UNIGRAMS.clone(), directions)
 
 
 def make_sae(name: str = "topk") -> SAE:
@@ -164,12 +171,11 @@ def test_the_encoder_sees_the_centred_residual() -> None:
 @pytest.mark.parametrize("name", [name for name in POINTS if "without_unigram" in name])
 def test_the_encoder_does_not_see_the_unigram_direction(name: str) -> None:
     sae = make_sae(name)
-    seen = sae.encoder_input(X, TOKENS)
+    seen = sae.encoder_input(X, TOKENS) + sae.b_dec
     cosines = (seen * UNIGRAMS[TOKENS]).sum(1) / (seen.norm(dim=1) * UNIGRAMS[TOKENS].norm(dim=1))
     assert cosines.abs().max() < 1e-6
     # Only that direction is taken away, and all of it.
-    lost = (X - sae.b_dec) - seen
-    torch.testing.assert_close(lost.norm(dim=1), ((X - sae.b_dec) * normalize(UNIGRAMS[TOKENS])).sum(1).abs())
+    torch.testing.assert_close((X - seen).norm(dim=1), (X * normalize(UNIGRAMS[TOKENS])).sum(1).abs())
     moved = X + normal(20, 1, seed=12) * UNIGRAMS[TOKENS]
     torch.testing.assert_close(sae.encode(moved, TOKENS), sae.encode(X, TOKENS), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(sae(moved, TOKENS), sae(X, TOKENS), rtol=1e-4, atol=1e-5)
@@ -178,75 +184,90 @@ def test_the_encoder_does_not_see_the_unigram_direction(name: str) -> None:
 
 def test_an_unigram_residual_of_zero_takes_nothing_away() -> None:
     point = POINTS["topk, without_unigram"]
-    sae = SAE.initialise(point, torch.zeros(V, D), MEAN, MEAN_UNIGRAM, seed=0)
-    assert torch.equal(sae.encoder_input(X, TOKENS), X - sae.b_dec)
+    sae = SAE.initialise(point, start_of(point)._replace(unigram_directions=torch.zeros(V, D)), seed=0)
+    assert torch.equal(sae.encoder_input(X, TOKENS), X - sae.centre)
 
 
-def test_without_the_unigram_direction_tokens_are_needed() -> None:
-    sae = make_sae("topk, without_unigram")
+def test_the_encoder_sees_what_the_table_leaves() -> None:
+    sae = make_sae("topk, remainder")
+    assert sae.W_lookup is not None
+    torch.testing.assert_close(sae.encoder_input(X, TOKENS), X - sae.W_lookup[TOKENS] - sae.b_dec)
+    moved = X + 3 * normal(20, D, seed=12)
+    other = SAE(sae.point, sae.W_enc, sae.W_dec, sae.b_enc, sae.b_dec, torch.zeros(V, D))
+    other.W_lookup[TOKENS[:V]] = sae.W_lookup[TOKENS[:V]] + (moved - X)[:V]  # type: ignore[index]
+    torch.testing.assert_close(other.encode(moved[:V], TOKENS[:V]), sae.encode(X[:V], TOKENS[:V]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["topk, without_unigram", "topk, remainder"])
+def test_an_encoder_that_needs_the_tokens_says_so(name: str) -> None:
+    sae = make_sae(name)
     for call in (
         lambda: sae.encode(X),
         lambda: sae.active(X),
         lambda: sae.tokenized_activations(X),
         lambda: sae.encoder_input(X, None),
     ):
-        with pytest.raises(ValueError, match=r"removes unigram directions .* needs the token ids"):
+        with pytest.raises(ValueError, match=rf"needs the token ids .encoder_input: {name.split()[1]}.*give them"):
             call()
 
 
-@pytest.mark.parametrize(
-    ("point", "factor"),
-    [
-        (Point(k=2, expansion=2.5, table="none"), 1.0),
-        (Point(k=2, expansion=2.5, table="learned"), 0.5),
-        (Point(k=2, expansion=2.5, table="fixed", lookup_scale=0.3), 0.7),
-        (Point(k=2, expansion=2.5, table="fixed", lookup_scale=2.0, encoder_scale=0.25, topk_relu=False), 0.25),
-        (Point(k=2, expansion=2.5, table="learned", b_dec="zero"), 0.5),
-        (Point(architecture="relu", l1=2, expansion=2.5, table="learned"), 0.5),
-        (Point(architecture="gated", l1=2, expansion=2.5, table="none"), 1.0),
-        (Point(k=2, expansion=2.5, table="learned", encoder_input="without_unigram"), 0.5),
-        (Point(k=2, expansion=2.5, table="none", encoder_input="without_unigram"), 1.0),
-    ],
-)
-def test_initialisation(point: Point, factor: float) -> None:
-    sae = SAE.initialise(point, UNIGRAMS, MEAN, MEAN_UNIGRAM, seed=3)
+@pytest.mark.parametrize("name", list(POINTS))
+def test_folding_the_centre_changes_no_activation(name: str) -> None:
+    sae, folded = make_sae(name), make_sae(name)
+    for one in (sae, folded):
+        one.centre = normal(D, seed=13)
+    folded.fold_centre_()
+    assert folded.centre is None
+    # What is left is the paper's form, of what the encoder sees.
+    seen = sae.encoder_input(X, TOKENS) + sae.centre
+    by_hand = (seen - folded.b_dec) @ folded.W_enc.T + folded.b_enc
+    torch.testing.assert_close(folded.tokenized_activations(X, TOKENS), by_hand, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(folded.encode(X, TOKENS), sae.encode(X, TOKENS), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(folded(X, TOKENS), sae(X, TOKENS), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("point", [
+    Point(k=2, expansion=2.5, table="none"),
+    Point(k=2, expansion=2.5, table="learned"),
+    Point(k=2, expansion=2.5, table="fixed", lookup_scale=2.0, encoder_scale=0.25, topk_relu=False),
+    Point(k=2, expansion=2.5, table="learned", decoder_norm=0.3, centre=0.25),
+    Point(k=2, expansion=2.5, table="learned", start="authors"),
+    Point(k=2, expansion=2.5, table="none", start="authors"),
+    Point(architecture="relu", l1=2, expansion=2.5, table="learned"),
+    Point(architecture="gated", l1=2, expansion=2.5, table="none"),
+    Point(k=2, expansion=2.5, table="learned", encoder_input="remainder"),
+    Point(k=2, expansion=2.5, table="learned", encoder_input="without_unigram"),
+    Point(k=2, expansion=2.5, table="none", encoder_input="without_unigram"),
+], ids=lambda point: point.id)  # fmt: skip
+def test_initialisation(point: Point) -> None:
+    start = start_of(point)
+    sae = SAE.initialise(point, start, seed=3)
     assert (sae.n_features, sae.point) == (15, point)
-    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(15))
+    norm, factor = {"topk-k2-x2.5-learned-centre0.25-dec0.3": (0.3, 1.0), "topk-k2-x2.5-learned-authors": (1.0, 0.5),
+                    "topk-k2-x2.5-none-authors": (1.0, 1.0), "topk-k2-x2.5-fixed-lookup2-enc0.25-norelu": (0.1, 0.25)}.get(point.id, (0.1, 1.0))  # fmt: skip
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.full((15,), norm))
     torch.testing.assert_close(sae.W_enc, factor * sae.W_dec)
-    assert not sae.b_enc.any()
-    scale = 0.0 if point.table == "none" else point.lookup_scale
-    torch.testing.assert_close(sae.b_dec, MEAN - scale * MEAN_UNIGRAM if point.b_dec == "mean" else torch.zeros(D))
     assert sae.W_dec.data_ptr() != sae.W_enc.data_ptr()
-    if point.table == "none":
-        assert sae.W_lookup is None
+    assert not sae.b_enc.any()
+    if point.start == "authors":
+        assert not sae.b_dec.any() and sae.centre is None
     else:
-        assert torch.equal(sae.W_lookup, point.lookup_scale * UNIGRAMS)  # type: ignore[arg-type]
-    if point.encoder_input == "residual":
-        assert sae.unigram_directions is None
-    else:
-        assert torch.equal(sae.unigram_directions, normalize(UNIGRAMS))  # type: ignore[arg-type]
-    # Tables are outside autograd.
+        torch.testing.assert_close(sae.b_dec, MEAN - MEAN_ROW)
+        torch.testing.assert_close(sae.centre, (point.centre or 1.0) * MEAN_INPUT)
+    assert sae.W_lookup is start.W_lookup and sae.unigram_directions is start.unigram_directions
+    # Tables and the centre are outside autograd.
     trained = {"W_enc", "W_dec", "b_enc", "b_dec"} | (GATED if point.architecture == "gated" else set())
     assert {name for name, _ in sae.named_parameters()} == trained
 
 
 def test_the_seed_decides_the_features_whatever_the_table_or_architecture() -> None:
     def features(seed: int, point: Point) -> Tensor:
-        return SAE.initialise(point, UNIGRAMS, MEAN, MEAN_UNIGRAM, seed).W_dec
+        return SAE.initialise(point, start_of(point), seed).W_dec
 
     first = features(0, POINTS["topk"])
     for point in POINTS.values():
         assert torch.equal(features(0, point), first)
     assert not torch.equal(features(1, POINTS["topk"]), first)
-
-
-def test_initialisation_leaves_the_unigram_residuals_alone() -> None:
-    unigrams = UNIGRAMS.clone()
-    point = Point(k=2, expansion=2, table="learned", lookup_scale=1.0, encoder_scale=1.0)
-    sae = SAE.initialise(point, unigrams, MEAN, MEAN_UNIGRAM, seed=0)
-    assert sae.W_lookup is not None
-    sae.W_lookup.zero_()
-    assert torch.equal(unigrams, UNIGRAMS)
 
 
 @pytest.mark.parametrize("name", list(POINTS))

@@ -1,5 +1,6 @@
 """Points and grids of the sweep: what they are called, and what they refuse."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -32,7 +33,12 @@ def test_ids_are_readable_and_tell_points_apart() -> None:
             {"k": 32, "table": "learned", "encoder_input": "without_unigram"},
             "topk-k32-x4-learned-nounigram",
         ),
-        ({"k": 32, "table": "none", "b_dec": "zero"}, "topk-k32-x4-none-bzero"),
+        ({"k": 32, "table": "learned", "encoder_input": "remainder"}, "topk-k32-x4-learned-remainder"),
+        ({"k": 32, "table": "none", "start": "authors"}, "topk-k32-x4-none-authors"),
+        ({"k": 32, "table": "none", "centre": 0.5, "decoder_norm": 1}, "topk-k32-x4-none-centre0.5-dec1"),
+        ({"k": 32, "table": "scaled", "rows": "permuted"}, "topk-k32-x4-scaled-permuted"),
+        ({"k": 32, "table": "embedding", "table_lr": 1e-3}, "topk-k32-x4-embedding-tablelr0.001"),
+        ({"k": 32, "table": "learned", "budget": 0.25}, "topk-k32-x4-learned-budget0.25"),
         ({"k": 32, "table": "none", "topk_relu": False}, "topk-k32-x4-none-norelu"),
         ({"architecture": "relu", "l1": 3, "table": "none"}, "relu-l1_3-x4-none"),
         ({"architecture": "relu", "l1": 0.25, "table": "fixed"}, "relu-l1_0.25-x4-fixed"),
@@ -44,10 +50,10 @@ def test_ids_are_readable_and_tell_points_apart() -> None:
                 "lookup_scale": 0.3,
                 "encoder_scale": 2,
                 "encoder_input": "without_unigram",
-                "b_dec": "zero",
+                "start": "authors",
                 "topk_relu": False,
             },
-            "topk-k1-x4-fixed-lookup0.3-enc2-nounigram-bzero-norelu",
+            "topk-k1-x4-fixed-lookup0.3-nounigram-authors-enc2-norelu",
         ),
     ],
 )
@@ -60,28 +66,34 @@ def test_ids(settings: dict[str, Any], expected: str) -> None:
 def test_every_setting_shows_in_the_id() -> None:
     ids = set()
     n_points = 0
-    for architecture, sparsity in (
-        ("topk", {"k": (4, 8), "topk_relu": (True, False)}),
-        ("relu", {"l1": (1, 2)}),
-        ("gated", {"l1": (1, 2)}),
+    for (architecture, sparsity), start in itertools.product(
+        (
+            ("topk", {"k": (4, 8), "topk_relu": (True, False)}),
+            ("relu", {"l1": (1, 2)}),
+            ("gated", {"l1": (1, 2)}),
+        ),
+        ({"start": ("authors",)}, {"centre": (None, 0.5), "decoder_norm": (None, 1)}),
     ):
         grid = Grid.model_validate(
             {
                 "architecture": architecture,
                 "expansion": (1, 2),
-                "table": ("none", "fixed", "learned"),
+                "table": ("none", "fixed", "scaled", "embedding", "learned"),
+                "rows": ("unigram", "permuted"),
                 "lookup_scale": (0.5, 0.3),
+                "table_lr": (None, 0.1),
                 "encoder_scale": (None, 0.5),
                 "encoder_input": ("residual", "without_unigram"),
-                "b_dec": ("mean", "zero"),
+                "budget": (1, 0.5),
                 **sparsity,
+                **start,
             }
         )
         points = list(grid.points())
         n_points += len(points)
         ids |= {point.id for point in points}
-    # A baseline has no lookup_scale: 5 pairs of it and the table.
-    assert len(ids) == n_points == (4 + 2 + 2) * 2 * 5 * 2 * 2 * 2
+    # A baseline has no settings of a table: 1 + 4 * 8 of these and the table. Starts: the authors' and 4 others.
+    assert len(ids) == n_points == (4 + 2 + 2) * 2 * (1 + 4 * 8) * 2 * 2 * 2 * (1 + 4)
 
 
 SPARSITY_MISTAKES = [
@@ -125,7 +137,7 @@ def test_a_grid_that_sweeps_the_relu_of_another_architecture_is_refused() -> Non
         ({"architecture": "relu", "l1": float("inf")}, "l1\n.*finite"),
         ({"architecture": "jumprelu", "k": 4}, "architecture\n.*'topk', 'relu' or 'gated'"),
         ({"k": 4, "expansion": 0}, "expansion\n"),
-        ({"k": 4, "encoder_input": "embedding"}, "encoder_input\n.*'residual' or 'without_unigram'"),
+        ({"k": 4, "encoder_input": "embedding"}, "encoder_input\n.*'residual', 'remainder' or 'without_unigram'"),
         ({"k": 4, "top_k": 4}, "top_k\n.*not permitted"),
     ],
 )
@@ -157,7 +169,7 @@ def test_a_repeated_penalty_is_refused() -> None:
         Grid.model_validate({"architecture": "relu", "l1": [1, 1.0], "expansion": [4], "table": ["none"]})
 
 
-@pytest.mark.parametrize("field", ["seeds", "layers", "expansion", "table", "lookup_scale", "encoder_scale", "b_dec"])
+@pytest.mark.parametrize("field", ["seeds", "layers", "expansion", "table", "lookup_scale", "encoder_scale", "start"])
 def test_an_empty_list_is_refused(field: str) -> None:
     with pytest.raises(ValidationError, match=f"{field}\n.*at least 1 item"):
         Grid.model_validate({"k": [4], "expansion": [4], "table": ["none"], field: []})
@@ -193,17 +205,44 @@ def test_the_baseline_of_a_tokenized_point() -> None:
         lookup_scale=0.2,
         encoder_scale=0.7,
         encoder_input="without_unigram",
-        b_dec="zero",
+        start="authors",
     )
     assert point.without_table() == Point(
-        architecture="gated", l1=2, expansion=3, table="none", encoder_input="without_unigram", b_dec="zero"
+        architecture="gated", l1=2, expansion=3, table="none", encoder_input="without_unigram", start="authors"
     )
+    # Without a table there is no remainder: the encoder sees the residual.
+    remainder = Point(k=2, expansion=3, table="learned", encoder_input="remainder", rows="permuted", table_lr=0.1)
+    assert remainder.without_table() == Point(k=2, expansion=3, table="none")
 
 
-def test_encoder_scale_follows_the_authors() -> None:
-    assert Point(k=1, expansion=1, table="none").initial_encoder_scale == 1
-    assert Point(k=1, expansion=1, table="fixed", lookup_scale=0.2).initial_encoder_scale == 0.8
+def test_both_arms_start_alike_but_for_the_authors() -> None:
+    for table in ("none", "fixed"):
+        point = Point.model_validate({"k": 1, "expansion": 1, "table": table, "lookup_scale": 0.2})
+        assert (point.initial_encoder_scale, point.initial_decoder_norm, point.is_centred) == (1, 0.1, True)
+    assert Point(k=1, expansion=1, table="none", start="authors").initial_encoder_scale == 1
+    theirs = Point(k=1, expansion=1, table="fixed", lookup_scale=0.2, start="authors")
+    assert (theirs.initial_encoder_scale, theirs.initial_decoder_norm, theirs.is_centred) == (0.8, 1, False)
     assert Point(k=1, expansion=1, table="fixed", encoder_scale=0.3).initial_encoder_scale == 0.3
+    assert not Point(k=1, expansion=1, table="none", centre=0.9).is_centred
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"table": "none", "encoder_input": "remainder"}, "encoder_input: remainder takes the token's row .* no rows"),
+        ({"table": "none", "start": "authors", "centre": 1}, "centre: start: authors has .*leave centre out"),
+        (
+            {"table": "none", "start": "authors", "decoder_norm": 1},
+            "decoder_norm: start: authors has .*leave decoder_norm",
+        ),
+    ],
+)
+def test_what_contradicts_itself_is_one_line(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Point.model_validate({"k": 4, "expansion": 4, **settings})
+    lists = {key: [value] for key, value in settings.items()}
+    with pytest.raises(ValidationError, match=message):
+        Grid.model_validate({"k": [4], "expansion": [4], **lists})
 
 
 def test_labels_name_every_setting() -> None:

@@ -136,13 +136,14 @@ def unigrams(
     gpus: Gpus = 0,
     tf32: Tf32 = False,
 ) -> None:
-    """Write the unigram residuals of every layer."""
+    """Write the unigram residuals of every layer, and the model's embedding."""
     from tsae.devices import claim
     from tsae.lookup import write_unigrams
 
     of = _parse(config.Unigrams, settings)
     outputs = {layer: folder / f"layer{layer}.safetensors" for layer in layers}
-    write_unigrams(model, train, of, layers, compatibility_mode, outputs, claim(gpus, tf32))
+    embedding = folder / "embedding.safetensors"
+    write_unigrams(model, train, of, layers, compatibility_mode, outputs, embedding, claim(gpus, tf32))
 
 
 @app.command()
@@ -153,6 +154,7 @@ def train(
     unigrams: File,
     folder: File,
     checkpoints: Annotated[list[int] | None, typer.Option("--checkpoint", help="Step that leaves a checkpoint")] = None,
+    embedding: Annotated[Path | None, typer.Option(help="The model's embedding, for table: embedding")] = None,
     model: StreamedFrom = None,
     save_s: Annotated[float, typer.Option(help="Save what an interrupted training goes on from so often [s]")] = 300,
     gpus: Gpus = 0,
@@ -164,7 +166,7 @@ def train(
 
     of = _parse(Job, job)
     how = _parse(config.Training, settings).model_copy(update={"save_minutes": save_s / 60})
-    train(of, how, residuals, unigrams, folder, checkpoints or (), claim(gpus, tf32), model)
+    train(of, how, residuals, unigrams, folder, checkpoints or (), claim(gpus, tf32), model, embedding)
 
 
 @app.command()

@@ -53,6 +53,9 @@ class Architecture(Protocol):
     def rescale_(self, scale: float) -> None:
         """Make the parameters those of an SAE whose residuals are `scale` times as long."""
 
+    def shift_(self, offset: Tensor) -> None:
+        """Keep activations as they are when b_enc grows by an offset (F,) that the encoder's products lose."""
+
 
 class TopK(nn.Module):
     """a = ReLU(TopK(x W_enc^T + b_enc)): k features per token; nothing else has to make them sparse."""
@@ -74,6 +77,9 @@ class TopK(nn.Module):
 
     def rescale_(self, scale: float) -> None:
         """There is nothing to rescale."""
+
+    def shift_(self, offset: Tensor) -> None:
+        """There is nothing to shift: pre-activations stay."""
 
 
 class ReLU(nn.Module):
@@ -98,6 +104,9 @@ class ReLU(nn.Module):
 
     def rescale_(self, scale: float) -> None:
         """There is nothing to rescale."""
+
+    def shift_(self, offset: Tensor) -> None:
+        """There is nothing to shift: pre-activations stay."""
 
 
 class Gated(nn.Module):
@@ -130,6 +139,10 @@ class Gated(nn.Module):
     def rescale_(self, scale: float) -> None:
         """b_mag has the units of residuals."""
         self.b_mag.data.mul_(scale)
+
+    def shift_(self, offset: Tensor) -> None:
+        """Magnitudes are made of the products alone, without b_enc."""
+        self.b_mag.data.add_(self.r_mag.data.exp() * offset)
 
 
 def _weighted_l1(values: Tensor, features: Tensor, W_dec: Tensor) -> Tensor:

@@ -7,14 +7,14 @@ models, and the Snakefile and the commands validate with them.
 import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
 from tsae.figures import FIGURE_NAMES, check_points
 from tsae.section import Layer, LocalPath, Name, Section
 from tsae.sources import CorpusSource, FileCorpus, FolderModel, ModelSource, WheelFile
-from tsae.sweep import Grid, Job, Point
+from tsae.sweep import Grid, Job
 from tsae.validation import describe_errors, read_yaml
 
 
@@ -241,6 +241,17 @@ class Released(Section):
     )
 
 
+class Headline(NamedTuple):
+    """Ids of the points that a profile compares everywhere."""
+
+    baseline: str
+    """Without a table."""
+    tokenized: str
+    """With a table, in the paper's form: the encoder sees the whole residual."""
+    remainder: str | None
+    """With a table, its encoder seeing what the table leaves; None if the profile has none."""
+
+
 class Config(Section):
     """A profile: everything that `results/{profile}` and `figures/{profile}` depend on."""
 
@@ -303,10 +314,15 @@ class Config(Section):
                         f"{where}: expansion {point.expansion:g} x d_model {self.model.d_model} gives {n_features} features, "
                         f"and an SAE has 1 to {MOST_FEATURES}; change expansion"
                     )
-                if point.table != "none" and point.initial_encoder_scale <= 0:
+                if point.initial_encoder_scale <= 0:
                     raise ValueError(
-                        f"{where}: lookup_scale {point.lookup_scale:g} leaves W_enc = {1 - point.lookup_scale:g} x W_dec's "
-                        "transpose at the start; set encoder_scale too"
+                        f"{where}: with start: authors, lookup_scale {point.lookup_scale:g} leaves W_enc = "
+                        f"{1 - point.lookup_scale:g} x W_dec's transpose at the start; set encoder_scale too"
+                    )
+                if round(point.budget * self.training.tokens) < self.training.batch_size:
+                    raise ValueError(
+                        f"{where}: budget {point.budget:g} of training.tokens ({self.training.tokens}) is less than "
+                        f"training.batch_size ({self.training.batch_size}); raise the budget"
                     )
                 if (point.k or 1) > n_features:
                     raise ValueError(
@@ -368,17 +384,24 @@ class Config(Section):
             raise ValueError(
                 "sweep: there is no block `headline`: the baseline and the tokenized SAE that are compared everywhere"
             )
-        tokenized = sorted({job.point.id for job in self.jobs("headline") if job.point.table != "none"})
+        tokenized = sorted(
+            {
+                p.id
+                for p in (job.point for job in self.jobs("headline"))
+                if p.table != "none" and p.encoder_input != "remainder"
+            }
+        )
         if self.evaluation.token_biases not in tokenized:
             raise ValueError(
-                f"evaluation.token_biases: {self.evaluation.token_biases!r} is no tokenized point of sweep.headline, "
-                f"which has {tokenized}"
+                f"evaluation.token_biases: {self.evaluation.token_biases!r} is no tokenized point of sweep.headline in the "
+                f"paper's form (encoder_input: residual), which has {tokenized}"
             )
-        for headline in self.headline():
+        compared = [point for point in self.headline() if point is not None]
+        for headline in compared:
             trained = {job.layer for job in self.jobs("headline") if job.point.id == headline}
             for layer in sorted({job.layer for job in self.jobs()} - trained):
                 raise ValueError(
-                    f"sweep.headline: {' and '.join(self.headline())} are compared everywhere, but {headline} is missing "
+                    f"sweep.headline: {' and '.join(compared)} are compared everywhere, but {headline} is missing "
                     f"at layer {layer}"
                 )
 
@@ -410,14 +433,16 @@ class Config(Section):
         )
         return list(dict.fromkeys(jobs))
 
-    def headline(self) -> tuple[str, str]:
-        """Ids of the baseline and of the tokenized point that are compared where nothing else is swept.
+    def headline(self) -> Headline:
+        """Ids of the points that are compared where nothing else is swept.
 
-        The tokenized one is `evaluation.token_biases`; the baseline has the same k and expansion.
+        The tokenized one is `evaluation.token_biases`; the baseline has the same k and expansion; the remainder is the tokenized
+        one but for its encoder, which sees what the table leaves, if the block has it.
         """
-        points = (job.point for job in self.jobs("headline"))
-        tokenized: Point = next(point for point in points if point.id == self.evaluation.token_biases)
-        return tokenized.without_table().id, tokenized.id
+        points = {job.point.id: job.point for job in self.jobs("headline")}
+        tokenized = points[self.evaluation.token_biases]
+        remainder = tokenized.model_copy(update={"encoder_input": "remainder"}).id
+        return Headline(tokenized.without_table().id, tokenized.id, remainder if remainder in points else None)
 
     def checkpoint_steps(self) -> list[int]:
         """Training steps, counted from 1, at which the curves have a checkpoint; the last is the end of training."""

@@ -111,7 +111,7 @@ def disk(config: Config) -> dict[str, float]:
         "documents": TEXT_BYTES * (train + heldout),
         "tokens": 8 * (train + heldout),
         "residuals": config.cache_bytes(config.streams),
-        "unigram residuals": 4 * _table(config) * len(layers(config)),
+        "unigram residuals": 4 * _table(config) * (len(layers(config)) + 1),
         "SAEs": sum(sae_bytes(config, job.point) for job in jobs),
         "checkpoints": sum(sae_bytes(config, job.point, 2) for job in headline) * (len(config.checkpoint_steps()) - 1),
         "features": sum(job.point.n_features(config.model.d_model) for job in jobs) * contexts,
@@ -206,7 +206,9 @@ def _unigrams(config: Config) -> Cost:
 def train(config: Config, jobs: Sequence[Job]) -> Cost:
     """Training of some SAEs."""
     settings, d = config.training, config.model.d_model
-    tokens = settings.tokens // settings.batch_size * settings.batch_size
+    per_sae = [(job, round(job.point.budget * settings.tokens)) for job in jobs]
+    per_sae = [(job, tokens // settings.batch_size * settings.batch_size) for job, tokens in per_sae]
+    trained = sum(tokens for _, tokens in per_sae)
     shard = config.residuals.shard_sequences * config.tokens.n_ctx
     buffer = (min(settings.buffer_tokens, config.tokens.train) + shard + settings.batch_size) * (2 * d + 4)
     model = 4 * weights(config) if config.streams else 0
@@ -216,12 +218,12 @@ def train(config: Config, jobs: Sequence[Job]) -> Cost:
         len(jobs),
         loads_model=config.streams,
         on_gpu=True,
-        model_tokens=tokens * len(jobs) if config.streams else 0,
-        trained_tokens=tokens * len(jobs),
-        model_flops=sum(tokens * job.layer * _block_flops(config) for job in jobs) if config.streams else 0,
-        dense_flops=sum(tokens * _encoder_flops(config, job.point) for job in jobs),
-        sparse_flops=sum(tokens * 8 * d * _active(job.point) for job in jobs),
-        read_bytes=tokens * len(jobs) * (2 * d + TOKEN_BYTES),
+        model_tokens=trained if config.streams else 0,
+        trained_tokens=trained,
+        model_flops=sum(tokens * job.layer * _block_flops(config) for job, tokens in per_sae) if config.streams else 0,
+        dense_flops=sum(tokens * _encoder_flops(config, job.point) for job, tokens in per_sae),
+        sparse_flops=sum(tokens * 8 * d * _active(job.point) for job, tokens in per_sae),
+        read_bytes=trained * (2 * d + TOKEN_BYTES),
         memory=PROCESS_BYTES + buffer + _heldout_bytes(config) / 2 + model + held,
         gpu_memory=GPU_PROCESS_BYTES + model + held,
     )
@@ -230,11 +232,12 @@ def train(config: Config, jobs: Sequence[Job]) -> Cost:
 def _training_bytes(config: Config, point: Point) -> float:
     """The SAE with gradients and moments, its tables, and a batch with its pre-activations."""
     d, n_features, batch = config.model.d_model, point.n_features(config.model.d_model), config.training.batch_size
-    tables = {"none": 0, "fixed": 1, "learned": 3 + (config.training.table_adam == "dense")}[point.table] + (
-        point.encoder_input == "without_unigram"
-    )
-    # At the start the unigram residuals are there besides.
-    return HELD * 8 * n_features * d + 4 * (tables + 1) * _table(config) + 8 * batch * n_features + 24 * batch * d
+    learned = 3 + (config.training.table_adam == "dense")
+    tables = {"none": 0, "fixed": 1, "scaled": 2, "embedding": 2, "learned": learned}[point.table]
+    tables += point.encoder_input == "without_unigram"
+    # The unigram residuals and the table's first rows are there besides.
+    starts = 1 + (point.table != "none")
+    return HELD * 8 * n_features * d + 4 * (tables + starts) * _table(config) + 8 * batch * n_features + 24 * batch * d
 
 
 def _ablate(config: Config) -> Cost:

@@ -81,9 +81,10 @@ def write_unigrams(
     layers: Iterable[int],
     compatibility_mode: bool,
     outputs: Mapping[int, Path],
+    embedding: Path,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Write the unigram residuals of every layer, `residuals` (vocab_size, d_model) float32.
+    """Write the unigram residuals of every layer, `residuals` (vocab_size, d_model) float32, and the model's embedding.
 
     Rows longer than `settings.max_norm` times the median row are rescaled to the median, and their number is reported
     and kept in the file's metadata with the prompt and the largest norm before.
@@ -95,6 +96,7 @@ def write_unigrams(
         layers: layers, in any order.
         compatibility_mode: see `models.load_model`.
         outputs: layer -> file to write.
+        embedding: file to write the embedding to, `embedding` (vocab_size, e) float32.
         device: where to compute.
 
     Raises:
@@ -109,6 +111,7 @@ def write_unigrams(
         raise ValueError(f"unigram residuals of layers {layers} asked for, with outputs for {sorted(outputs)}")
     bos = load_tokens(train_tokens).bos
     model = load_model(model_folder, compatibility_mode, device)
+    files.save_tensors(embedding, {"embedding": model.embedding()})
     tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True, trust_remote_code=False)
     prefix_ids = tokenizer.encode(settings.prefix, add_special_tokens=False)
 
@@ -144,3 +147,12 @@ def load_unigrams(path: Path) -> Tensor:
         ValueError: the file is missing, truncated, or holds no unigram residuals.
     """
     return files.load_as(path, {"residuals": ((None, None), torch.float32)})["residuals"]
+
+
+def load_embedding(path: Path) -> Tensor:
+    """Read the model's embedding, (vocab_size, e) float32.
+
+    Raises:
+        ValueError: the file is missing, truncated, or holds no embedding.
+    """
+    return files.load_as(path, {"embedding": ((None, None), torch.float32)})["embedding"]

@@ -78,6 +78,11 @@ class LanguageModel:
             )
         return {layer: residual.cpu() for layer, residual in residuals.items()}
 
+    def embedding(self) -> Tensor:
+        """The model's embedding (vocab_size, e) float32, on the CPU; e is d_model in most models."""
+        weight: Tensor = self._bridge.original_model.get_input_embeddings().weight
+        return weight.detach().float().cpu().contiguous()
+
     def logits_from(self, residual: Tensor, layer: int) -> Tensor:
         """Logits that follow from the residual entering block `layer`; the blocks below are not run.
 

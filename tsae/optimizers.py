@@ -9,14 +9,16 @@ from torch import Tensor
 class RowAdam(torch.optim.Optimizer):
     """Adam that moves only the rows of tokens in the batch, and their moments.
 
-    Dense Adam would move rows of absent tokens by momentum and touch the whole table at every step. The numbers are those of
-    `torch.optim.SparseAdam`, whose sparse tensors cost several times as much.
+    Dense Adam would move rows of absent tokens by momentum and touch the whole table at every step. Unlike
+    `torch.optim.SparseAdam`, it counts the steps of each row: corrected by the steps of all, a row that is first seen late would
+    move by up to 2.6 times the learning rate in every coordinate.
     """
 
     def __init__(self, table: Tensor, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
         """Take the table (V, d), which is changed in place."""
         super().__init__([table], {"lr": lr, "betas": betas, "eps": eps})
-        self.state[table] = {"step": 0, "mean": torch.zeros_like(table), "square": torch.zeros_like(table)}
+        steps = torch.zeros(len(table), 1, device=table.device)
+        self.state[table] = {"steps": steps, "mean": torch.zeros_like(table), "square": torch.zeros_like(table)}
 
     @torch.no_grad()
     def step(self, tokens: Tensor, gradients: Tensor) -> None:  # type: ignore[override]
@@ -24,8 +26,9 @@ class RowAdam(torch.optim.Optimizer):
         (group,) = self.param_groups
         (table,) = group["params"]
         state = self.state[table]
-        state["step"] += 1
         rows, place = torch.unique(tokens, return_inverse=True)
+        steps = state["steps"].index_select(0, rows).add_(1)
+        state["steps"].index_copy_(0, rows, steps)
         summed = gradients.new_zeros(len(rows), gradients.shape[1]).index_add_(0, place, gradients)
         moments = []
         for name, value, beta in zip(("mean", "square"), (summed, summed.square()), group["betas"], strict=True):
@@ -33,20 +36,20 @@ class RowAdam(torch.optim.Optimizer):
             state[name].index_copy_(0, rows, moment)
             moments.append(moment)
         mean, square = moments
-        first, second = (1 - beta ** state["step"] for beta in group["betas"])
-        change = mean.div_(square.sqrt_().add_(group["eps"])).mul_(-group["lr"] * second**0.5 / first)
+        # In float64, since 1 - beta**steps is a difference of close numbers.
+        first, second = ((1 - beta ** steps.double()).float() for beta in group["betas"])
+        change = mean.div_(square.sqrt_().add_(group["eps"])).mul_(-group["lr"] * second.sqrt_().div_(first))
         table.index_add_(0, rows, change)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its state but for the table: both moments (V, d), and how many steps it has made."""
+        """Its state but for the table: both moments (V, d), and the steps that each row has made (V, 1)."""
         (state,) = self.state.values()
-        return {"mean": state["mean"], "square": state["square"], "step": torch.tensor(state["step"])}
+        return dict(state)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from such tensors."""
         (state,) = self.state.values()
-        state["step"] = int(tensors["step"])
-        for name in ("mean", "square"):
+        for name in ("steps", "mean", "square"):
             state[name].copy_(tensors[name])
 
 

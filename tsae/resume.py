@@ -20,7 +20,7 @@ from tsae.files import load_metadata, load_tensors, save_tensors, sha256
 LOG = logging.getLogger(__name__)
 # What decides on the numbers of a step, and of the order of the data.
 CODE = (
-    "train", "batches", "optimizers", "sae", "architectures", "kernels", "loops", "products", "metrics", "residuals", "shards",
+    "train", "start", "batches", "optimizers", "token_tables", "sae", "architectures", "kernels", "loops", "products", "metrics", "residuals", "shards",
     "resume",
 )  # fmt: skip
 DIVERGED = "the SAE has diverged: lower training.lr or training.table_lr, or the point's lookup_scale"

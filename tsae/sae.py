@@ -1,7 +1,12 @@
 """The sparse autoencoder, with or without a table of token-biases, and its checkpoint.
 
-    a     = activation((x - b_dec) W_enc^T + b_enc)      TopK, ReLU or gated: see architectures.py
+    a     = activation((r - b_dec) W_enc^T + b_enc)      TopK, ReLU or gated: see architectures.py
     x_hat = a W_dec + b_dec + W_lookup[t]
+
+The encoder sees r: the residual x itself, as in the paper, or x less the token's row of the table (the remainder), or the part
+of x orthogonal to the token's unigram residual. A constant in the encoder's input favours some features for every token, and
+under TopK the others die. So training takes the mean of r away, the centre, which stays as it is; `load` folds it into b_enc,
+and the SAE is of the form above.
 
 Training runs on residuals divided by one number per layer, the scale. A checkpoint holds the parameters as trained and
 the scale beside them; `load` folds it in, so a loaded SAE always speaks raw residuals.
@@ -14,11 +19,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, normalize
+from torch.nn.functional import embedding
 
 from tsae import kernels
 from tsae.architectures import ARCHITECTURES, Active, Architecture
 from tsae.files import load_tensors, read_text, save_tensors, write_json
+from tsae.start import Start
 from tsae.sweep import Point
 
 TABLES = {"W_lookup", "unigram_directions"}
@@ -29,6 +35,7 @@ class SAE(nn.Module):
 
     W_lookup: Tensor | None
     unigram_directions: Tensor | None
+    centre: Tensor | None
 
     def __init__(
         self,
@@ -39,6 +46,7 @@ class SAE(nn.Module):
         b_dec: Tensor,
         W_lookup: Tensor | None = None,
         unigram_directions: Tensor | None = None,
+        centre: Tensor | None = None,
     ):
         """Take the parameters as they are.
 
@@ -50,7 +58,8 @@ class SAE(nn.Module):
             b_dec: (d,).
             W_lookup: (V, d) token-biases; None for a baseline.
             unigram_directions: (V, d) unit rows, the direction that is taken out of the encoder's input at each token;
-                None if the encoder sees the whole residual.
+                None if it stays.
+            centre: (d,) what is taken away from the encoder's input; None: b_dec, as in the paper.
         """
         super().__init__()
         self.W_enc = nn.Parameter(W_enc)
@@ -60,38 +69,39 @@ class SAE(nn.Module):
         # Outside autograd: a batch touches few rows, and its optimizer takes those rows' gradients alone.
         self.register_buffer("W_lookup", W_lookup)
         self.register_buffer("unigram_directions", unigram_directions)
+        self.register_buffer("centre", centre)
         self.activation: Architecture = ARCHITECTURES[point.architecture](point, len(b_enc))
         self.point = point
         self.metadata: dict[str, Any] = {}
 
     @classmethod
-    def initialise(cls, point: Point, unigrams: Tensor, mean: Tensor, mean_unigram: Tensor, seed: int) -> "SAE":
-        """Start from random features, and from unigram residuals if the SAE is tokenized.
+    def initialise(cls, point: Point, start: Start, seed: int) -> "SAE":
+        """Start from random features, and from a table if the SAE is tokenized.
 
-        W_dec has random unit rows, W_enc is its multiple, b_enc is zero, W_lookup a multiple of the unigram residuals.
-        b_dec is the mean of what the table leaves to be explained, or zero as in the authors' code: the mean can be most
-        of a residual's norm, and then an SAE without table spends its training on it.
+        W_dec has random rows of one length, W_enc is its multiple, b_enc is zero. b_dec is the mean of what the table leaves to
+        be explained, and a share of its mean is taken away from the encoder's input, all of it by default; or, as in the
+        authors' code, b_dec is zero and all that is taken away.
 
         Args:
             point: the point of the sweep.
-            unigrams: (V, d) unigram residuals, in the units that the SAE will be trained in.
-            mean: (d,) mean training residual, in the same units.
-            mean_unigram: (d,) mean unigram residual of the training tokens.
+            start: what it starts from.
             seed: seed of W_dec; the same for every point, so that baseline and tokenized SAEs start from the same features.
         """
         generator = torch.Generator().manual_seed(seed)
-        d_model = unigrams.shape[1]
+        d_model = len(start.mean)
         W_dec = torch.randn(point.n_features(d_model), d_model, generator=generator)
-        W_dec /= W_dec.norm(dim=1, keepdim=True)
-        lookup_scale = 0.0 if point.table == "none" else point.lookup_scale
+        W_dec *= point.initial_decoder_norm / W_dec.norm(dim=1, keepdim=True)
+        authors = point.start == "authors"
+        share = 1.0 if point.centre is None else point.centre
         return cls(
             point,
             W_enc=point.initial_encoder_scale * W_dec,
             W_dec=W_dec,
             b_enc=torch.zeros(len(W_dec)),
-            b_dec=mean - lookup_scale * mean_unigram if point.b_dec == "mean" else torch.zeros(d_model),
-            W_lookup=None if point.table == "none" else lookup_scale * unigrams,
-            unigram_directions=normalize(unigrams) if point.encoder_input == "without_unigram" else None,
+            b_dec=torch.zeros(d_model) if authors else start.mean - start.mean_row,
+            W_lookup=start.W_lookup,
+            unigram_directions=start.unigram_directions,
+            centre=None if authors else share * start.mean_input,
         )
 
     @property
@@ -111,29 +121,53 @@ class SAE(nn.Module):
         rows: Tensor = embedding(tokens.long(), self.W_lookup)
         return rows
 
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the encoder needs the token ids."""
+        return self.point.encoder_input != "residual"
+
+    def _seen(self, x: Tensor, tokens: Tensor | None, token_biases: Tensor | None = None) -> Tensor:
+        """What the encoder sees of x (..., d), before the centre is taken away."""
+        if not self.needs_tokens:
+            return x
+        if tokens is None:
+            raise ValueError(
+                f"this SAE needs the token ids (encoder_input: {self.point.encoder_input}); give them with the residuals"
+            )
+        if self.unigram_directions is not None:
+            directions = embedding(tokens.long(), self.unigram_directions)
+            return x - (x * directions).sum(-1, keepdim=True) * directions
+        return x - (self.token_biases(tokens) if token_biases is None else token_biases)
+
+    @property
+    def _centre(self) -> Tensor:
+        return self.b_dec if self.centre is None else self.centre
+
     def encoder_input(self, x: Tensor, tokens: Tensor | None) -> Tensor:
-        """What the encoder sees of x (..., d): x - b_dec, less its part along the token's unigram residual if that is removed.
+        """What the encoder sees of residuals x (..., d) at tokens (...), its centre taken away.
 
         Raises:
-            ValueError: the unigram direction is removed, and no tokens (...) are given.
+            ValueError: the encoder needs the tokens, and there are none.
         """
-        centred = x - self.b_dec
-        if self.unigram_directions is None:
-            return centred
-        if tokens is None:
-            raise ValueError("this SAE removes unigram directions from its encoder's input, and needs the token ids")
-        directions = embedding(tokens.long(), self.unigram_directions)
-        return centred - (centred * directions).sum(-1, keepdim=True) * directions
+        return self._seen(x, tokens) - self._centre
 
     def tokenized_activations(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Pre-activations of every feature: x (..., d) gives (..., F)."""
         return self.encoder_input(x, tokens) @ self.W_enc.T + self.b_enc
 
-    def active(self, x: Tensor, tokens: Tensor | None = None) -> Active:
-        """The active features of every token: x (N, d), tokens (N,)."""
-        if self.unigram_directions is None:
-            return self.activation(x, self.W_enc, self.b_enc, self.b_dec)
-        return self.activation(self.encoder_input(x, tokens), self.W_enc, self.b_enc)
+    def active(self, x: Tensor, tokens: Tensor | None = None, token_biases: Tensor | None = None) -> Active:
+        """The active features of every token: x (N, d), tokens (N,).
+
+        Args:
+            x: residuals.
+            tokens: their tokens, where the encoder needs them.
+            token_biases: (N, d) the tokens' rows of the table, where they are at hand.
+        """
+        return self.activation(self._seen(x, tokens, token_biases), self.W_enc, self.b_enc, self._centre)
+
+    def active_of(self, inputs: Tensor) -> Active:
+        """The active features of N tokens by what the encoder sees of them (N, d), its centre taken away."""
+        return self.activation(inputs, self.W_enc, self.b_enc)
 
     def decode_active(self, active: Active, token_biases: Tensor | None) -> Tensor:
         """Reconstruct from active features and the tokens' rows of the table (N, d), None for a baseline: (N, d)."""
@@ -154,7 +188,18 @@ class SAE(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         """Reconstruction of x (N, d) at tokens (N,): (N, d)."""
-        return self.decode_active(self.active(x, tokens), self.token_biases(tokens))
+        token_biases = self.token_biases(tokens)
+        return self.decode_active(self.active(x, tokens, token_biases), token_biases)
+
+    @torch.no_grad()
+    def fold_centre_(self) -> None:
+        """Give the encoder's biases the part of the centre that is not b_dec: the same function, without a centre."""
+        if self.centre is None:
+            return
+        offset = self.W_enc @ (self.b_dec - self.centre)
+        self.b_enc.add_(offset)
+        self.activation.shift_(offset)
+        self.centre = None
 
 
 def save(
@@ -184,7 +229,7 @@ def save(
 def load(folder: str | Path) -> SAE:
     """Load a trained SAE that speaks raw residuals; its `metadata` says everything about how it was made.
 
-    Residuals scale by s, and so do activations, biases and token-biases; W_enc and W_dec stay.
+    Residuals scale by s, and so do activations, biases and token-biases; W_enc and W_dec stay. The centre is folded in first.
 
     Raises:
         ValueError: a file is missing or damaged, or the tensors do not fit together; the message names the file.
@@ -204,10 +249,11 @@ def load(folder: str | Path) -> SAE:
     sae = SAE(
         point,
         *(tensors[name] for name in ("W_enc", "W_dec", "b_enc", "b_dec")),
-        *(tensors[name].float() if name in tensors else None for name in ("W_lookup", "unigram_directions")),
+        *(tensors[name].float() if name in tensors else None for name in ("W_lookup", "unigram_directions", "centre")),
     )
     sae.load_state_dict(tensors)
     sae.requires_grad_(False)
+    sae.fold_centre_()
     for part in (sae.b_enc, sae.b_dec, sae.W_lookup):
         if part is not None:
             part.mul_(scale)
@@ -248,6 +294,8 @@ def _load_parameters(path: Path, point: Point) -> dict[str, Tensor]:
     with torch.device("meta"):
         own = ARCHITECTURES[point.architecture](point, n_features).state_dict()
     expected |= {f"activation.{name}": tuple(tensor.shape) for name, tensor in own.items()}
+    if point.start == "centred" and "centre" in shapes:
+        expected["centre"] = (d_model,)
     for table, present in (
         ("W_lookup", point.table != "none"),
         ("unigram_directions", point.encoder_input == "without_unigram"),

@@ -47,9 +47,9 @@ def export_saelens(sae_folder: Path, folder: Path, model_name: str | None = None
     """
     sae = load(sae_folder)
     point = sae.point
-    if sae.unigram_directions is not None:
+    if sae.needs_tokens:
         raise ValueError(
-            f"{sae_folder}: its encoder needs the token ids (encoder_input: without_unigram), and SAELens' encoders take "
+            f"{sae_folder}: its encoder needs the token ids (encoder_input: {point.encoder_input}), and SAELens' encoders take "
             "none; export an SAE whose encoder_input is residual"
         )
     if not point.topk_relu:

@@ -10,11 +10,26 @@ from pydantic import Field, model_validator
 from tsae.section import Layer, Name, Section
 
 ArchitectureName = Literal["topk", "relu", "gated"]
+TableName = Literal["none", "fixed", "scaled", "embedding", "learned"]
+EncoderInput = Literal["residual", "remainder", "without_unigram"]
 # Which setting says how sparse an architecture is; the other one is refused.
 SPARSITY: dict[ArchitectureName, Literal["k", "l1"]] = {"topk": "k", "relu": "l1", "gated": "l1"}
 MOST_EXPANSION = 1 << 20  # no SAE is so wide, and products with it stay finite
 # What a released SAE does not say of itself.
-UNKNOWN_OF_RELEASED = ("seed", "lookup_scale", "encoder_scale", "b_dec")
+UNKNOWN_OF_RELEASED = (
+    "seed", "rows", "lookup_scale", "table_lr", "start", "centre", "decoder_norm", "encoder_scale", "budget",
+)  # fmt: skip
+# What says nothing about an SAE without a table.
+OF_TABLES = ("rows", "lookup_scale", "table_lr")
+# What the authors' start decides by itself.
+OF_CENTRED = ("centre", "decoder_norm")
+NO_ROWS = (
+    "encoder_input: remainder takes the token's row of the table out of what the encoder sees, and table: none has no rows; give "
+    "baselines a grid of their own"
+)
+NOT_OF_AUTHORS = "{0}: start: authors has unit decoder rows and no centre of the encoder's input; leave {0} out, or set start: centred"
+# Length of W_dec's rows at the start. Unit rows, as the authors', leave a baseline's NMSE 4% higher on the embedded budget.
+DECODER_NORM = 0.1
 
 
 class Point(Section):
@@ -24,12 +39,17 @@ class Point(Section):
     k: int | None = Field(None, ge=1)
     l1: float | None = Field(None, gt=0)
     expansion: float = Field(gt=0, le=MOST_EXPANSION)
-    table: Literal["none", "fixed", "learned"]
+    table: TableName
+    rows: Literal["unigram", "permuted"] = "unigram"
     lookup_scale: float = Field(0.5, ge=0)
+    table_lr: float | None = Field(None, gt=0)
+    encoder_input: EncoderInput = "residual"
+    start: Literal["centred", "authors"] = "centred"
+    centre: float | None = Field(None, ge=0, le=1)
+    decoder_norm: float | None = Field(None, gt=0)
     encoder_scale: float | None = Field(None, gt=0)
-    encoder_input: Literal["residual", "without_unigram"] = "residual"
-    b_dec: Literal["mean", "zero"] = "mean"
     topk_relu: bool = True
+    budget: float = Field(1.0, gt=0, le=1)
 
     @model_validator(mode="after")
     def _check_sparsity(self) -> "Point":
@@ -46,21 +66,37 @@ class Point(Section):
             raise ValueError(f"topk_relu: false says nothing about architecture {self.architecture}")
         return self
 
+    @model_validator(mode="after")
+    def _check_encoder(self) -> "Point":
+        if self.encoder_input == "remainder" and self.table == "none":
+            raise ValueError(NO_ROWS)
+        for setting in OF_CENTRED:
+            if self.start == "authors" and getattr(self, setting) is not None:
+                raise ValueError(NOT_OF_AUTHORS.format(setting))
+        return self
+
     @property
     def id(self) -> str:
         """Readable name of the point in paths and tables: `topk-k32-x4-learned`; settings at their default are left out."""
         sparsity = f"k{self.k}" if self.k is not None else f"l1_{self.l1:g}"
         parts = [self.architecture, sparsity, f"x{self.expansion:g}", self.table]
+        if self.rows != "unigram":
+            parts.append(self.rows)
         if self.table != "none" and self.lookup_scale != 0.5:
             parts.append(f"lookup{self.lookup_scale:g}")
-        if self.encoder_scale is not None:
-            parts.append(f"enc{self.encoder_scale:g}")
-        if self.encoder_input == "without_unigram":
-            parts.append("nounigram")
-        if self.b_dec == "zero":
-            parts.append("bzero")
+        if self.table_lr is not None:
+            parts.append(f"tablelr{self.table_lr:g}")
+        if self.encoder_input != "residual":
+            parts.append({"remainder": "remainder", "without_unigram": "nounigram"}[self.encoder_input])
+        if self.start != "centred":
+            parts.append(self.start)
+        for name, value in (("centre", self.centre), ("dec", self.decoder_norm), ("enc", self.encoder_scale)):
+            if value is not None:
+                parts.append(f"{name}{value:g}")
         if not self.topk_relu:
             parts.append("norelu")
+        if self.budget != 1:
+            parts.append(f"budget{self.budget:g}")
         return "-".join(parts)
 
     @property
@@ -68,7 +104,19 @@ class Point(Section):
         """The factor between W_enc and W_dec's transpose at initialisation."""
         if self.encoder_scale is not None:
             return self.encoder_scale
-        return 1.0 if self.table == "none" else 1.0 - self.lookup_scale
+        return 1.0 - self.lookup_scale if self.start == "authors" and self.table != "none" else 1.0
+
+    @property
+    def initial_decoder_norm(self) -> float:
+        """The length of W_dec's rows at initialisation, where the mean residual has the length sqrt(d_model)."""
+        if self.decoder_norm is not None:
+            return self.decoder_norm
+        return 1.0 if self.start == "authors" else DECODER_NORM
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether the encoder's input starts without a constant."""
+        return self.start == "centred" and self.centre in (None, 1.0)
 
     def n_features(self, d_model: int) -> int:
         """Number of features at a model width."""
@@ -76,7 +124,9 @@ class Point(Section):
 
     def without_table(self) -> "Point":
         """The baseline of a tokenized point: the same SAE, with the settings that only a table has at their default."""
-        default = {field: Point.model_fields[field].default for field in ("lookup_scale", "encoder_scale")}
+        default = {field: Point.model_fields[field].default for field in (*OF_TABLES, "encoder_scale")}
+        if self.encoder_input == "remainder":
+            default["encoder_input"] = "residual"
         return self.model_copy(update={"table": "none"} | default)
 
 
@@ -100,32 +150,63 @@ class Grid(Section):
     expansion: tuple[Annotated[float, Field(gt=0, le=MOST_EXPANSION)], ...] = Field(
         min_length=1, description="Features / d_model"
     )
-    table: tuple[Literal["none", "fixed", "learned"], ...] = Field(
+    table: tuple[TableName, ...] = Field(
         min_length=1,
-        description="none: the baseline; fixed: token-biases stay at their initial rows; learned: trained with the rest",
+        description="none: the baseline; fixed: token-biases stay at their initial rows; learned: trained with the rest; two "
+        "controls are scaled: fixed rows times a trained number per token, and embedding: a trained linear map of the "
+        "model's embedding",
+    )
+    rows: tuple[Literal["unigram", "permuted"], ...] = Field(
+        ("unigram",),
+        min_length=1,
+        description="Token-biases start at the token's own unigram residual, or, as a control, at that of another token of "
+        "the training text at random",
     )
     lookup_scale: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         (0.5,), min_length=1, description="Initial token-bias / unigram residual"
     )
+    table_lr: tuple[Annotated[float, Field(gt=0)] | None, ...] = Field(
+        (None,), min_length=1, description="Learning rate of the table; null: training.table_lr"
+    )
+    encoder_input: tuple[EncoderInput, ...] = Field(
+        ("residual",),
+        min_length=1,
+        description="What the encoder sees: residual, as in the paper; remainder, the residual less the token's row of the "
+        "table; without_unigram, its part orthogonal to the token's unigram residual. Of each, its mean is taken away",
+    )
+    start: tuple[Literal["centred", "authors"], ...] = Field(
+        ("centred",),
+        min_length=1,
+        description="centred: b_dec starts at the mean of what the table leaves, and the encoder's input has its mean taken "
+        "away; authors: b_dec starts at zero, decoder rows at length 1, and the encoder sees the residual less b_dec",
+    )
+    centre: tuple[Annotated[float, Field(ge=0, le=1)] | None, ...] = Field(
+        (None,),
+        min_length=1,
+        description="Share of the mean of the encoder's input that is taken away; less than 1 shows what a constant does; "
+        "null: 1, and none with start: authors",
+    )
+    decoder_norm: tuple[Annotated[float, Field(gt=0)] | None, ...] = Field(
+        (None,),
+        min_length=1,
+        description=f"Length of W_dec's rows at the start, in units where the mean residual norm is sqrt(d_model); null: "
+        f"{DECODER_NORM:g}, and 1 with start: authors",
+    )
     encoder_scale: tuple[Annotated[float, Field(gt=0)] | None, ...] = Field(
         (None,),
         min_length=1,
-        description="W_enc starts at this multiple of W_dec's transpose; null: 1 - lookup_scale, and 1 for the baseline",
-    )
-    encoder_input: tuple[Literal["residual", "without_unigram"], ...] = Field(
-        ("residual",),
-        min_length=1,
-        description="What the encoder sees: the residual less b_dec, or its part orthogonal to the token's unigram residual",
-    )
-    b_dec: tuple[Literal["mean", "zero"], ...] = Field(
-        ("mean",),
-        min_length=1,
-        description="b_dec starts at the mean training residual less its token-bias, or at zero, as the authors' does",
+        description="W_enc starts at this multiple of W_dec's transpose; null: 1, and with start: authors 1 - lookup_scale for "
+        "a tokenized SAE",
     )
     topk_relu: tuple[bool, ...] = Field(
         (True,),
         min_length=1,
         description="Apply a ReLU after TopK; false keeps negative activations, as the authors' code did",
+    )
+    budget: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="Share of training.tokens that the SAE is trained on, with the whole learning rate schedule in it",
     )
 
     @model_validator(mode="after")
@@ -143,6 +224,11 @@ class Grid(Section):
             raise ValueError(f"architecture {self.architecture} needs {wanted}, a list")
         if self.architecture != "topk" and False in self.topk_relu:
             raise ValueError(f"topk_relu: false says nothing about architecture {self.architecture}")
+        if "remainder" in self.encoder_input and "none" in self.table:
+            raise ValueError(NO_ROWS)
+        for setting in OF_CENTRED:
+            if "authors" in self.start and getattr(self, setting) != (None,):
+                raise ValueError(NOT_OF_AUTHORS.format(setting))
         return self
 
     def size(self, n_layers: int) -> int:
@@ -155,7 +241,7 @@ class Grid(Section):
         return n_points if self.layers else n_points * n_layers
 
     def points(self) -> Iterator[Point]:
-        """Every point of the grid, each once: a baseline has no lookup_scale."""
+        """Every point of the grid, each once: a baseline has no settings of a table."""
         axes = {
             field: values if isinstance(values, tuple) else (values,)
             for field, values in self
@@ -164,10 +250,8 @@ class Grid(Section):
         axes = {field: values or (None,) for field, values in axes.items()}
         products: Iterator[tuple[Any, ...]] = itertools.product(*axes.values())
         points = (Point(**dict(zip(axes, values, strict=True))) for values in products)
-        baseline_default = Point.model_fields["lookup_scale"].default
-        yield from dict.fromkeys(
-            p.model_copy(update={"lookup_scale": baseline_default}) if p.table == "none" else p for p in points
-        )
+        default = {field: Point.model_fields[field].default for field in OF_TABLES}
+        yield from dict.fromkeys(p.model_copy(update=default) if p.table == "none" else p for p in points)
 
 
 class Job(Section):

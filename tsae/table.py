@@ -13,7 +13,8 @@ from tsae.metrics import Measurement
 
 COLUMNS = [
     "layer", "subject", "seed",
-    "architecture", "k", "l1", "expansion", "table", "lookup_scale", "encoder_scale", "encoder_input", "b_dec", "topk_relu",
+    "architecture", "k", "l1", "expansion", "table", "rows", "lookup_scale", "table_lr", "encoder_input", "start", "centre",
+    "decoder_norm", "encoder_scale", "topk_relu", "budget",
     "step", "tokens", "metric", "at", "min_count", "value", "low", "high", "n", "over",
 ]  # fmt: skip
 ON_THE_WAY = ["step", "tokens"]  # of training curves alone

@@ -21,16 +21,17 @@ from tsae.batches import Batch, training_batches
 from tsae.config import Training
 from tsae.devices import describe
 from tsae.files import DamagedError, check, load_metadata, remove, sha256, write_text
-from tsae.lookup import load_unigrams
+from tsae.lookup import load_embedding, load_unigrams
 from tsae.metrics import reconstruction_errors
-from tsae.optimizers import TABLE_ADAM
 from tsae.residuals import ResidualCache, open_residuals
 from tsae.resume import DIVERGED, NotFiniteError, Progress, Saved, check_finite
 from tsae.sae import SAE, save
+from tsae.start import MOST_OFFSET, offset_at_start, start_from
 from tsae.sweep import Job
+from tsae.token_tables import token_table
 
 LOG = logging.getLogger(__name__)
-FORMAT = 2
+FORMAT = 3
 HISTORY = ("step", "tokens", "lr", "loss", "l0", "heldout_nmse", "heldout_fvu")
 
 
@@ -44,14 +45,19 @@ class Step(NamedTuple):
 class Trainer:
     """An SAE, its optimizers, and what changes with the step: learning rates and the penalty."""
 
-    def __init__(self, sae: SAE, settings: Training):
-        """Take the SAE at initialisation, in scaled units; its point says whether the token-biases are trained too."""
+    def __init__(self, sae: SAE, settings: Training, embedding: Tensor | None = None):
+        """Take the SAE at initialisation, in scaled units; its point says whether, and how, the token-biases are trained too.
+
+        Args:
+            sae: the SAE.
+            settings: how to train.
+            embedding: (V, e) the model's embedding, for a table that is a map of it.
+        """
         self.sae, self.settings = sae, settings
         self.n_steps = settings.tokens // settings.batch_size
         self.adam = torch.optim.Adam(sae.parameters(), lr=settings.lr, fused=True)
-        learned = sae.W_lookup if sae.point.table == "learned" else None
-        self.table_adam = None if learned is None else TABLE_ADAM[settings.table_adam](learned, lr=settings.table_lr)
-        optimizers = [self.adam] if self.table_adam is None else [self.adam, self.table_adam]
+        self.table = token_table(sae, settings, embedding)
+        optimizers = [self.adam] if self.table is None else [self.adam, self.table.optimizer]
         self.schedulers = [torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule) for optimizer in optimizers]
         self.steps = 0
 
@@ -66,9 +72,10 @@ class Trainer:
         self.steps += 1
         # A baseline's zeros would cost several passes over the batch.
         rows = None if sae.W_lookup is None else sae.token_biases(tokens)
-        if rows is not None and self.table_adam is not None:
-            rows.requires_grad_()
-        active = sae.active(x, tokens)
+        if self.table is not None:
+            rows = self.table.rows(tokens).requires_grad_()
+        # An encoder that sees what the table leaves gives the table no gradient.
+        active = sae.active(x, tokens, None if rows is None else rows.detach())
         # The squared error summed, which has one pass forward and one back.
         loss = mse_loss(sae.decode_active(active, rows), x, reduction="sum") / len(x)
         warmup = max(1, round(self.settings.l1_warmup * self.n_steps))
@@ -84,19 +91,25 @@ class Trainer:
         loss.backward()
         self.adam.step()
         self.adam.zero_grad()
-        if self.table_adam is not None and rows is not None and rows.grad is not None:
-            self.table_adam.step(tokens, rows.grad)
+        if self.table is not None and rows is not None and rows.grad is not None:
+            self.table.step(tokens, rows.grad)
         for scheduler in self.schedulers:
             scheduler.step()
         return Step(loss.item() / x.shape[1], active.features[active.values.detach() != 0])
 
+    def settle(self) -> None:
+        """Make the SAE's table the one that is trained, before the SAE is used."""
+        if self.table is not None:
+            self.table.settle()
+
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next step depends on, by name; not copied."""
+        self.settle()
         tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         for name, parameter in self.sae.named_parameters():
             tensors |= {f"adam.{key}.{name}": value for key, value in self.adam.state[parameter].items()}
-        if self.table_adam is not None:
-            tensors |= {f"table_adam.{key}": value for key, value in self.table_adam.tensors().items()}
+        if self.table is not None:
+            tensors |= {f"table.{key}": value for key, value in self.table.tensors().items()}
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
@@ -106,8 +119,8 @@ class Trainer:
         for name, parameter in self.sae.named_parameters():
             if name in moments["step"]:
                 self.adam.state[parameter] = {key: values[name].to(self.sae.device) for key, values in moments.items()}
-        if self.table_adam is not None:
-            self.table_adam.restore(_below("table_adam", tensors))
+        if self.table is not None:
+            self.table.restore(_below("table", tensors))
         self.steps = step
         for scheduler in self.schedulers:
             scheduler.last_epoch = step
@@ -134,6 +147,7 @@ def train_sae(
     at_checkpoint: Callable[[Progress], None],
     checkpoints: Collection[int] = (),
     saved: Saved | None = None,
+    embedding: Tensor | None = None,
 ) -> Progress:
     """Train in place, where the SAE is, from the start or from where an interrupted training was.
 
@@ -147,11 +161,12 @@ def train_sae(
         at_checkpoint: called at the steps of `checkpoints`.
         checkpoints: steps, counted from 1.
         saved: what to go on from, and where to write it now and then.
+        embedding: (V, e) the model's embedding, for a table that is a map of it.
 
     Raises:
         NotFiniteError: the loss is not finite, or a parameter is not; the message says at which step, and why perhaps.
     """
-    trainer = Trainer(sae, settings)
+    trainer = Trainer(sae, settings, embedding)
     n_steps = trainer.n_steps
     sample = heldout.kept_rows()
     chosen = torch.linspace(0, len(sample.tokens) - 1, min(settings.history_tokens, len(sample.tokens))).long()
@@ -185,6 +200,7 @@ def train_sae(
             raise NotFiniteError(step, f"the loss is not finite; {_cause(batch)}")
         bar.update(settings.batch_size)
         if step in recorded:
+            trainer.settle()
             with torch.no_grad():
                 errors = reconstruction_errors(heldout_residuals, sae(heldout_residuals, heldout_tokens))
             history.append(
@@ -227,6 +243,7 @@ def train(
     checkpoints: Collection[int] = (),
     device: torch.device | str = "cpu",
     model_folder: Path | None = None,
+    embedding: Path | None = None,
 ) -> None:
     """Train the SAE of a job and write `sae.safetensors`, `history.csv` and `config.json` into `folder`.
 
@@ -244,16 +261,28 @@ def train(
         checkpoints: steps, counted from 1, after which a checkpoint is written.
         device: where to compute.
         model_folder: the model, which computes the residuals that are not on disk.
+        embedding: the model's embedding, for a table that is a map of it.
     """
+    settings = settings.model_copy(update={"tokens": round(job.point.budget * settings.tokens)})
     cache = open_residuals(residuals, "train", job.layer, model_folder, device)
     heldout = open_residuals(residuals, "heldout", job.layer)
 
+    mapped = None if embedding is None or job.point.table != "embedding" else load_embedding(embedding)
+    start = start_from(job.point, cache, load_unigrams(unigrams), job.seed, mapped)
+
     def initialise() -> SAE:
-        table = load_unigrams(unigrams) / cache.scale
-        share = cache.token_counts(len(table)) / cache.n_kept
-        return SAE.initialise(job.point, table, cache.mean() / cache.scale, share @ table, job.seed).to(device)
+        return SAE.initialise(job.point, start._replace(W_lookup=_copy(start.W_lookup)), job.seed).to(device)
 
     sae = initialise()
+    offset = offset_at_start(sae, cache)
+    if job.point.is_centred and offset.share > MOST_OFFSET:
+        LOG.warning(
+            "%s: the encoder's input starts off centre, by %.2g of its spread (at most %g is expected): its mean over all "
+            "training tokens, which is taken away, is not that of these shards",
+            job.id,
+            offset.share,
+            MOST_OFFSET,
+        )
     metadata: dict[str, Any] = {
         "format": FORMAT,
         "layer": job.layer,
@@ -261,6 +290,8 @@ def train(
         "seed": job.seed,
         "point": job.point.model_dump(mode="json"),
         "initial_encoder_scale": job.point.initial_encoder_scale,
+        "initial_decoder_norm": job.point.initial_decoder_norm,
+        "encoder_offset_at_start": offset.share,
         "n_features": sae.n_features,
         "d_model": cache.d_model,
         "scale": cache.scale,
@@ -297,6 +328,7 @@ def train(
             at_checkpoint=lambda at: write(on_the_way / _name(at.step), at, torch.float16),
             checkpoints=checkpoints,
             saved=saved,
+            embedding=mapped,
         )
     except NotFiniteError as error:
         LOG.error("error: %s: %s", job.id, error)
@@ -305,7 +337,7 @@ def train(
         progress = Progress(0, [], [], [], torch.full((sae.n_features,), -1, dtype=torch.int64))
         if (last_good := saved.read()) is not None:
             tensors, progress = last_good
-            Trainer(sae, settings).restore(tensors, progress.step)
+            Trainer(sae, settings, mapped).restore(tensors, progress.step)
     text = io.StringIO()
     writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
     writer.writeheader()
@@ -319,6 +351,10 @@ def train(
     for path in (on_the_way, *sorted(done.iterdir())):  # what is recorded of a file before the file
         path.replace(folder / path.name)
     shutil.rmtree(under_way)
+
+
+def _copy(table: Tensor | None) -> Tensor | None:
+    return None if table is None else table.clone()
 
 
 def _name(step: int) -> str:

@@ -29,8 +29,8 @@ try:
 except ValueError as error:
     raise WorkflowError(str(error))
 
-# The two SAEs that the figures compare where nothing else is swept.
-HEADLINE = dict(zip(["baseline", "tokenized"], CONFIG.headline(), strict=True))
+# The SAEs that the figures compare where nothing else is swept, by their role.
+HEADLINE = {role: point for role, point in CONFIG.headline()._asdict().items() if point is not None}
 FIGURES = CONFIG.figures
 WHEEL_FILES = {s.filename: s for s in [CONFIG.model.source, *CONFIG.corpus.sources] if isinstance(s, WheelFile)}
 FORMATS = ["svg", "pdf", "png"]
@@ -167,6 +167,11 @@ def job_of(wildcards):
 def saes_of(block):
     """The ids of the SAEs of a block of the sweep."""
     return [job.id for job in CONFIG.jobs(block)]
+
+
+def embedding_of_table(wildcards):
+    """The model's embedding, if the SAE's table is a map of it."""
+    return "<results>/unigrams/embedding.safetensors" if job_of(wildcards).point.table == "embedding" else []
 
 
 def token_bias_reference(wildcards):

@@ -57,6 +57,7 @@ rule unigrams:
         code=code("lookup", *MODEL_CODE),
     output:
         expand("<results>/unigrams/layer{layer}.safetensors", layer=LAYERS),
+        embedding="<results>/unigrams/embedding.safetensors",
     log:
         "<logs>/unigrams.log",
     benchmark:

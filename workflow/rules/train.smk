@@ -4,8 +4,11 @@ rule train:
         statistics="<results>/residuals/layer{layer}.safetensors",
         model=STREAMED_FROM,
         unigrams="<results>/unigrams/layer{layer}.safetensors",
+        embedding=embedding_of_table,
         code=code(
             "train",
+            "start",
+            "token_tables",
             "resume",
             "batches",
             "optimizers",
@@ -37,6 +40,7 @@ rule train:
         job=lambda wildcards: to_json(job_of(wildcards)),
         settings=to_json(CONFIG.training, exclude=["save_minutes"]),
         checkpoints=checkpoints,
+        embedding=lambda wildcards, input: f"--embedding {input.embedding}" if input.get("embedding") else "",
         streamed_from=streamed_from,
         tf32=TF32,
     message:
@@ -44,7 +48,7 @@ rule train:
     shell:
         "python -m tsae --log {log} train --job {params.job:q} --settings {params.settings:q}"
         " --residuals {input.residuals} --unigrams {input.unigrams} --folder $(dirname {output.sae})"
-        " {params.checkpoints} {params.streamed_from} --save-s {resources.save_s} --gpus {resources.gpu} {params.tf32}"
+        " {params.embedding} {params.checkpoints} {params.streamed_from} --save-s {resources.save_s} --gpus {resources.gpu} {params.tf32}"
         # A bucket, as profiles/kubernetes has one, knows no empty folders.
         " && touch {output.checkpoints}/.there"
 
