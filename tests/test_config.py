@@ -78,7 +78,22 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
         ),
         ("sweep.pareto.0.expansion", [4, 4], "sweep.pareto.0: expansion names a value twice: [4.0, 4.0]"),
         ("sweep.pareto.1.table", ["none", "none"], "sweep.pareto.1: table names a value twice: ['none', 'none']"),
-        ("sweep.init.0.lookup_scale", [1.0], "sweep.init.0: lookup_scale 1 leaves W_enc = 0 x W_dec's transpose"),
+        (
+            "sweep.init",
+            [{"k": [32], "expansion": [4], "table": ["fixed"], "lookup_scale": [1.0], "start": ["authors"]}],
+            "sweep.init.0: with start: authors, lookup_scale 1 leaves W_enc = 0 x W_dec's transpose",
+        ),
+        (
+            "sweep.headline.0.encoder_input",
+            ["remainder"],
+            "sweep.headline.0: encoder_input: remainder takes the token's row",
+        ),
+        (
+            "sweep.encoder",
+            [{"k": [32], "expansion": [4], "table": ["none"], "start": ["authors"], "centre": [1.0]}],
+            "sweep.encoder.0: centre: start: authors has unit decoder rows and no centre",
+        ),
+        ("sweep.headline.0.budget", [0.0001], "sweep.headline.0: budget 0.0001 of training.tokens"),
         ("sweep.pareto.0.architecture", "relu", "sweep.pareto.0: k says nothing about architecture relu, whose"),
         (
             "sweep.pareto.0.l1",
@@ -88,7 +103,11 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
         ("sweep.pareto.1.l1", [], "sweep.pareto.1: architecture relu needs l1, a list"),
         ("sweep.pareto.2.topk_relu", [False], "sweep.pareto.2: topk_relu: false says nothing about architecture gated"),
         ("sweep.pareto.1.architecture", "jumprelu", "sweep.pareto.1.architecture: Input should be 'topk', 'relu' or"),
-        ("sweep.encoder.0.encoder_input", ["all"], "sweep.encoder.0.encoder_input.0: Input should be 'residual' or"),
+        (
+            "sweep.encoder.0.encoder_input",
+            ["all"],
+            "sweep.encoder.0.encoder_input.0: Input should be 'residual', 'remainder' or",
+        ),
         ("sweep.headline", [], "sweep.headline: Tuple should have at least 1 item"),
         ("sweep.headline", {"k": [32]}, "sweep.headline: Input should be a valid tuple"),
         ("sweep.a block", [{"k": [8], "expansion": [4], "table": ["none"]}], "sweep.a block"),
@@ -115,7 +134,7 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
         (
             "sweep.headline.0.table",
             ["lerned"],
-            "sweep.headline.0.table.0: Input should be 'none', 'fixed' or 'learned'",
+            "sweep.headline.0.table.0: Input should be 'none', 'fixed', 'scaled', 'embedding' or 'learned'",
         ),
         (
             "sweep.headline.0.table",
@@ -264,10 +283,16 @@ def test_a_block_is_all_of_its_grids(data: dict[str, Any]) -> None:
 
 
 def test_the_headline_is_the_reference_and_its_baseline(data: dict[str, Any]) -> None:
-    assert config.parse(data).headline() == ("topk-k32-x4-none", "topk-k32-x4-learned")
-    data["sweep"]["headline"].append({"k": [8], "expansion": [2], "table": ["none", "fixed"], "b_dec": ["zero"]})
-    data["evaluation"]["token_biases"] = "topk-k8-x2-fixed-bzero"
-    assert config.parse(data).headline() == ("topk-k8-x2-none-bzero", "topk-k8-x2-fixed-bzero")
+    assert config.parse(data).headline() == ("topk-k32-x4-none", "topk-k32-x4-learned", None)
+    remainder = {"k": [32], "expansion": [4], "table": ["learned"], "encoder_input": ["remainder"]}
+    data["sweep"]["headline"].append(remainder)
+    assert config.parse(data).headline().remainder == "topk-k32-x4-learned-remainder"
+    data["sweep"]["headline"].append({"k": [8], "expansion": [2], "table": ["none", "fixed"], "start": ["authors"]})
+    data["evaluation"]["token_biases"] = "topk-k8-x2-fixed-authors"
+    assert config.parse(data).headline() == ("topk-k8-x2-none-authors", "topk-k8-x2-fixed-authors", None)
+    # The paper's form is what everything is compared with.
+    data["evaluation"]["token_biases"] = "topk-k32-x4-learned-remainder"
+    assert "is no tokenized point of sweep.headline in the paper's form" in error_of(data)
     # A tokenized point of another block is no reference.
     data["evaluation"]["token_biases"] = "topk-k16-x4-learned"
     assert "'topk-k16-x4-learned' is no tokenized point of sweep.headline" in error_of(data)

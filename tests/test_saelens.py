@@ -19,7 +19,7 @@ from tsae.sae import load, save
 from tsae.saelens import export_saelens, import_saelens
 
 ROOT = Path(__file__).parent.parent
-EXPRESSIBLE = [name for name in POINTS if "without" not in name]
+EXPRESSIBLE = [name for name in POINTS if "without" not in name and "remainder" not in name]
 HOOK = "blocks.7.hook_resid_pre"
 PEERS = ROOT / ".venv-bench"
 
@@ -137,6 +137,7 @@ def test_an_export_leaves_nothing_of_an_earlier_one(tmp_path: Path) -> None:
         ("topk without relu", "topk_relu: false"),
         ("topk, without_unigram", "encoder_input: without_unigram"),
         ("relu, no table, without_unigram", "encoder_input: without_unigram"),
+        ("topk, remainder", "encoder_input: remainder"),
     ],
 )
 def test_what_saelens_cannot_express_is_refused(tmp_path: Path, name: str, message: str) -> None:

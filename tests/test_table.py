@@ -46,7 +46,7 @@ def test_rows_come_back(measured: list[Path], tmp_path: Path) -> None:
     assert (nmse.layer, nmse.seed, nmse.k, nmse.n) == (8, 1, 4, 1234567)
     assert (nmse.architecture, nmse.table, nmse.expansion, nmse.lookup_scale) == ("topk", "learned", 2.5, 0.5)
     assert (nmse.value, nmse.low, nmse.high) == (0.123457, 0.1, 0.15)
-    assert (nmse.encoder_input, nmse.b_dec, str(nmse.topk_relu)) == ("residual", "mean", "True")
+    assert (nmse.encoder_input, nmse.start, str(nmse.topk_relu)) == ("residual", "centred", "True")
 
     at = table.iloc[1]
     assert (at["at"], at.min_count, at.n, at.value) == (0.05, 20, 6, 0.5)
@@ -69,8 +69,11 @@ def test_whole_numbers_are_written_whole(measured: list[Path], tmp_path: Path) -
     write_table(tmp_path / "metrics.csv", measured)
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert lines[0] == ",".join(SHOWN)
-    assert lines[1] == f"8,{POINT.id},1,topk,4,,2.5,learned,0.5,,residual,mean,True,nmse,,,0.123457,0.1,0.15,1234567"
-    assert lines[5] == "8,residuals,,,,,,,,,,,,scale,,,2,,,"
+    assert (
+        lines[1]
+        == f"8,{POINT.id},1,topk,4,,2.5,learned,unigram,0.5,,residual,centred,,,,True,1,nmse,,,0.123457,0.1,0.15,1234567,"
+    )
+    assert lines[5] == "8,residuals,,,,,,,,,,,,,,,,,scale,,,2,,,,"
     table = read_table(tmp_path / "metrics.csv")
     assert {str(table[column].dtype) for column in ("layer", "seed", "k", "min_count", "n")} == {"Int64"}
 
@@ -79,7 +82,7 @@ def test_settings_of_every_architecture_come_back(tmp_path: Path) -> None:
     points = [
         POINT,
         Point(architecture="relu", l1=0.5, expansion=4, table="none"),
-        Point(k=8, expansion=4, table="fixed", encoder_input="without_unigram", b_dec="zero", topk_relu=False),
+        Point(k=8, expansion=4, table="fixed", encoder_input="without_unigram", start="authors", topk_relu=False),
     ]
     paths = [tmp_path / f"{point.id}.json" for point in points]
     for path, point in zip(paths, points, strict=True):
@@ -125,6 +128,7 @@ def test_labels_do_not_change_and_measurements_are_whole() -> None:
         "n": 6,
         "at": 0.05,
         "min_count": 20,
+        "over": None,
     }
 
 

@@ -318,7 +318,7 @@ def test_the_loss_of_the_other_architectures_has_its_penalty(
     expected, active = [], []
     for step, (x, tokens) in enumerate(training_batches(cache, settings, 3), start=1):
         table = 0 if sae.W_lookup is None else sae.W_lookup[tokens]
-        gate = ((x - sae.b_dec) @ sae.W_enc.T + sae.b_enc).detach().relu()
+        gate = sae.tokenized_activations(x).detach().relu()
         # At the start, magnitudes are the gate, and the reconstruction from the gate is the reconstruction.
         squared = (gate @ sae.W_dec + sae.b_dec + table - x).square().sum(1).mean().item()
         l1 = (gate * sae.W_dec.norm(dim=1)).sum(1).mean().item()

@@ -119,6 +119,12 @@ class Training(Section):
     table_adam: Literal["rows", "dense"] = Field(
         "rows", description="Rows of a learned table that a step moves: those of the batch's tokens, or all by momentum"
     )
+    clip_norm: float | None = Field(
+        1.0,
+        gt=0,
+        description="Gradients of all but the table are scaled down to this norm, together, where they exceed it; null: never. "
+        "Where the mean residual norm is sqrt(d_model) a norm of 1 is always exceeded",
+    )
     l1_warmup: float = Field(
         0.05,
         ge=0,
@@ -319,7 +325,7 @@ class Config(Section):
                         f"{where}: with start: authors, lookup_scale {point.lookup_scale:g} leaves W_enc = "
                         f"{1 - point.lookup_scale:g} x W_dec's transpose at the start; set encoder_scale too"
                     )
-                if round(point.budget * self.training.tokens) < self.training.batch_size:
+                if point.budget < 1 and round(point.budget * self.training.tokens) < self.training.batch_size:
                     raise ValueError(
                         f"{where}: budget {point.budget:g} of training.tokens ({self.training.tokens}) is less than "
                         f"training.batch_size ({self.training.batch_size}); raise the budget"

@@ -102,7 +102,8 @@ class EmbeddedTable:
     def __init__(self, table: Tensor, embedding: Tensor, lr: float):
         """Take the table (V, d), which is such a map of the embedding (V, e)."""
         self._table, self._embedding = table, embedding.to(table.device)
-        self._map = torch.linalg.lstsq(self._embedding, table).solution
+        # Contiguous, as its gradients are: the fused optimizer reads both in the order of memory.
+        self._map = torch.linalg.lstsq(self._embedding, table).solution.contiguous()
         self.optimizer = torch.optim.Adam([self._map], lr=lr, fused=True)
 
     def rows(self, tokens: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
@@ -89,6 +89,8 @@ class Trainer:
         if extra is not None:
             loss = loss + extra
         loss.backward()
+        if self.settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(sae.parameters(), self.settings.clip_norm)
         self.adam.step()
         self.adam.zero_grad()
         if self.table is not None and rows is not None and rows.grad is not None:
