@@ -65,7 +65,7 @@ def check_points(figure: str, jobs_of: Mapping[str, Sequence[Job]]) -> None:
 def _check_one_point_each(figure: str, block: str, jobs: Sequence[Job]) -> None:
     drawn: dict[tuple[Any, ...], Point] = {}
     for job in jobs:
-        place = (job.layer, job.point.table, getattr(job.point, DRAWN_AGAINST[block]))
+        place = (job.layer, job.point.table, job.point.encoder_input, getattr(job.point, DRAWN_AGAINST[block]))
         other = drawn.setdefault(place, job.point)
         if other != job.point:
             raise ValueError(
