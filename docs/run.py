@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PROFILE = config.load(ROOT / "config/config.yaml")
 RESULTS = ROOT / "results" / PROFILE.profile
 FIGURES = ROOT / "figures" / PROFILE.profile
-BASELINE, TOKENIZED = PROFILE.headline()
+BASELINE, TOKENIZED, REMAINDER = PROFILE.headline()
 
 
 def markdown(rows: list[dict[str, object]], others: str = "---:") -> str:
