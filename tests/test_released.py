@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 import torch
 import yaml
+from authors import TABLE, Authors, D, F, V, by_hand, same, state_of, write
 from evaluation import SETTINGS, Evaluated
 from test_evaluate import FEATURES, MIN_FIRINGS
 from test_train import LAYER, Prepared, one_thread  # noqa: F401
@@ -33,100 +33,13 @@ from tsae.released import (
     export_released,
     find_released,
     import_released,
-    parse_name,
-    read_state,
     token_bias_reference,
 )
+from tsae.released_files import read_state
 from tsae.sae import SAE, load, load_last_fired, save
 from tsae.selection import Run
 from tsae.sweep import Point
 from tsae.table import read_table, write_measurements, write_table
-
-D, F, V = tiny.D_MODEL, 48, tiny.VOCABULARY
-TABLE = "lookup.W_lookup.weight"
-
-
-class Authors(nn.Module):
-    """An SAE whose state dict has the names and shapes of theirs; k is more than half of F, so that some activations are negative."""
-
-    def __init__(self, tokenized: bool, n_features: int = F, d_model: int = D, vocab_size: int = V, seed: int = 0):
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self.W_dec = nn.Parameter(torch.randn(d_model, n_features, generator=generator) / d_model**0.5)
-        self.W_enc = nn.Parameter(0.5 * self.W_dec.detach().T.clone())
-        self.b_enc = nn.Parameter(0.1 * torch.randn(n_features, generator=generator))
-        self.b_dec = nn.Parameter(0.1 * torch.randn(d_model, generator=generator))
-        if tokenized:
-            table = torch.randn(vocab_size, d_model, generator=generator)
-            self.lookup = nn.ModuleDict({"W_lookup": nn.Embedding.from_pretrained(table, freeze=False)})
-
-
-def state_of(tokenized: bool = True, **shape: int) -> dict[str, Tensor]:
-    return Authors(tokenized, **shape).state_dict()
-
-
-def write(folder: Path, name: str = "gpt2_resid_pre_2_ot30.pt", **shape: int) -> Path:
-    """A file as theirs: its table, or not, by its name."""
-    folder.mkdir(exist_ok=True)
-    torch.save(state_of("_ot" in name, **shape), folder / name)
-    return folder / name
-
-
-def by_hand(state: dict[str, Tensor], k: int, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Activations (N, F) and reconstruction (N, d) by their formula; W_dec is (d, F)."""
-    pre = (x - state["b_dec"]) @ state["W_enc"].T + state["b_enc"]
-    kept = pre.topk(k, dim=1).indices
-    acts = torch.zeros_like(pre).scatter(1, kept, pre.gather(1, kept))
-    x_hat = acts @ state["W_dec"].T + state["b_dec"]
-    return acts, x_hat + state[TABLE][tokens] if TABLE in state else x_hat
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Whether two sets of tensors are the same to the bit."""
-    return set(one) == set(other) and all(
-        one[name].dtype == other[name].dtype
-        and one[name].shape == other[name].shape
-        and one[name].contiguous().view(torch.uint8).equal(other[name].contiguous().view(torch.uint8))
-        for name in one
-    )
-
-
-# --- names -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "expected", "short"),
-    [
-        ("gpt2_resid_pre_8_ot30.pt", (8, True, 30), "ot30"),
-        ("gpt2_resid_pre_11_o5.pt", (11, False, 5), "o5"),
-        ("pythia-1.4b_resid_pre_16_ot50.pt", (16, True, 50), "ot50"),
-    ],
-)
-def test_a_name_says_layer_kind_and_k(name: str, expected: tuple[int, bool, int], short: str) -> None:
-    parsed = parse_name(Path("some") / name)
-    assert parsed == expected
-    assert parsed.short == short
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("gpt2_resid_pre_8_t8.pt", "does not say what its activation and its number are"),
-        ("gpt2_resid_pre_8_8.pt", "does not say what its activation and its number are"),
-        ("gpt2_resid_pre_8_aot30.pt", "`aot` is not known"),
-        ("gpt2_resid_pre_8_ot0.pt", "k = 0"),
-        ("gpt2_resid_pre_8_ot30_long.pt", "not a name like gpt2_resid_pre_8_ot30.pt"),
-        ("gpt2_resid_mid_8_ot30.pt", "not a name like"),
-        ("sae.pt", "not a name like"),
-        ("gpt2_resid_pre_8_ot30.pth", "not a name like"),
-    ],
-)
-def test_a_name_that_does_not_say_it_is_refused(name: str, message: str) -> None:
-    with pytest.raises(ValueError) as error:
-        parse_name(Path("some") / name)
-    assert str(error.value).startswith(f"some/{name}: ")
-    assert message in str(error.value)
-
 
 # --- both ways -------------------------------------------------------------------------------------------------------
 
@@ -172,7 +85,7 @@ def test_an_imported_sae_holds_their_parameters(tmp_path: Path, layout: str) -> 
     about = sae.metadata
     assert (about["layer"], about["scale"], about["released"]["W_dec"]) == (2, 1.0, layout)
     assert about["released"]["sha256"] == files.sha256(path)
-    assert "tokens_trained" not in about and set(about["unknown"]) == {"seed", "lookup_scale", "encoder_scale", "b_dec"}
+    assert "tokens_trained" not in about and {"seed", "lookup_scale", "start"} <= set(about["unknown"])
     with pytest.raises(ValueError, match="last_fired"):
         load_last_fired(tmp_path / "sae")
 
@@ -266,7 +179,7 @@ def lacking(part: str) -> Callable[[Path], None]:
 BAD = {
     "pickled object": (having(extra=Code()), r"holds a pickled object \((posix|nt|os)\.mkdir\), and such can run code"),
     "object alone": (lambda path: torch.save(Code(), path), "holds a pickled object"),
-    "module": (lambda path: torch.save(Authors(True), path), r"holds a pickled object \(test_released\.Authors\)"),
+    "module": (lambda path: torch.save(Authors(True), path), r"holds a pickled object \(authors\.Authors\)"),
     "truncated": (truncate, "truncated, its end is missing; download or copy it again"),
     "empty": (lambda path: path.write_bytes(b""), "not a file of torch.save since PyTorch 1.6"),
     "bare pickle": (lambda path: path.write_bytes(b"cos\nmkdir\n(S'code-ran'\ntR."), "not a file of torch.save"),
@@ -377,7 +290,7 @@ def test_a_profile_finds_its_released_saes(tmp_path: Path) -> None:
     job = found["layer1/released-ot30"].job
     assert job.subject == "released-ot30"
     assert (job.labels["k"], job.labels["table"], job.labels["expansion"]) == (30, "learned", 1.5)
-    assert [job.labels[name] for name in ("seed", "lookup_scale", "b_dec", "encoder_scale")] == [None] * 4
+    assert [job.labels[name] for name in ("seed", "lookup_scale", "start", "encoder_scale")] == [None] * 4
     assert type(job).model_validate_json(config.to_json(job)) == job
     references = {name: token_bias_reference(profile, found, file.job).id for name, file in found.items()}
     assert references == {
@@ -396,17 +309,125 @@ def test_a_job_of_the_sweep_is_written_as_before() -> None:
 def test_every_mistake_in_the_folder_is_named_at_once(tmp_path: Path) -> None:
     write(tmp_path, "gpt2_resid_pre_1_ot30.pt")
     write(tmp_path, "other_resid_pre_1_ot30.pt")
-    write(tmp_path, "gpt2_resid_pre_3_ot30.pt")
-    write(tmp_path, "gpt2_resid_pre_1_t8.pt")
+    truncate(write(tmp_path / "init-sweep", "gpt2_resid_pre_1_ot30_i0.1.pt"))
+    write(tmp_path / "old", "gpt2_resid_pre_1_t.pt")
+    write(tmp_path / "my sweep", "gpt2_resid_pre_2_ot30.pt")
     with pytest.raises(ValueError) as error:
         find_released(released_config(tmp_path))
     lines = str(error.value).splitlines()
     assert [line.partition(": ")[2].partition(": ")[0] for line in lines] == [
         str(tmp_path / f"{name}.pt")
-        for name in ("gpt2_resid_pre_1_t8", "gpt2_resid_pre_3_ot30", "other_resid_pre_1_ot30")
+        for name in (
+            "init-sweep/gpt2_resid_pre_1_ot30_i0.1",
+            "my sweep/gpt2_resid_pre_2_ot30",
+            "old/gpt2_resid_pre_1_t",
+            "other_resid_pre_1_ot30",
+        )
     ]
-    assert "an SAE of layer 3, and the profile compares layers [1, 2]" in lines[1]
-    assert "the same layer, kind and k as gpt2_resid_pre_1_ot30.pt" in lines[2]
+    for line, message in zip(
+        lines, ("truncated", "call the folder something of", "not a name like", "as is "), strict=True
+    ):
+        assert message in line
+
+
+THEIRS = (
+    "gpt2-layers/gpt2_resid_pre_1_ot30.pt",
+    "gpt2-layers/gpt2_resid_pre_2_ot30.pt",
+    "gpt2-layers/gpt2_resid_pre_3_ot30.pt",
+    "gpt2-layers/gpt2_resid_pre_2_o30.pt",
+    "pareto-sweep/gpt2_resid_pre_2_ot30.pt",
+    "pareto-sweep/gpt2_resid_pre_2_ot20.pt",
+    "pareto-sweep/gpt2_resid_pre_2_o20.pt",
+    "pareto-sweep/gpt2_resid_pre_2_t16.pt",
+    "init-sweep/pythia_resid_pre_16_ot30_i0.1.pt",
+    "init-sweep/gpt2_resid_pre_2_ot30_i0.1.pt",
+    "expansion-sweep/gpt2_resid_pre_2_o30_x8.pt",
+    "old/gpt2_resid_pre_2_t8.pt",
+    "gpt2_resid_pre_2_t4.pt",
+)
+
+
+def test_folders_are_taken_as_they_lie(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in THEIRS:
+        write(tmp_path / Path(name).parent, Path(name).name)
+    # Ignored: the shadow files of an archive, hidden and deeper folders, and a damaged file of another layer.
+    for name in (
+        "__MACOSX/._gpt2_resid_pre_1_ot30.pt",
+        ".cache/gpt2_resid_pre_1_ot5.pt",
+        "a/b/gpt2_resid_pre_1_ot5.pt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"")
+    truncate(tmp_path / THEIRS[2])
+    profile = released_config(tmp_path)
+    found = find_released(profile)
+    assert {job: str(file.path.relative_to(tmp_path)) for job, file in found.items()} == {
+        "layer1/released-gpt2-layers-ot30": THEIRS[0],
+        "layer2/released-gpt2-layers-ot30": THEIRS[1],
+        "layer2/released-gpt2-layers-o30": THEIRS[3],
+        "layer2/released-pareto-sweep-ot30": THEIRS[4],
+        "layer2/released-pareto-sweep-ot20": THEIRS[5],
+        "layer2/released-pareto-sweep-o20": THEIRS[6],
+        "layer2/released-pareto-sweep-t16": THEIRS[7],
+        "layer2/released-init-sweep-ot30_i0.1": THEIRS[9],
+        "layer2/released-expansion-sweep-o30_x8": THEIRS[10],
+        "layer2/released-old-t8": THEIRS[11],
+        "layer2/released-t4": THEIRS[12],
+    }
+    (message,) = caplog.messages
+    assert "2 of 13 files in " in message and "of layers [3, 16], which the profile does not compare" in message
+
+    def reading(job: str) -> tuple[Any, ...]:
+        point = found[f"layer2/released-{job}"].job.point
+        return point.architecture, point.k, point.encoder_input
+
+    assert reading("old-t8") == reading("t4") == ("relu", None, "without_unigram")
+    assert reading("pareto-sweep-t16") == ("relu", None, "residual")
+    assert reading("pareto-sweep-o20") == ("topk", 20, "residual")
+    labels = found["layer2/released-old-t8"].job.labels
+    assert (labels["l1"], labels["k"], labels["architecture"]) == (None, None, "relu")
+
+    def reference(job: str) -> str:
+        return token_bias_reference(profile, found, found[f"layer2/released-{job}"].job).subject
+
+    assert reference("old-t8") == "released-old-t8"
+    assert reference("gpt2-layers-o30") == "released-gpt2-layers-ot30"
+    assert reference("pareto-sweep-o20") == "released-pareto-sweep-ot20"
+    # Its folder has no table. Of the other SAEs with k = 30 and its size, the first by name.
+    assert reference("expansion-sweep-o30_x8") == "released-gpt2-layers-ot30"
+
+
+def test_the_reading_of_names_without_o_is_set_by_folder(tmp_path: Path) -> None:
+    for name in ("old/gpt2_resid_pre_2_t8.pt", "old/gpt2_resid_pre_2_8.pt", "new/gpt2_resid_pre_2_t8.pt"):
+        write(tmp_path / Path(name).parent, Path(name).name)
+
+    def points(**settings: Any) -> dict[str, Point]:
+        profile = released_config(tmp_path, released={"folder": str(tmp_path), **settings})
+        return {file.job.subject: file.job.point for file in find_released(profile).values()}
+
+    found = points(without_o="topk", encoder_input={"new": "remainder"})
+    topk = Point(k=8, expansion=F / D, table="learned", topk_relu=False)
+    assert found == {
+        "released-old-t8": topk,
+        "released-old-8": topk.model_copy(update={"table": "none"}),
+        "released-new-t8": topk.model_copy(update={"encoder_input": "remainder"}),
+    }
+    with pytest.raises(ValueError, match=r"released\.encoder_input: there is no file \*\.pt in .*; correct 'odl'"):
+        points(encoder_input={"odl": "remainder"})
+    with pytest.raises(
+        ValueError, match=r"released\.encoder_input\.old: .*'residual', 'remainder' or 'without_unigram'"
+    ):
+        points(encoder_input={"old": "unigram"})
+    with pytest.raises(ValueError, match=r"released\.without_o: .*'relu' or 'topk'"):
+        points(without_o="gated")
+
+
+def test_files_of_other_layers_alone_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "gpt2-layers", "gpt2_resid_pre_3_ot30.pt")
+    with pytest.raises(
+        ValueError, match=r"1 of 1 files in .* are of layers \[3\], and the profile compares layers \[1, 2\]"
+    ):
+        find_released(released_config(tmp_path))
 
 
 def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
@@ -435,7 +456,7 @@ def measured(prepared: Prepared, evaluated: Evaluated, tmp_path_factory: pytest.
     folder = tmp_path_factory.mktemp("released")
     for name in ("ot30", "o30"):
         import_released(write(folder / "files", f"gpt2_resid_pre_{LAYER}_{name}.pt"), folder / name, D, V)
-    for job, (_, of) in find_released(released_config(folder / "files")).items():
+    for job, file in find_released(released_config(folder / "files")).items():
         name = job.removeprefix(f"layer{LAYER}/released-")
         rows = evaluate(
             folder / name,
@@ -451,7 +472,7 @@ def measured(prepared: Prepared, evaluated: Evaluated, tmp_path_factory: pytest.
             False,
             folder / f"{name}.parquet",
         )
-        write_measurements(folder / f"{name}.json", of.labels, {of.subject: rows})
+        write_measurements(folder / f"{name}.json", file.job.labels, {file.job.subject: rows})
     write_table(folder / "released.csv", [folder / "ot30.json", folder / "o30.json"])
     return folder
 
@@ -487,7 +508,7 @@ def test_metrics_are_those_of_the_parameters_by_hand(evaluated: Evaluated, measu
     assert not {"dead_training", "dead_training_original"} & metrics
     assert {"ce_added", "simple_unigram"} <= metrics
     assert ({"last_token_detection", "token_bias_unigram_cosine"} <= metrics) == (name == "ot30")
-    assert table[["seed", "lookup_scale", "encoder_scale", "b_dec"]].isna().all(axis=None)
+    assert table[["seed", "lookup_scale", "encoder_scale", "start"]].isna().all(axis=None)
 
 
 def rows_of(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -502,6 +523,13 @@ def test_the_ledger_measures_them_where_the_profile_has_them(measured: Path) -> 
         columns=read_table(measured / "released.csv").columns,
     )
     tables = {"released": read_table(measured / "released.csv"), "baselines": baselines}
+    # As they lie, those that the authors recommend are in a folder of their own.
+    folder = tables["released"].assign(subject=tables["released"]["subject"].str.replace("-o", "-gpt2-layers-o"))
+    flat, in_folder = (
+        measure_claims(ledger, Run(tables | {"released": released}, "topk-k4-x4-none", "topk-k4-x4-learned", 0.5))
+        for released in (tables["released"], folder)
+    )
+    pd.testing.assert_frame_equal(flat, in_folder)
     for present in (True, False):
         checks = measure_claims(ledger, Run(tables if present else {}, "topk-k4-x4-none", "topk-k4-x4-learned", 0.5))
         checks = checks[checks["check"].str.contains("released")]
@@ -552,6 +580,7 @@ def test_figures_show_them_as_stars(
 ) -> None:
     ours = [
         {"layer": layer, "subject": f"ours-{table}", "seed": 0, "architecture": "topk", "k": 30, "table": table}
+        | {"expansion": F / D, "encoder_input": "residual"}
         | {"metric": metric, "value": 0.5, "low": 0.4, "high": 0.6}
         for layer in (1, LAYER)
         for table in ("none", "learned")
@@ -570,7 +599,19 @@ def test_figures_show_them_as_stars(
         write_table(Path(paths[name]), [tmp_path / f"{name}.json"])
 
     released = str(measured / "released.csv")
-    stars, text = drawn(script, tmp_path / "with.svg", released=[released], **paths)
+    # Not comparable with ours: another size, another encoder.
+    rows = json.loads((measured / "ot30.json").read_text())
+    files.write_json(
+        tmp_path / "others.json",
+        [
+            row | {"subject": f"released-{name}", **change}
+            for name, change in (("ot30_x3", {"expansion": 3.0}), ("t8", {"encoder_input": "without_unigram"}))
+            for row in rows
+        ],
+    )
+    others = tmp_path / "others.csv"
+    write_table(others, [tmp_path / "others.json"])
+    stars, text = drawn(script, tmp_path / "with.svg", released=[released, str(others)], **paths)
     assert "released by the authors" in text
     table = read_table(released).set_index(["subject", "metric"])["value"]
     percent = {"nmse": 1, "fvu": 1}
@@ -591,11 +632,13 @@ def test_figures_show_them_as_stars(
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project with a profile that has two released SAEs, and the same without them."""
+    """A copy of the project with a profile that has three released SAEs, and the same without them."""
     folder = tmp_path_factory.mktemp("project")
     copy_project(folder)
     for name in ("ot30", "o30"):
         write(folder / "results/tiny/released", f"gpt2_resid_pre_2_{name}.pt")
+    write(folder / "results/tiny/released/old", "gpt2_resid_pre_2_t8.pt")
+    write(folder / "results/tiny/released/old", "gpt2_resid_pre_1_t8.pt")
     data = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
     data["model"]["compatibility_mode"] = True
     data["residuals"]["layers"] = [2]
@@ -607,7 +650,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_dag_imports_and_evaluates_them(project: Path) -> None:
     theirs, ours = planned(project, configfile="theirs.yaml"), planned(project, configfile="ours.yaml")
-    assert (theirs.pop("import_released"), theirs.pop("evaluate_released")) == (2, 2)
+    assert (theirs.pop("import_released"), theirs.pop("evaluate_released")) == (3, 3)
     assert theirs.pop("collect") == ours.pop("collect") + 1
     assert theirs == ours
 
@@ -617,8 +660,13 @@ def test_their_table_needs_no_training(project: Path) -> None:
     assert code == 0, output
     assert not (project / "results/theirs/saes/layer2/topk-k4-x4-none-s0").exists()
     table = read_table(project / "results/theirs/tables/released.csv")
-    assert set(table["subject"]) == {"released-ot30", "released-o30"}
-    assert table.loc[table["metric"] == "l0", "value"].tolist() == pytest.approx([30, 30])
+    assert set(table["subject"]) == {"released-ot30", "released-o30", "released-old-t8"}
+    topk = table["architecture"] == "topk"
+    assert table.loc[topk & (table["metric"] == "l0"), "value"].tolist() == pytest.approx([30, 30])
+    assert set(table.loc[~topk, "encoder_input"]) == {"without_unigram"} and table.loc[~topk, "l1"].isna().all()
+    about = json.loads((project / "results/theirs/saes/layer2/released-old-t8/config.json").read_text())
+    assert about["released"]["assumed"] == ["architecture", "encoder_input"]
+    assert "1 of 4 files in results/tiny/released are of layers [1]" in output
     assert (table["layer"] == 2).all() and table["seed"].isna().all()
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from tsae import config
 from tsae.plan import MEASURED, Machine
 from tsae.sources import WheelFile
-from tsae.sweep import Job
+from tsae.sweep import EncoderInput, Job
 from tsae.validation import describe_errors
 
 # What Python, PyTorch and the loader of shared libraries say, each with exceptions of its own.
@@ -426,11 +426,18 @@ def import_released(
     folder: File,
     d_model: Annotated[int | None, typer.Option(help="Width of the model's residuals, if it is to be checked")] = None,
     vocab_size: Annotated[int | None, typer.Option(help="Rows of its embedding, if they are to be checked")] = None,
+    without_o: Annotated[
+        config.WithoutO, typer.Option(help="Activation, where the name has no o and the tensors do not say")
+    ] = "relu",
+    encoder_input: Annotated[
+        EncoderInput | None, typer.Option(help="What the encoder sees, if tokenized and the name has no o")
+    ] = None,
+    unigrams: Annotated[Path | None, typer.Option(help="Unigram residuals of the layer, for without_unigram")] = None,
 ) -> None:
     """Make one of the authors' released SAEs a checkpoint of ours."""
-    from tsae.released import import_released
+    from tsae.released import Reading, import_released
 
-    import_released(file, folder, d_model, vocab_size)
+    import_released(file, folder, d_model, vocab_size, Reading(without_o, encoder_input), unigrams)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_valid
 from tsae.figures import FIGURE_NAMES, check_points
 from tsae.section import Layer, LocalPath, Name, Section
 from tsae.sources import CorpusSource, FileCorpus, FolderModel, ModelSource, WheelFile
-from tsae.sweep import Grid, Job
+from tsae.sweep import EncoderInput, Grid, Job
 from tsae.validation import describe_errors, read_yaml
 
 
@@ -238,12 +238,25 @@ class Compute(Section):
     )
 
 
+WithoutO = Literal["relu", "topk"]
+
+
 class Released(Section):
     """SAEs that the authors released, evaluated beside ours."""
 
     folder: LocalPath = Field(
-        description="Folder with their files, named as gpt2_resid_pre_8_ot30.pt; relative to the working directory. What "
-        "does not end in .pt is left alone"
+        description="Folder that holds their files, such as gpt2_resid_pre_8_ot30.pt, or folders of them; relative to the "
+        "working directory. Files that do not end in .pt are ignored"
+    )
+    without_o: WithoutO = Field(
+        "relu",
+        description="Activation of SAEs whose names lack the o of TopK, such as gpt2_resid_pre_8_t8; topk reads the number as "
+        "k. An assumption: the files do not say. Gated SAEs are recognised by their tensors",
+    )
+    encoder_input: dict[str, EncoderInput] = Field(
+        {".": "without_unigram", "old": "without_unigram"},
+        description="What the encoder of a tokenized SAE without an o sees, by the name of its folder (. is released.folder "
+        "itself); in folders not named here, residual. An assumption: the files do not say",
     )
 
 

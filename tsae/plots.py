@@ -106,6 +106,11 @@ def pick(table: pd.DataFrame, subject: str, metric: str, **where: Any) -> pd.Dat
     return chosen.sort_values(["layer", "at", "seed"])
 
 
+def of_the_same_size(released: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """The authors' SAEs that are as wide as some in a table, and whose encoders see the residual."""
+    return released[released["expansion"].isin(table["expansion"]) & (released["encoder_input"] == "residual")]
+
+
 def layers_of(table: pd.DataFrame) -> list[int]:
     """The layers of a table, in order."""
     return [int(layer) for layer in sorted(table["layer"].unique())]

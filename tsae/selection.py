@@ -15,6 +15,7 @@ from tsae.sweep import SPARSITY, ArchitectureName
 Block = Literal["headline", "pareto", "expansion", "init", "encoder", "baselines", "curves", "phrases", "released"]
 ROLES = ("baseline", "tokenized")
 FAILED = "failed in training"  # how the message of a TrainingFailedError ends
+RECOMMENDED = "gpt2-layers"  # of the authors' folders, the one whose SAEs are meant where none is named
 TABLES_ALONE = ("unigram-residuals", "conditional-means", "residuals")
 
 
@@ -149,6 +150,9 @@ def select(run: Run, selection: Selection) -> pd.DataFrame:
         what = {"baseline": run.baseline, "tokenized": run.tokenized}.get(
             str(selection.subject), str(selection.subject)
         )
+        recommended = what.replace("released-", f"released-{RECOMMENDED}-")
+        if what not in set(rows["subject"]) and recommended in set(rows["subject"]):
+            what = recommended
         rows = keep(rows, rows["subject"] == what, f"block {selection.block!r} has no {selection.metric} of {what}")
     of_what = f"{selection.metric} of {what}"
     if selection.layer is not None:

@@ -17,7 +17,7 @@ SPARSITY: dict[ArchitectureName, Literal["k", "l1"]] = {"topk": "k", "relu": "l1
 MOST_EXPANSION = 1 << 20  # no SAE is so wide, and products with it stay finite
 # What a released SAE does not say of itself.
 UNKNOWN_OF_RELEASED = (
-    "seed", "rows", "lookup_scale", "table_lr", "start", "centre", "decoder_norm", "encoder_scale", "budget",
+    "seed", "l1", "rows", "lookup_scale", "table_lr", "start", "centre", "decoder_norm", "encoder_scale", "budget",
 )  # fmt: skip
 # What says nothing about an SAE without a table.
 OF_TABLES = ("rows", "lookup_scale", "table_lr")
@@ -263,7 +263,7 @@ class Job(Section):
     released: Name | None = Field(
         None,
         exclude_if=lambda released: released is None,
-        description="The end of a released file's name, as `ot30`; says that the SAE is not trained here",
+        description="The end of a released file's name, as `ot30`, after its folder's; says that the SAE is not trained here",
     )
 
     @property

@@ -73,7 +73,7 @@ wildcard_constraints:
     part=r"\d+",
     layer=r"\d+",
     seed=r"\d+",
-    point=r"[^/]+",
+    point=r"(?!released-)[^/]+",
     table="|".join(map(re.escape, TABLES)),
     file="|".join(map(re.escape, WHEEL_FILES)) or "(?!)",
 
@@ -179,14 +179,33 @@ def token_bias_reference(wildcards):
     return f"<results>/saes/{CONFIG.token_bias_reference(int(wildcards.layer), int(wildcards.seed)).id}/sae.safetensors"
 
 
+def released_of(wildcards):
+    """What is known of the authors' SAE that the wildcards name."""
+    return RELEASED[f"layer{wildcards.layer}/released-{wildcards.name}"]
+
+
 def released_file(wildcards):
     """The file that one of the authors' SAEs comes from."""
-    return str(RELEASED[f"layer{wildcards.layer}/released-{wildcards.name}"].path)
+    return str(released_of(wildcards).path)
 
 
 def released_job(wildcards):
     """The authors' SAE that the wildcards name."""
-    return RELEASED[f"layer{wildcards.layer}/released-{wildcards.name}"].job
+    return released_of(wildcards).job
+
+
+def unigrams_of_released(wildcards):
+    """The unigram residuals that the encoder of one of the authors' SAEs does not see, if it is such a one."""
+    hidden = released_job(wildcards).point.encoder_input == "without_unigram"
+    return "<results>/unigrams/layer{layer}.safetensors" if hidden else []
+
+
+def reading_of_released(wildcards, input):
+    """How one of the authors' files is read if it leaves that open, as arguments of the command."""
+    if "o" in released_of(wildcards).name.letters:
+        return ""
+    reading = f"--without-o {CONFIG.released.without_o} --encoder-input {released_job(wildcards).point.encoder_input}"
+    return f"{reading} --unigrams {input.unigrams}" if input.unigrams else reading
 
 
 def released_token_bias_reference(wildcards):

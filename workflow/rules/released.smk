@@ -1,23 +1,25 @@
 rule import_released:
     input:
         file=released_file,
-        code=code("released", "sae", "sweep"),
+        unigrams=unigrams_of_released,
+        code=code("released", "released_files", "lookup", "sae", "sweep"),
     output:
         "<results>/saes/layer{layer}/released-{name}/config.json",
         sae="<results>/saes/layer{layer}/released-{name}/sae.safetensors",
     log:
         "<logs>/import_released/layer{layer}/{name}.log",
     wildcard_constraints:
-        name=r"ot?\d+",
+        name=r"[^/]+",
     localrule: True
     params:
         d_model=CONFIG.model.d_model,
         vocab_size=CONFIG.model.vocab_size,
+        reading=reading_of_released,
     message:
         "Importing the authors' {wildcards.name} at layer {wildcards.layer}"
     shell:
         "python -m tsae --log {log} import-released --file {input.file:q} --folder $(dirname {output.sae})"
-        " --d-model {params.d_model} --vocab-size {params.vocab_size}"
+        " --d-model {params.d_model} --vocab-size {params.vocab_size} {params.reading}"
 
 
 use rule evaluate as evaluate_released with:
@@ -35,7 +37,7 @@ use rule evaluate as evaluate_released with:
     benchmark:
         "<benchmarks>/evaluate/layer{layer}/released-{name}.tsv"
     wildcard_constraints:
-        name=r"ot?\d+",
+        name=r"[^/]+",
     params:
         job=lambda wildcards: to_json(released_job(wildcards)),
     message:

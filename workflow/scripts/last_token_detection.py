@@ -13,6 +13,7 @@ from tsae.plots import (
     label_layers,
     layers_of,
     legend_above,
+    of_the_same_size,
     pick,
     save,
 )
@@ -29,7 +30,7 @@ TABLES = (
     ("conditional means", baselines, "conditional-means", 0.12),
 )
 layers = layers_of(baselines)
-released = read_tables(snakemake.input.released)
+released = of_the_same_size(read_tables(snakemake.input.released), headline)
 released = released[released["k"].isin(headline["k"]) & (released["table"] != "none")]
 ledger = load_ledger(snakemake.input.ledger, snakemake.input.published)
 published = {

@@ -12,6 +12,7 @@ from tsae.plots import (
     layers_of,
     legend_above,
     log_axis,
+    of_the_same_size,
     over_seeds,
     save,
 )
@@ -25,6 +26,7 @@ PANELS = {
 }
 ARCHITECTURES = {"topk": ("TopK", "o", "-"), "relu": ("ReLU", "s", "--"), "gated": ("gated", "^", ":")}
 layers = layers_of(table)
+released = of_the_same_size(released, table)
 released = released[released["layer"].isin(layers)]
 
 fig, panels = grid(len(layers), len(PANELS), height=2.9)

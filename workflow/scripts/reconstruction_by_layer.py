@@ -9,6 +9,7 @@ from tsae.plots import (
     label_layers,
     layers_of,
     legend_above,
+    of_the_same_size,
     pick,
     save,
     start_at_zero,
@@ -22,6 +23,7 @@ PANELS = {
     "ce_added": ("CE added (% of clean CE)", 100),
 }
 SUBJECTS = (("baseline", snakemake.params.baseline, -0.1), ("tokenized", snakemake.params.tokenized, 0.1))
+released = of_the_same_size(released, table)
 released = released[released["k"].isin(table["k"])]
 layers = layers_of(table)
 
