@@ -302,7 +302,8 @@ def _fields(schema: dict[str, Any], node: dict[str, Any], prefix: str) -> Iterat
                 listed = "[]" if union is not field else ""
                 yield from _fields(schema, below, f"{name}{listed} ({kind}).")
             continue
-        if blocks := field.get("additionalProperties", field.get("patternProperties")):
+        blocks = field.get("additionalProperties", field.get("patternProperties"))
+        if blocks and "enum" not in blocks:
             listed = blocks if "items" in blocks else next(iter(blocks.values()))
             below = schema["$defs"][listed["items"]["$ref"].rsplit("/", 1)[-1]]
             yield from _fields(schema, below, f"{name}.<block>[].")

@@ -47,7 +47,7 @@ class ReleasedFile(NamedTuple):
 
 
 def find_released(config: Config) -> dict[str, ReleasedFile]:
-    """The released SAEs of a profile by the id of their job; of the files, only what they hold is looked at.
+    """The released SAEs of a profile by the id of their job; of the files, only names and shapes are looked at.
 
     Files lie in `released.folder` or one folder deeper. The name of that folder is part of the subject, as in
     `released-gpt2-layers-ot30`. Files of layers that the profile does not compare are skipped, and one line counts them.
@@ -90,7 +90,7 @@ def find_released(config: Config) -> dict[str, ReleasedFile]:
 
 
 def _paths(released: Released) -> list[Path]:
-    """The files of a profile, those in folders included."""
+    """The files of a profile, including those one folder deeper."""
     folder = released.folder
     if not folder.is_dir():
         raise ValueError(f"released.folder: there is no folder {folder} (in {Path.cwd()})")
@@ -102,17 +102,24 @@ def _paths(released: Released) -> list[Path]:
             f"released.folder: there is no file *.pt in {folder}, nor in a folder of it; put SAEs like {EXAMPLE} there"
         )
     if "encoder_input" in released.model_fields_set:
+        folders = {_folder_of(path, released) for path in paths}
         for named in released.encoder_input:
-            if not any(path.parent == folder / named for path in paths):
+            if named not in folders:
                 raise ValueError(
-                    f"released.encoder_input: there is no file *.pt in {folder / named}; correct {named!r}, or leave it out"
+                    f"released.encoder_input: {named!r} is none of the folders with files *.pt, {sorted(folders)}; correct it, or "
+                    "leave it out"
                 )
     return paths
 
 
+def _folder_of(path: Path, released: Released) -> str:
+    """The folder of a file within `released.folder`; `.` if it lies there."""
+    return path.parent.relative_to(released.folder).as_posix()
+
+
 def _job_of(config: Config, released: Released, path: Path, name: FileName) -> Job:
     """What a file is among the SAEs of a profile."""
-    within = path.parent.relative_to(released.folder).as_posix()
+    within = _folder_of(path, released)
     if within != "." and not FOLDER.fullmatch(within):
         raise ValueError(
             f"{path}: SAEs have the name of their folder in tables; call the folder something of A-Z a-z 0-9 . _ -"
