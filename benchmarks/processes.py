@@ -107,6 +107,7 @@ def evaluate_command(run: Run, job: Job, folder: Path) -> Command:
         *("--unigrams", str(results / f"unigrams/layer{job.layer}.safetensors")),
         *("--ablations", str(results / f"ablations/layer{job.layer}.safetensors")),
         *("--output", str(folder / f"{job.seed}.json"), "--features-output", str(folder / f"{job.seed}.parquet")),
+        *("--sums-output", str(folder / f"{job.seed}.safetensors")),
     ]
 
 

@@ -23,7 +23,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from torch.nn.functional import cosine_similarity
 
-from tsae.baselines import load_sequences
 from tsae.explore import open_run
 from tsae.plots import draw_against, figure, log2_ticks, name_layer_colours
 
@@ -33,7 +32,7 @@ print(run.results, "layers", run.layers)
 # %% [markdown]
 # ## By length of context
 #
-# Median cosine similarity between held-out residuals and the unigram residuals of their tokens, by the number of tokens up to
+# Mean cosine similarity between held-out residuals and the unigram residuals of their tokens, by the number of tokens up to
 # and including them. The floor, dashed, is the unigram residual of another token at random: residuals share a large mean, so
 # it is far above zero.
 
@@ -60,7 +59,7 @@ plt.show()
 # %%
 layer = run.layers[len(run.layers) // 2]
 unigrams = run.unigrams(layer)
-sequences = load_sequences(run.residuals(layer))
+sequences = run.heldout(layer)
 sequence = min(3, len(sequences.tokens) - 1)
 positions = [p for p in (1, 2, 4, 8, 16, 31, 64, 127) if p < sequences.tokens.shape[1] and sequences.kept[sequence, p]]
 looked_at = []
@@ -88,7 +87,7 @@ pd.DataFrame(looked_at)
 shares = []
 for layer in run.layers:
     unigrams = run.unigrams(layer)
-    sequences = load_sequences(run.residuals(layer))
+    sequences = run.heldout(layer)
     x = sequences.residuals[sequences.kept].float()
     tokens = sequences.tokens[sequences.kept]
     x, u = x - x.mean(0), unigrams[tokens] - unigrams[tokens].mean(0)

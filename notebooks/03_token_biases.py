@@ -21,7 +21,6 @@ import pandas as pd
 import torch
 from torch.nn.functional import cosine_similarity
 
-from tsae.baselines import load_sequences
 from tsae.explore import open_run
 from tsae.metrics import max_cosine_similarity
 
@@ -86,7 +85,7 @@ pd.DataFrame([{"token": run.shown(t), "cosine": round(own[t].item(), 3), "seen":
 # detected it.
 
 # %%
-sequences = load_sequences(run.residuals(layer))
+sequences = run.heldout(layer)
 last = sequences.kept[:, -1]
 residuals, tokens = sequences.residuals[last, -1].float(), sequences.tokens[last, -1]
 named = {

@@ -10,10 +10,13 @@ from transformers import AutoModelForCausalLM
 
 from tsae.baselines import Sequences, load_sequences, measure_ablations, spread
 from tsae.config import Evaluation
+from tsae.evaluate import measure_dead_on_heldout, measure_loss, measure_reconstruction
+from tsae.features import Firings
 from tsae.metrics import Measurement
 from tsae.models import LanguageModel, load_model
 from tsae.residuals import ResidualCache, open_residuals
 from tsae.sae import SAE
+from tsae.sums import DocumentSums
 from tsae.sweep import Point
 
 SETTINGS = Evaluation(
@@ -28,6 +31,7 @@ class Evaluated(NamedTuple):
     bare: torch.nn.Module  # the same model, without anything of this package
     train: ResidualCache
     heldout: ResidualCache
+    whole: Sequences  # all held-out ones
     sequences: Sequences  # those of the loss
     ablations: Path
     saes: dict[str, Path]  # trained ones, by their table
@@ -37,17 +41,38 @@ def open_evaluated(prepared: Prepared) -> Evaluated:
     """Measure the ablations and train the SAEs."""
     folder = prepared.residuals.parents[1]
     ablations = folder / "ablations.safetensors"
-    measure_ablations(prepared.model, prepared.residuals, LAYER, SETTINGS, False, ablations)
+    measure_ablations(prepared.model, prepared.residuals, prepared.heldout_tokens, LAYER, SETTINGS, False, ablations)
     train, heldout = (open_residuals(prepared.residuals, split, LAYER) for split in ("train", "heldout"))
+    whole = load_sequences(heldout, prepared.heldout_tokens)
     return Evaluated(
         load_model(prepared.model),
         AutoModelForCausalLM.from_pretrained(prepared.model).eval(),
         train,
         heldout,
-        spread(load_sequences(heldout), SETTINGS.ce_sequences),
+        whole,
+        spread(whole, SETTINGS.ce_sequences),
         ablations,
         {table: train_point(prepared, folder / f"sae-{table}", table) for table in ("none", "learned")},
     )
+
+
+def reconstruction(
+    sae: SAE, sequences: Sequences, settings: Evaluation = SETTINGS, firings: list[Firings] | None = None
+) -> tuple[list[Measurement], Tensor]:
+    """Measurements of an SAE's reconstructions, and how many tokens each feature fired on."""
+    sums = DocumentSums(sequences.documents)
+    fired = measure_reconstruction(sae, sequences, settings, sums, firings)
+    return [*sums.measure(settings.bootstrap, settings.seed), measure_dead_on_heldout(fired, settings)], fired
+
+
+def losses(
+    sae: SAE, evaluated: Evaluated, ablations: dict[str, Tensor], sequences: Sequences | None = None
+) -> list[Measurement]:
+    """Measurements of the loss with an SAE in place, by default on the sequences whose ablations are measured."""
+    sequences = sequences or evaluated.sequences
+    sums = DocumentSums(evaluated.whole.documents)
+    measure_loss(sae, evaluated.model, sequences, ablations, LAYER, SETTINGS, sums)
+    return sums.measure(SETTINGS.bootstrap, SETTINGS.seed)
 
 
 def by_name(measured: list[Measurement]) -> dict[str, Measurement]:

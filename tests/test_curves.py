@@ -2,19 +2,22 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluation import SETTINGS, Evaluated, by_name
+import torch
+from evaluation import SETTINGS, Evaluated, by_name, losses, reconstruction
 from test_train import LAYER, Prepared, one_thread  # noqa: F401
 
 from tsae import files
-from tsae.baselines import load_sequences, spread
+from tsae.baselines import spread
 from tsae.config import Curves, Training
 from tsae.curves import measure_curve
-from tsae.evaluate import measure_loss, measure_reconstruction, patched_losses
+from tsae.evaluate import patched_losses
 from tsae.sae import load
+from tsae.sums import DocumentSums, load_curve
 from tsae.sweep import Job, Point
 from tsae.table import read_table, write_table
 from tsae.train import train
@@ -44,16 +47,31 @@ def measure(
         checkpoints,
         prepared.model,
         prepared.residuals,
+        prepared.heldout_tokens,
         evaluated.ablations,
         SETTINGS,
         curves,
         False,
+        sae_folder / "sums.safetensors",
     )
 
 
 @pytest.fixture(scope="module")
-def rows(evaluated: Evaluated, prepared: Prepared, sae_folder: Path) -> list[dict[str, Any]]:
-    return measure(evaluated, prepared, sae_folder)
+def measured(
+    evaluated: Evaluated, prepared: Prepared, sae_folder: Path
+) -> tuple[list[dict[str, Any]], dict[int, DocumentSums]]:
+    rows = measure(evaluated, prepared, sae_folder)
+    return rows, load_curve(sae_folder / "sums.safetensors")
+
+
+@pytest.fixture(scope="module")
+def rows(measured: tuple[list[dict[str, Any]], dict[int, DocumentSums]]) -> list[dict[str, Any]]:
+    return measured[0]
+
+
+@pytest.fixture(scope="module")
+def curve(measured: tuple[list[dict[str, Any]], dict[int, DocumentSums]]) -> dict[int, DocumentSums]:
+    return measured[1]
 
 
 def at_step(rows: list[dict[str, Any]], step: int) -> dict[str, dict[str, Any]]:
@@ -77,10 +95,8 @@ def test_the_last_rows_are_the_evaluation_of_the_trained_sae(
 ) -> None:
     sae, last = load(sae_folder), at_step(rows, 100)
     ablations = files.load_tensors(evaluated.ablations)
-    reconstruction, _ = measure_reconstruction(sae, load_sequences(evaluated.heldout), SETTINGS)
-    loss = measure_loss(sae, evaluated.model, evaluated.sequences, ablations, LAYER, SETTINGS)
-    expected = by_name([*reconstruction, *loss])
-    assert set(last) < set(expected)
+    expected = by_name([*reconstruction(sae, evaluated.whole)[0], *losses(sae, evaluated, ablations)])
+    assert set(last) == set(expected)
     for name, row in last.items():
         of_row = (row["value"], row["low"], row["high"], row["n"])
         assert of_row == (expected[name].value, expected[name].low, expected[name].high, expected[name].n), name
@@ -95,11 +111,27 @@ def test_checkpoints_are_measured_as_they_were_on_the_way(
     errors = (heldout.residuals - sae(heldout.residuals, heldout.tokens)).square().sum(1)
     assert row["nmse"]["value"] == pytest.approx((errors / heldout.residuals.square().sum(1)).mean().item(), rel=1e-5)
     ablations = files.load_tensors(evaluated.ablations)
-    patched = patched_losses(sae, evaluated.model, evaluated.sequences, LAYER, SETTINGS)
-    added = (patched - ablations["clean"]).sum()
-    assert row["ce_added"]["value"] == pytest.approx((added / ablations["clean"].sum()).item(), rel=1e-6)
-    assert row["ce_added_nats"]["value"] == pytest.approx((added / ablations["count"].sum()).item(), rel=1e-6)
+    scored = ablations["scored"]
+    patched = patched_losses(sae, evaluated.model, evaluated.sequences, LAYER, SETTINGS)[scored].double()
+    clean = ablations["clean"][scored].double()
+    added = (patched - clean).sum()
+    assert row["ce_added"]["value"] == pytest.approx((added / clean.sum()).item(), rel=1e-6)
+    assert row["ce_added_nats"]["value"] == pytest.approx((added / scored.sum()).item(), rel=1e-6)
     assert row["nmse"]["value"] > at_step(rows, 100)["nmse"]["value"]
+
+
+def test_the_sums_of_every_checkpoint_give_its_rows(
+    rows: list[dict[str, Any]], curve: dict[int, DocumentSums], evaluated: Evaluated
+) -> None:
+    assert list(curve) == [*CHECKPOINTS, 100]
+    for step, sums in curve.items():
+        assert torch.equal(sums.documents, evaluated.whole.documents.unique())
+        expected = {name: row for name, row in at_step(rows, step).items() if name != "dead_heldout"}
+        found = by_name(sums.measure(SETTINGS.bootstrap, SETTINGS.seed))
+        assert {name: asdict(m) for name, m in found.items()} == {
+            name: {key: row[key] for key in row if key not in ("step", "tokens")} for name, row in expected.items()
+        }
+        assert {m.over for m in found.values()} == {"documents"}
 
 
 def test_the_loss_is_measured_on_its_own_number_of_sequences(

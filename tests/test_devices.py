@@ -94,7 +94,7 @@ def test_without_a_gpu_it_is_the_cpu() -> None:
 
 def test_a_gpu_that_is_not_there_is_one_error_before_any_work(tmp_path: Path) -> None:
     arguments = ["--settings", SETTINGS.model_dump_json(), "--layer", "1"]
-    for name in ("model", "residuals", "output"):
+    for name in ("model", "residuals", "heldout", "output"):
         arguments += [f"--{name}", str(tmp_path / "nowhere")]
     done = subprocess.run(
         [sys.executable, "-m", "tsae", "ablate", *arguments, "--gpus", "1"],
@@ -254,6 +254,7 @@ def test_evaluation_on_a_device(
             2,
             False,
             features,
+            features.with_suffix(".safetensors"),
             on,
         )
         return {(m.metric, m.at, m.min_count): m.value for m in measured}
@@ -267,18 +268,21 @@ def test_evaluation_on_a_device(
 def test_curves_and_ablations_on_a_device(
     prepared: Prepared, evaluated: Evaluated, device: torch.device, tmp_path: Path
 ) -> None:
-    measure_ablations(prepared.model, prepared.residuals, LAYER, SETTINGS, False, tmp_path / "ablations", device)
-    assert_close(load_tensors(tmp_path / "ablations"), load_tensors(evaluated.ablations), device)
+    tokens, ablations = prepared.heldout_tokens, tmp_path / "ablations"
+    measure_ablations(prepared.model, prepared.residuals, tokens, LAYER, SETTINGS, False, ablations, device)
+    assert_close(load_tensors(ablations), load_tensors(evaluated.ablations), device)
     here, there = (
         measure_curve(
             evaluated.saes["learned"],
             (),
             prepared.model,
             prepared.residuals,
+            tokens,
             evaluated.ablations,
             SETTINGS,
             Curves(ce_sequences=4),
             False,
+            tmp_path / "sums.safetensors",
             on,
         )
         for on in ("cpu", device)

@@ -25,6 +25,7 @@ from tsae.lookup import load_unigrams
 from tsae.metrics import METRICS, Measurement
 from tsae.phrases import Phrase, measure_phrases_of, write_phrase_tables, write_phrases
 from tsae.sae import SAE, load, save
+from tsae.sums import load_sums
 from tsae.sweep import Job, Point
 from tsae.table import read_table
 from tsae.tokens import load_tokens
@@ -156,6 +157,7 @@ def run(
         MIN_FIRINGS,
         False,
         features,
+        features.with_suffix(".safetensors"),
     )
 
 
@@ -182,7 +184,8 @@ def test_evaluation_of_a_trained_sae(
     rows = measured[table]
     assert len({(m.metric, m.at, m.min_count) for m in rows}) == len(rows)
     assert run(prepared, evaluated, tmp_path / "again.parquet", evaluated.saes[table]) == rows
-    assert (tmp_path / "again.parquet").read_bytes() == (folder / f"{table}.parquet").read_bytes()
+    for ending in ("parquet", "safetensors"):
+        assert (tmp_path / f"again.{ending}").read_bytes() == (folder / f"{table}.{ending}").read_bytes()
     for m in rows:
         assert m.low is not None
         assert m.high is not None
@@ -198,6 +201,25 @@ def test_evaluation_of_a_trained_sae(
     assert first["nmse"].value == pytest.approx(nmse, rel=1e-5)
     assert first["nmse"].n == len(heldout.tokens)
     assert first["l0"].value <= 4
+
+
+@pytest.mark.parametrize("table", ["none", "learned"])
+def test_everything_says_what_its_interval_is_over(
+    measured: dict[str, list[Measurement]], folder: Path, evaluated: Evaluated, table: str
+) -> None:
+    rows = measured[table]
+    # Of metrics over held-out tokens the sums are kept.
+    sums = load_sums(folder / f"{table}.safetensors")
+    assert sums.measure(SETTINGS.bootstrap, SETTINGS.seed) == [m for m in rows if m.over == "documents"]
+    assert torch.equal(sums.documents, evaluated.whole.documents.unique())
+    over = {m.metric: m.over for m in rows}
+    for metric in ("nmse", "fvu", "mse", "l0", "ce", "ce_added", "ce_recovered_zero"):
+        assert over[metric] == "documents"
+    for metric in ("dead_heldout", "dead_training", "feature_unigram_similar", "simple_unigram"):
+        assert over[metric] == "features"
+    if table == "learned":
+        assert over["last_token_detection"] == "documents"
+        assert over["token_bias_unigram_cosine"] == over["token_bias_neighbour_cosine_share"] == "tokens"
 
 
 @pytest.mark.parametrize("table", ["none", "learned"])
@@ -291,16 +313,16 @@ def test_an_sae_of_another_model_is_one_clear_error(
         folders = {"ours": evaluated.saes["learned"], "other": tmp_path / "other"}
         with pytest.raises(ValueError, match=rf"other: {message}; is it of another model\?"):
             run(prepared, evaluated, tmp_path / "f.parquet", folders[sae], folders[table])
-    curve = (prepared.model, prepared.residuals, evaluated.ablations, SETTINGS, Curves(), False)
+    files = (prepared.model, prepared.residuals, prepared.heldout_tokens, evaluated.ablations)
     with pytest.raises(ValueError, match=message):
-        measure_curve(tmp_path / "other", [], *curve)
+        measure_curve(tmp_path / "other", [], *files, SETTINGS, Curves(), False, tmp_path / "s.safetensors")
 
 
 def test_every_metric_that_is_measured_is_described_and_no_other(
     prepared: Prepared, evaluated: Evaluated, measured: dict[str, list[Measurement]], tmp_path: Path
 ) -> None:
     sae = evaluated.saes["learned"]
-    pairs = load_sequences(evaluated.train)
+    pairs = load_sequences(evaluated.train, prepared.train_tokens)
     both = (pairs.kept[:, 1:-1] & pairs.kept[:, 2:]).nonzero()
     pair = Counter(tuple(pairs.tokens[s, p + 1 : p + 3].tolist()) for s, p in both.tolist()).most_common(1)[0][0]
     places = [(s, p + 1) for s, p in both.tolist() if tuple(pairs.tokens[s, p + 1 : p + 3].tolist()) == pair]
@@ -315,10 +337,12 @@ def test_every_metric_that_is_measured_is_described_and_no_other(
         [LAYER, 0, "learned", "residual"]
     ]
     assert written["mean_recall"].tolist() == pytest.approx([phrases[1].value] * 2, abs=1e-4)
-    curve = measure_curve(
-        sae, (), prepared.model, prepared.residuals, evaluated.ablations, SETTINGS, Curves(ce_sequences=2), False
+    files = (prepared.model, prepared.residuals, prepared.heldout_tokens, evaluated.ablations)
+    sums = tmp_path / "s.safetensors"
+    curve = measure_curve(sae, (), *files, SETTINGS, Curves(ce_sequences=2), False, sums)
+    baselines = measure_baselines(
+        prepared.residuals, prepared.heldout_tokens, prepared.unigrams, LAYER, SETTINGS, tmp_path
     )
-    baselines = measure_baselines(prepared.residuals, prepared.unigrams, LAYER, SETTINGS)
     groups = [*measured.values(), phrases, *baselines.values()]
     names = {m.metric for group in groups for m in group} | {row["metric"] for row in curve}
     assert names | {"failed"} == set(METRICS)

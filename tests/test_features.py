@@ -7,11 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from evaluation import SETTINGS as EVALUATION
+from evaluation import reconstruction
 from torch import Tensor
 
 from tsae.baselines import Sequences
 from tsae.config import Features
-from tsae.features import LISTS, feature_statistics, read_features, simple_shares, write_features
+from tsae.features import LISTS, Firings, feature_statistics, read_features, simple_shares, write_features
 from tsae.metrics import share
 from tsae.sae import SAE
 from tsae.sweep import Point
@@ -21,7 +23,7 @@ SETTINGS = Features(n_contexts=2, context_before=1, context_after=1)
 # Two sequences of four tokens. BOS is 0; the last token of the second one is of outlying norm.
 TOKENS = torch.tensor([[0, 5, 7, 5], [0, 7, 5, 7]])
 KEPT = torch.tensor([[False, True, True, True], [False, True, True, False]])
-DOCUMENTS = torch.tensor([[-1, 3, 3, 8], [-1, 8, 8, 8]], dtype=torch.int32)
+DOCUMENTS = torch.tensor([[3, 3, 3, 8], [8, 8, 8, 8]])
 # Activations of three features: the last one fires on no kept token.
 ACTIVATIONS = torch.tensor(
     [
@@ -40,11 +42,21 @@ def identity_sae(n_features: int = 3) -> SAE:
     return SAE(point, eye, eye.clone(), zeros, zeros.clone()).requires_grad_(False)
 
 
+def statistics(
+    sae: SAE,
+    sequences: Sequences,
+    settings: Features = SETTINGS,
+    batch_sequences: int = 8,
+    unigrams: tuple[Tensor, Tensor] = UNIGRAMS,
+    token_biases: tuple[Tensor, Tensor] = TOKEN_BIASES,
+) -> pd.DataFrame:
+    firings: list[Firings] = []
+    reconstruction(sae, sequences, EVALUATION.model_copy(update={"batch_sequences": batch_sequences}), firings)
+    return feature_statistics(sae.n_features, firings, sequences, unigrams, token_biases, settings)
+
+
 def by_hand(activations: Tensor = ACTIVATIONS, settings: Features = SETTINGS, batch_sequences: int = 8) -> pd.DataFrame:
-    sequences = Sequences(activations.half(), TOKENS, KEPT)
-    return feature_statistics(
-        identity_sae(), sequences, DOCUMENTS, UNIGRAMS, TOKEN_BIASES, settings, batch_sequences=batch_sequences
-    )
+    return statistics(identity_sae(), Sequences(activations.half(), TOKENS, KEPT, DOCUMENTS), settings, batch_sequences)
 
 
 def test_firings_by_hand() -> None:
@@ -116,9 +128,9 @@ def test_ties_go_to_the_lowest_token_and_the_earliest_context() -> None:
 
 
 def test_a_kept_bos_follows_itself() -> None:
-    sequences = Sequences(torch.ones(2, 4, 3).half(), TOKENS, torch.ones(2, 4, dtype=torch.bool))
+    sequences = Sequences(torch.ones(2, 4, 3).half(), TOKENS, torch.ones(2, 4, dtype=torch.bool), DOCUMENTS)
     sequences.residuals[:, 1:] = 0
-    frame = feature_statistics(identity_sae(), sequences, DOCUMENTS, UNIGRAMS, TOKEN_BIASES, SETTINGS, 8)
+    frame = statistics(identity_sae(), sequences)
     assert frame[["top_bigram_previous", "top_bigram_token", "top_bigram_share"]].to_numpy()[0].tolist() == [0, 0, 1]
     assert frame["context_tokens"][0] == [[0, 5], [0, 7]]
     assert frame["context_active"][0] == [0, 0]
@@ -150,11 +162,11 @@ def test_statistics_are_those_of_loops(encoder_input: str, topk_relu: bool) -> N
         normal(n_sequences, n_ctx, d).half(),
         torch.randint(vocabulary, (n_sequences, n_ctx), generator=generator),
         torch.rand(n_sequences, n_ctx, generator=generator) < 0.8,
+        torch.randint(4, (n_sequences, n_ctx), generator=generator),
     )
     sequences.kept[:, 0] = False
-    documents = torch.randint(4, (n_sequences, n_ctx), generator=generator).int()
     nearest = torch.rand(n_features), torch.zeros(n_features, dtype=torch.int64)
-    frame = feature_statistics(sae, sequences, documents, nearest, nearest, Features(n_contexts=3), batch_sequences=4)
+    frame = statistics(sae, sequences, Features(n_contexts=3), 4, nearest, nearest)
 
     acts = sae.encode(sequences.residuals.float(), sequences.tokens)
     assert (acts < 0).any() != topk_relu
@@ -181,7 +193,7 @@ def test_statistics_are_those_of_loops(encoder_input: str, topk_relu: bool) -> N
         top = sorted(firings)[:3]
         assert list(zip(row["context_sequences"], row["context_positions"], strict=True)) == [f[1:] for f in top]
         assert row["context_activations"] == pytest.approx([-f[0] for f in top], rel=1e-5)
-        assert row["context_documents"] == [int(documents[f[1:]]) for f in top]
+        assert row["context_documents"] == [int(sequences.documents[f[1:]]) for f in top]
         total = sum(abs(value) for value in values)
         for length, columns, name in (
             (1, ["top_token"], "top_token_share"),
@@ -193,13 +205,11 @@ def test_statistics_are_those_of_loops(encoder_input: str, topk_relu: bool) -> N
 
 
 def test_inputs_that_do_not_fit() -> None:
-    sequences = Sequences(ACTIVATIONS.half(), TOKENS, KEPT)
+    sequences = Sequences(ACTIVATIONS.half(), TOKENS, KEPT, DOCUMENTS)
 
-    def run(sequences: Sequences, documents: Tensor = DOCUMENTS, unigrams: tuple[Tensor, Tensor] = UNIGRAMS) -> None:
-        feature_statistics(identity_sae(), sequences, documents, unigrams, TOKEN_BIASES, SETTINGS, 8)
+    def run(sequences: Sequences, unigrams: tuple[Tensor, Tensor] = UNIGRAMS) -> None:
+        feature_statistics(3, [], sequences, unigrams, TOKEN_BIASES, SETTINGS)
 
-    with pytest.raises(ValueError, match=r"documents of shape \(1, 4\) for tokens of shape \(2, 4\)"):
-        run(sequences, DOCUMENTS[:1])
     with pytest.raises(ValueError, match="no token is kept"):
         run(sequences._replace(kept=torch.zeros_like(KEPT)))
     with pytest.raises(ValueError, match=r"nearest_unigrams: \[\(2,\), \(3,\)\] for an SAE of 3 features"):

@@ -16,7 +16,7 @@ from test_train import LAYER, Prepared
 from transformers import AutoConfig, AutoTokenizer
 
 from tsae import files
-from tsae.baselines import load_ablations
+from tsae.baselines import Sequences, load_ablations
 from tsae.config import Phrases, Tokens, Unigrams
 from tsae.explore import Run
 from tsae.lookup import load_unigrams, write_unigrams
@@ -29,6 +29,7 @@ from tsae.saelens import export_saelens, import_saelens
 from tsae.shards import read_shard
 from tsae.sources import FolderModel
 from tsae.start import Start
+from tsae.sums import load_curve, load_sums
 from tsae.sweep import Point
 from tsae.tokens import load_tokens, write_tokens
 
@@ -313,6 +314,9 @@ def test_files_that_lie_are_one_clear_error(tmp_path: Path, name: str) -> None:
 
 POINT = Point(architecture="gated", l1=1, expansion=2, table="learned", encoder_input="without_unigram")
 D, F, V = 3, 6, 5
+SCORED = Sequences(*(torch.ones(4, 3, dtype=torch.bool) for _ in Sequences._fields))
+SUMS = {"nmse/numerator": torch.ones(2).double(), "nmse/denominator": torch.ones(2).double()}
+DOCUMENTS = {"documents": torch.tensor([3, 5])}
 
 
 def write_sae(folder: Path, made_as: Point = POINT, **metadata: Any) -> None:
@@ -344,7 +348,9 @@ def loaders(prepared: Prepared, path: Path) -> dict[str, Callable[[], object]]:
         "token counts": lambda: cache.token_counts(512),
         "tokens": lambda: load_tokens(path),
         "unigrams": lambda: load_unigrams(path),
-        "ablations": lambda: load_ablations(path, 20),
+        "ablations": lambda: load_ablations(path, SCORED),
+        "sums": lambda: load_sums(path),
+        "sums of a curve": lambda: load_curve(path),
     }
 
 
@@ -386,9 +392,14 @@ def test_tensors_of_another_type_or_size_are_refused(prepared: Prepared, tmp_pat
         "tokens": (files.load_tensors(prepared.train_tokens), files.load_metadata(prepared.train_tokens)),
         "unigrams": ({"residuals": torch.zeros(512, 32)}, {}),
         "ablations": (
-            {name: torch.ones(20, dtype=torch.float64) for name in ("count", "clean", "zero", "mean")},
+            {
+                "scored": SCORED.kept[:, :-1],
+                **{name: torch.ones(4, 2) for name in ("clean", "zero", "mean")},
+            },
             {},
         ),
+        "sums": (DOCUMENTS | SUMS, {"n_tokens": {"nmse": 4}}),
+        "sums of a curve": (DOCUMENTS | {f"7/{name}": SUMS[name] for name in SUMS}, {"n_tokens": {"7/nmse": 4}}),
     }
     kept = {name: tensor.clone() for name, tensor in good["sae"][0].items()}
     good["sae"] = (kept, {})

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from evaluation import SETTINGS, Evaluated, by_name, identity_sae, make_sae, whole_model_losses
+from evaluation import SETTINGS, Evaluated, by_name, identity_sae, losses, make_sae, whole_model_losses
 from test_train import LAYER, Prepared, one_thread  # noqa: F401
 from transformers import AutoModelForCausalLM
 
 from tsae import files
-from tsae.baselines import Sequences, next_token_losses
-from tsae.evaluate import measure_loss, patched_losses
+from tsae.baselines import Sequences, load_ablations, next_token_losses
+from tsae.evaluate import patched_losses
 from tsae.models import load_model
 from tsae.sae import load
 
@@ -21,10 +21,10 @@ def test_losses_by_upper_layers_are_the_patched_models(name: str, layer: int, re
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 512, (3, 20), generator=generator)
     residuals = model.residuals(tokens, [layer])[layer]
-    losses = next_token_losses(model, residuals, tokens, layer)
-    assert losses.shape == (3, 19)
+    found = next_token_losses(model, residuals, tokens, layer)
+    assert found.shape == (3, 19)
     intact = whole_model_losses(bare, tokens, layer, None)
-    torch.testing.assert_close(losses.double(), intact, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.double(), intact, rtol=1e-5, atol=1e-5)
 
     patched = residuals + torch.randn(residuals.shape, generator=generator)
     expected = whole_model_losses(bare, tokens, layer, patched)
@@ -36,37 +36,42 @@ def test_losses_by_upper_layers_are_the_patched_models(name: str, layer: int, re
 
 def test_losses_from_the_cache_are_the_models(evaluated: Evaluated) -> None:
     x, tokens = evaluated.sequences.residuals.float(), evaluated.sequences.tokens
-    losses = next_token_losses(evaluated.model, x, tokens, LAYER).double()
-    torch.testing.assert_close(losses, whole_model_losses(evaluated.bare, tokens, LAYER, x), rtol=1e-5, atol=1e-5)
+    found = next_token_losses(evaluated.model, x, tokens, LAYER).double()
+    torch.testing.assert_close(found, whole_model_losses(evaluated.bare, tokens, LAYER, x), rtol=1e-5, atol=1e-5)
     # float16 keeps 11 bits.
-    torch.testing.assert_close(losses, whole_model_losses(evaluated.bare, tokens, LAYER, None), rtol=0.01, atol=0.01)
+    torch.testing.assert_close(found, whole_model_losses(evaluated.bare, tokens, LAYER, None), rtol=0.01, atol=0.01)
 
 
-def test_ablations_are_sums_over_the_patched_models_losses(evaluated: Evaluated) -> None:
+def test_ablations_are_the_patched_models_losses(evaluated: Evaluated) -> None:
     ablations = files.load_tensors(evaluated.ablations)
-    x, tokens, kept = evaluated.sequences
+    x, tokens, kept, _ = evaluated.sequences
     assert (~kept[:, 1:-1]).any()
-    scored = kept[:, :-1]
+    assert torch.equal(ablations.pop("scored"), kept[:, :-1])
     replacements = {"zero": torch.zeros(32), "mean": evaluated.train.kept_rows().residuals.double().mean(0).float()}
-    expected = {"count": scored.sum(1).double()}
-    for name in ("clean", "zero", "mean"):
+    assert set(ablations) == {"clean", "zero", "mean"}
+    for name, found in ablations.items():
         patched = x.float().clone()
         if name != "clean":
             patched[kept] = replacements[name]
-        losses = whole_model_losses(evaluated.bare, tokens, LAYER, patched)
-        expected[name] = torch.stack([row[mask].sum() for row, mask in zip(losses, scored, strict=True)])
-    assert set(ablations) == set(expected)
-    for name in expected:
-        torch.testing.assert_close(ablations[name], expected[name], rtol=1e-5, atol=1e-5)
+        expected = whole_model_losses(evaluated.bare, tokens, LAYER, patched)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
     assert (ablations["zero"] - ablations["clean"]).abs().median() > 0.1
+
+
+def test_ablations_of_other_tokens_are_refused(evaluated: Evaluated) -> None:
+    assert set(load_ablations(evaluated.ablations, evaluated.sequences)) == {"clean", "zero", "mean"}
+    kept = evaluated.sequences.kept.clone()
+    kept[3, 4] = ~kept[3, 4]
+    with pytest.raises(ValueError, match=r"ablations\.safetensors: the losses of other tokens"):
+        load_ablations(evaluated.ablations, evaluated.sequences._replace(kept=kept))
 
 
 @pytest.mark.parametrize("table", ["none", "learned"])
 def test_loss_is_the_patched_models(evaluated: Evaluated, table: str) -> None:
     sae, ablations = load(evaluated.saes[table]), files.load_tensors(evaluated.ablations)
-    measured = by_name(measure_loss(sae, evaluated.model, evaluated.sequences, ablations, LAYER, SETTINGS))
+    measured = by_name(losses(sae, evaluated, ablations))
 
-    x, tokens, kept = evaluated.sequences
+    x, tokens, kept, _ = evaluated.sequences
     assert (~kept[:, 1:-1]).any()
     patched = x.float()
     for sequence, position in kept.nonzero().tolist():
@@ -102,8 +107,8 @@ def test_loss_is_the_patched_models(evaluated: Evaluated, table: str) -> None:
 
 
 def test_residuals_are_not_patched_in_place(evaluated: Evaluated) -> None:
-    x, tokens, kept = (part[:2] for part in evaluated.sequences)
-    sequences = Sequences(x.float(), tokens, kept)
+    x, tokens, kept, documents = (part[:2] for part in evaluated.sequences)
+    sequences = Sequences(x.float(), tokens, kept, documents)
     before = sequences.residuals.clone()
     patched = patched_losses(load(evaluated.saes["none"]), evaluated.model, sequences, LAYER, SETTINGS)
     assert torch.equal(sequences.residuals, before)
@@ -113,7 +118,7 @@ def test_residuals_are_not_patched_in_place(evaluated: Evaluated) -> None:
 
 def test_a_perfect_sae_adds_no_loss(evaluated: Evaluated) -> None:
     ablations = files.load_tensors(evaluated.ablations)
-    measured = by_name(measure_loss(identity_sae(32), evaluated.model, evaluated.sequences, ablations, LAYER, SETTINGS))
+    measured = by_name(losses(identity_sae(32), evaluated, ablations))
     for name in ("ce_added", "ce_added_original", "ce_added_nats"):
         assert (measured[name].low, measured[name].value, measured[name].high) == (0.0, 0.0, 0.0)
     for name in ("ce_recovered_zero", "ce_recovered_mean"):
@@ -126,22 +131,22 @@ def test_ablations_recover_nothing(evaluated: Evaluated) -> None:
     for name, b_dec in (("zero", torch.zeros(32)), ("mean", evaluated.train.kept_rows().residuals.double().mean(0))):
         sae = make_sae(torch.eye(32), torch.zeros(32, 32), k=4)
         sae.b_dec.copy_(b_dec)
-        measured = by_name(measure_loss(sae, evaluated.model, evaluated.sequences, ablations, LAYER, SETTINGS))
+        measured = by_name(losses(sae, evaluated, ablations))
         assert measured[f"ce_recovered_{name}"].value == pytest.approx(0, abs=1e-5)
         other = "mean" if name == "zero" else "zero"
         assert abs(measured[f"ce_recovered_{other}"].value) > 0.01
 
 
 def test_bos_and_outliers_are_neither_patched_nor_scored(evaluated: Evaluated) -> None:
-    x, tokens, _ = (part[:2] for part in evaluated.sequences)
+    x, tokens, _, documents = (part[:2] for part in evaluated.sequences)
     kept = torch.zeros(tokens.shape, dtype=torch.bool)
     kept[0, 5] = kept[1, 9] = kept[1, 31] = True
     sae = make_sae(torch.eye(32), torch.zeros(32, 32), k=4)
-    ones = torch.ones(2, dtype=torch.float64)
-    ablations = {"count": ones, "clean": ones, "zero": 2 * ones, "mean": 2 * ones}
-    measured = by_name(measure_loss(sae, evaluated.model, Sequences(x, tokens, kept), ablations, LAYER, SETTINGS))
+    ones = torch.ones(2, 31)
+    ablations = {"clean": ones, "zero": 2 * ones, "mean": 2 * ones}
+    measured = by_name(losses(sae, evaluated, ablations, Sequences(x, tokens, kept, documents)))
     # Position 31 has no next token; its own residual reaches no other position's prediction.
     patched = x.float()
     patched[0, 5] = patched[1, 9] = 0
-    losses = whole_model_losses(evaluated.bare, tokens, LAYER, patched)
-    assert measured["ce"].value == pytest.approx((losses[0, 5] + losses[1, 9]).item() / 2, rel=1e-5)
+    expected = whole_model_losses(evaluated.bare, tokens, LAYER, patched)
+    assert measured["ce"].value == pytest.approx((expected[0, 5] + expected[1, 9]).item() / 2, rel=1e-5)

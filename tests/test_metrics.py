@@ -8,7 +8,6 @@ from torch import Tensor
 from tsae.metrics import (
     Bootstrap,
     Measurement,
-    complement,
     interval,
     max_cosine_similarity,
     max_cosine_similarity_by_count,
@@ -44,7 +43,7 @@ def test_sums_of_squares_are_in_float64() -> None:
     assert errors.squared_error.item() == errors.squared_norm.item() == errors.squared_deviation.item() == 4096**2 + 1
 
 
-# --- ratios over sequences -------------------------------------------------------------------------------------------
+# --- ratios over documents -------------------------------------------------------------------------------------------
 
 
 def test_ratio_is_of_the_sums() -> None:
@@ -53,7 +52,7 @@ def test_ratio_is_of_the_sums() -> None:
     assert (measured.at, measured.min_count) == (None, None)
 
 
-def test_interval_of_two_sequences_by_hand() -> None:
+def test_interval_of_two_documents_by_hand() -> None:
     # Resamples of (1, 3)/(1, 1): (1, 1) gives 1, (3, 3) gives 3, each a quarter of the time.
     measured = Bootstrap(2, 400, seed=0).ratio("m", torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0]), n=2)
     assert (measured.low, measured.value, measured.high) == (1.0, 2.0, 3.0)
@@ -84,14 +83,30 @@ def test_interval_is_deterministic() -> None:
     assert measure(0) != measure(1)
 
 
-def test_interval_has_no_width_where_sequences_are_equal() -> None:
+def test_interval_has_no_width_where_documents_are_equal() -> None:
     measured = Bootstrap(20, 200, seed=0).ratio("m", torch.full((20,), 3.0), torch.full((20,), 4.0), n=20)
     assert (measured.low, measured.value, measured.high) == (0.75, 0.75, 0.75)
 
 
 def test_resamples_without_a_token_do_not_count() -> None:
-    measured = Bootstrap(2, 400, seed=0).ratio("m", torch.tensor([3.0, 0.0]), torch.tensor([4.0, 0.0]), n=4)
+    numerator, denominator = torch.tensor([3.0, 3.0, 0.0]), torch.tensor([4.0, 4.0, 0.0])
+    bootstrap = Bootstrap(3, 400, seed=0)
+    assert bootstrap.ratios(numerator, denominator).isnan().any()
+    measured = bootstrap.ratio("m", numerator, denominator, n=8)
     assert (measured.low, measured.value, measured.high) == (0.75, 0.75, 0.75)
+
+
+@pytest.mark.parametrize("others", [0, 3])
+def test_a_metric_of_one_document_has_no_interval(others: int) -> None:
+    numerator, denominator = torch.zeros(1 + others), torch.zeros(1 + others)
+    numerator[0], denominator[0] = 3, 4
+    bootstrap = Bootstrap(1 + others, 100, seed=0)
+    measured = bootstrap.ratio("m", numerator, denominator, n=4, at=2.0, over="documents")
+    assert measured == Measurement("m", 0.75, n=4, at=2.0)
+    assert bootstrap.ratios(numerator, denominator).isnan().all()
+    numerator, denominator = torch.cat([numerator, numerator[:1]]), torch.cat([denominator, denominator[:1]])
+    measured = Bootstrap(2 + others, 100, seed=0).ratio("m", numerator, denominator, n=8, over="documents")
+    assert (measured.low, measured.high, measured.over) == (0.75, 0.75, "documents")
 
 
 def test_quantiles_by_hand() -> None:
@@ -99,7 +114,7 @@ def test_quantiles_by_hand() -> None:
     assert interval(torch.tensor([torch.nan, 7.0, torch.inf])) == (7.0, 7.0)
 
 
-# --- median, share, complement ---------------------------------------------------------------------------------------
+# --- median, share ---------------------------------------------------------------------------------------------------
 
 
 def shuffled(n: int) -> Tensor:
@@ -109,8 +124,8 @@ def shuffled(n: int) -> Tensor:
 def test_median_by_hand() -> None:
     assert median("m", torch.tensor([5.0, 1.0, 3.0])).value == 3
     measured = median("m", torch.tensor([4.0, 1.0, 3.0, 2.0]), min_count=20)
-    assert measured == Measurement("m", 2.5, 1.0, 4.0, n=4, min_count=20)
-    assert median("m", torch.tensor([7.0])) == Measurement("m", 7.0, 7.0, 7.0, n=1)
+    assert measured == Measurement("m", 2.5, 1.0, 4.0, n=4, min_count=20, over="tokens")
+    assert median("m", torch.tensor([7.0])) == Measurement("m", 7.0, 7.0, 7.0, n=1, over="tokens")
 
 
 def test_interval_of_the_median_is_that_of_its_order_statistics() -> None:
@@ -140,7 +155,7 @@ def test_share_by_hand() -> None:
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_share_of_nothing_and_of_everything(value: float) -> None:
     measured = share("m", torch.full((7,), bool(value)), samples=100, seed=0)
-    assert measured == Measurement("m", value, value, value, n=7)
+    assert measured == Measurement("m", value, value, value, n=7, over="features")
 
 
 def test_interval_of_a_share_is_the_binomial_one() -> None:
@@ -150,13 +165,6 @@ def test_interval_of_a_share_is_the_binomial_one() -> None:
     assert measured.low == pytest.approx(0.3 - reach, abs=0.1 * reach)
     assert measured.high == pytest.approx(0.3 + reach, abs=0.1 * reach)
     assert measured == share("m", hits, samples=4000, seed=0)
-
-
-def test_complement() -> None:
-    measured = Measurement("m", 0.25, 0.125, 0.5, n=4, at=0.5, min_count=2)
-    assert complement(measured) == Measurement("m", 0.75, 0.5, 0.875, n=4, at=0.5, min_count=2)
-    assert complement(complement(measured)) == measured
-    assert complement(Measurement("m", 0.25)) == Measurement("m", 0.75)
 
 
 def test_measurements_do_not_change() -> None:

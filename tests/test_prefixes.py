@@ -97,7 +97,9 @@ def test_frequent_tokens_by_hand() -> None:
 def test_only_tokens_that_have_a_row_are_kept() -> None:
     tokens = torch.tensor([[0, 5, 3], [0, 8, 5]])
     kept = torch.tensor([[False, True, True], [False, True, False]])
-    found = in_rows(Sequences(torch.zeros(2, 3, 4), tokens, kept), torch.tensor([8, 5]), vocab_size=10)
+    found = in_rows(
+        Sequences(torch.zeros(2, 3, 4), tokens, kept, torch.zeros_like(tokens)), torch.tensor([8, 5]), vocab_size=10
+    )
     assert found.kept.tolist() == [[False, True, False], [False, True, False]]
     assert found.tokens[found.kept].tolist() == [1, 0]
 
@@ -109,7 +111,7 @@ def planted(rows: Tensor, noise: float) -> Sequences:
     residuals = rows[tokens] + noise * torch.randn(30, 8, rows.shape[1], generator=generator)
     kept = torch.ones(30, 8, dtype=torch.bool)
     kept[:, 0] = False
-    return Sequences(residuals.half(), tokens, kept)
+    return Sequences(residuals.half(), tokens, kept, torch.zeros_like(tokens))
 
 
 def explained(x: Tensor, table: Tensor) -> tuple[float, float]:
@@ -158,6 +160,7 @@ def profile(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Pat
     (results / "model").symlink_to(prepared.model)
     (results / "residuals").symlink_to(prepared.residuals.parent)
     (results / "tokens/train.safetensors").symlink_to(prepared.train_tokens)
+    (results / "tokens/heldout.safetensors").symlink_to(prepared.heldout_tokens)
     smoke = yaml.safe_load((Path(__file__).parent.parent / "config/smoke.yaml").read_text())
     smoke |= {"profile": "mine", "unigrams": {"prefix": " b", "batch_tokens": 7}}
     (folder / "mine.yaml").write_text(yaml.safe_dump(smoke))
@@ -178,7 +181,7 @@ def test_what_is_measured_is_what_the_model_says(profile: Path, prepared: Prepar
     split, model = load_tokens(prepared.train_tokens), load_model(prepared.model)
     sample = frequent_tokens(split.ids, split.bos, 40)
     cache = open_residuals(prepared.residuals, "heldout", LAYER)
-    sequences = load_sequences(cache)
+    sequences = load_sequences(cache, prepared.heldout_tokens)
     scored = sequences.kept & torch.isin(sequences.tokens, sample)
     assert found.coverage == pytest.approx(int(scored.sum()) / int(sequences.kept.sum()), abs=0.1)
     x, tokens = sequences.residuals[scored], sequences.tokens[scored]
@@ -216,11 +219,11 @@ def test_the_command_prints_tables_and_a_recommendation(profile: Path, monkeypat
     assert not any(math.isnan(row.fvu) for row in found.measured)
 
 
-@pytest.mark.parametrize("missing", ["model", "tokens/train.safetensors", "residuals"])
+@pytest.mark.parametrize("missing", ["model", "tokens/train.safetensors", "tokens/heldout.safetensors", "residuals"])
 def test_what_must_be_made_first_is_named(profile: Path, tmp_path: Path, missing: str) -> None:
     results = tmp_path / "results"
     (results / "tokens").mkdir(parents=True)
-    for name in {"model", "tokens/train.safetensors", "residuals"} - {missing}:
+    for name in {"model", "tokens/train.safetensors", "tokens/heldout.safetensors", "residuals"} - {missing}:
         (results / name).symlink_to((profile / "results/mine" / name).resolve())
     with pytest.raises(
         ValueError, match=f"{results}/{missing}.* is missing; run first: snakemake .*--configfile mine.yaml"

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from evaluation import SETTINGS, Evaluated, by_name, identity_sae, make_sae
+from evaluation import SETTINGS, Evaluated, by_name, identity_sae, make_sae, reconstruction
 from test_train import Prepared, one_thread  # noqa: F401
 
 from tsae.architectures import Gated
-from tsae.baselines import Sequences, load_sequences
-from tsae.evaluate import measure_dead_in_training, measure_reconstruction
+from tsae.baselines import Sequences
+from tsae.evaluate import measure_dead_in_training
 from tsae.sae import SAE
 from tsae.sweep import Point
 
@@ -15,6 +15,7 @@ BY_HAND = Sequences(
     torch.tensor([[[50.0, 9], [3, 4], [2, 0]], [[50, 9], [100, 100], [-1, -2]]], dtype=torch.float16),
     torch.tensor([[0, 1, 2], [0, 1, 2]]),
     torch.tensor([[False, True, True], [False, False, True]]),
+    torch.tensor([[4, 4, 4], [9, 9, 9]]),
 )
 # Features along both axes, and one that never fires; token 1 has the token-bias (0, 1).
 W_ENC = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
@@ -30,7 +31,7 @@ def sae_by_hand(relu: bool) -> SAE:
 @pytest.mark.parametrize("batch_sequences", [1, 2])
 def test_reconstruction_by_hand(batch_sequences: int) -> None:
     settings = SETTINGS.model_copy(update={"batch_sequences": batch_sequences})
-    measured, fired = measure_reconstruction(sae_by_hand(relu=True), BY_HAND, settings)
+    measured, fired = reconstruction(sae_by_hand(relu=True), BY_HAND, settings)
     # (3, 4) -> (0, 4 + 1), (2, 0) -> (2, 0), (-1, -2) -> (0, 0): errors 10, 0, 5 of 25, 4, 5.
     # Around the mean (4/3, 2/3) the squares sum to (125 + 8 + 113) / 9.
     expected = {
@@ -45,12 +46,12 @@ def test_reconstruction_by_hand(batch_sequences: int) -> None:
     assert {m.metric: m.value for m in measured} == pytest.approx(expected, rel=1e-6)
     assert {m.metric: m.n for m in measured} == dict.fromkeys(expected, 3)
     assert fired.tolist() == [1, 1, 0]
-    # The sequences alone have 0.2 and 1.
+    # The documents alone have 0.2 and 1.
     assert (by_name(measured)["nmse"].low, by_name(measured)["nmse"].high) == pytest.approx((0.2, 1.0))
 
 
 def test_reconstruction_without_relu_by_hand() -> None:
-    measured, fired = measure_reconstruction(sae_by_hand(relu=False), BY_HAND, SETTINGS)
+    measured, fired = reconstruction(sae_by_hand(relu=False), BY_HAND)
     # (-1, -2) -> (-1, 0): a negative activation counts for L0, and not for the authors'.
     expected = {"nmse": (0.4 + 0 + 0.8) / 3, "l0": 1.0, "l0_original": 2 / 3, "fvu": 14 / (246 / 9), "mse": 14 / 6}
     assert {name: by_name(measured)[name].value for name in expected} == pytest.approx(expected, rel=1e-6)
@@ -60,7 +61,7 @@ def test_reconstruction_without_relu_by_hand() -> None:
 def test_a_relu_sae_has_as_many_active_features_as_are_positive() -> None:
     point = Point(architecture="relu", l1=1, expansion=1, table="learned")
     sae = SAE(point, W_ENC, W_ENC.clone(), torch.tensor([0.0, 0.0, -5.0]), torch.zeros(2), W_LOOKUP)
-    measured, fired = measure_reconstruction(sae.requires_grad_(False), BY_HAND, SETTINGS)
+    measured, fired = reconstruction(sae.requires_grad_(False), BY_HAND)
     # (3, 4) -> (3, 4 + 1), (2, 0) -> (2, 0), (-1, -2) -> (0, 0): of two, one and no active features.
     expected = {
         "nmse": (1 / 25 + 0 + 1) / 3,
@@ -79,11 +80,11 @@ def test_a_gated_feature_without_magnitude_does_not_count() -> None:
     sae = SAE(point, torch.eye(2), torch.eye(2), torch.zeros(2), torch.zeros(2))
     assert isinstance(sae.activation, Gated)
     sae.activation.b_mag.data.copy_(torch.tensor([0.0, -3.5]))
-    measured, fired = measure_reconstruction(sae.requires_grad_(False), BY_HAND, SETTINGS)
+    measured, fired = reconstruction(sae.requires_grad_(False), BY_HAND)
     # (3, 4) -> (3, 0.5); with b_mag at -4.5 its second gate is open and its activation zero.
     assert (by_name(measured)["l0"].value, fired.tolist()) == (1.0, [2, 1])
     sae.activation.b_mag.data[1] = -4.5
-    measured, fired = measure_reconstruction(sae, BY_HAND, SETTINGS)
+    measured, fired = reconstruction(sae, BY_HAND)
     assert by_name(measured)["l0"].value == by_name(measured)["l0_original"].value == pytest.approx(2 / 3)
     assert fired.tolist() == [2, 0]
 
@@ -94,14 +95,14 @@ def test_the_encoder_sees_the_tokens_of_its_residuals() -> None:
     directions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     eye, zeros = torch.eye(2), torch.zeros(2)
     sae = SAE(point, eye, eye.clone(), zeros, zeros.clone(), unigram_directions=directions).requires_grad_(False)
-    measured, fired = measure_reconstruction(sae, BY_HAND, SETTINGS)
+    measured, fired = reconstruction(sae, BY_HAND)
     # (3, 4) -> (3, 0); (2, 0) has nothing left; of (-1, -2) the zero is the largest.
     assert by_name(measured)["nmse"].value == pytest.approx((16 / 25 + 1 + 1) / 3, rel=1e-6)
     assert fired.tolist() == [1, 0]
 
 
 def test_a_perfect_sae_reconstructs(evaluated: Evaluated) -> None:
-    measured, fired = measure_reconstruction(identity_sae(32), load_sequences(evaluated.heldout), SETTINGS)
+    measured, fired = reconstruction(identity_sae(32), evaluated.whole)
     named = by_name(measured)
     assert [named[name].value for name in ("nmse", "nmse_original", "fvu", "mse", "dead_heldout")] == [0.0] * 5
     assert named["l0"].value == pytest.approx(32, abs=0.01)

@@ -472,6 +472,7 @@ def measured(prepared: Prepared, evaluated: Evaluated, tmp_path_factory: pytest.
             MIN_FIRINGS,
             False,
             folder / f"{name}.parquet",
+            folder / f"{name}.safetensors",
         )
         write_measurements(folder / f"{name}.json", file.job.labels, {file.job.subject: rows})
     write_table(folder / "released.csv", [folder / "ot30.json", folder / "o30.json"])

@@ -174,6 +174,7 @@ def ablate(
     settings: Settings,
     model: File,
     residuals: File,
+    heldout: File,
     layer: Layer,
     output: File,
     compatibility_mode: Compatibility = False,
@@ -184,16 +185,18 @@ def ablate(
     from tsae.devices import claim
 
     of = _parse(config.Evaluation, settings)
-    measure_ablations(model, residuals, layer, of, compatibility_mode, output, claim(gpus))
+    measure_ablations(model, residuals, heldout, layer, of, compatibility_mode, output, claim(gpus))
 
 
 @app.command()
 def measure_baselines(
     settings: Settings,
     residuals: File,
+    heldout: File,
     unigrams: File,
     layer: Layer,
     output: File,
+    sums_folder: File,
     model: StreamedFrom = None,
     gpus: Gpus = 0,
     tf32: Tf32 = False,
@@ -204,7 +207,7 @@ def measure_baselines(
     from tsae.table import write_measurements
 
     of = _parse(config.Evaluation, settings)
-    measured = measure_baselines(residuals, unigrams, layer, of, model, claim(gpus, tf32))
+    measured = measure_baselines(residuals, heldout, unigrams, layer, of, sums_folder, model, claim(gpus, tf32))
     write_measurements(output, {"layer": layer}, measured)
 
 
@@ -223,10 +226,11 @@ def evaluate(
     ablations: File,
     output: File,
     features_output: File,
+    sums_output: File,
     compatibility_mode: Compatibility = False,
     gpus: Gpus = 0,
 ) -> None:
-    """Evaluate one SAE, and write the statistics of its features."""
+    """Evaluate one SAE, and write the statistics of its features and the sums of its metrics per document."""
     from tsae.devices import claim
     from tsae.evaluate import evaluate
     from tsae.table import write_measurements
@@ -245,6 +249,7 @@ def evaluate(
         min_firings,
         compatibility_mode,
         features_output,
+        sums_output,
         claim(gpus),
     )
     write_measurements(output, of.labels, {of.subject: measured})
@@ -258,8 +263,10 @@ def measure_curve(
     sae: File,
     model: File,
     residuals: File,
+    heldout: File,
     ablations: File,
     output: File,
+    sums_output: File,
     checkpoints: Annotated[list[int] | None, typer.Option("--checkpoint", help="Step that left a checkpoint")] = None,
     compatibility_mode: Compatibility = False,
     gpus: Gpus = 0,
@@ -275,10 +282,12 @@ def measure_curve(
         checkpoints or (),
         model,
         residuals,
+        heldout,
         ablations,
         _parse(config.Evaluation, settings),
         _parse(config.Curves, curves),
         compatibility_mode,
+        sums_output,
         claim(gpus),
     )
     write_json(output, [{"subject": of.point.id, **of.labels, **row} for row in rows])

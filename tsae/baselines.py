@@ -1,6 +1,5 @@
 """What every SAE of a layer is compared with: the model's loss with the residual intact or ablated, and tables alone."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,12 +9,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tsae.config import Evaluation
-from tsae.files import load_as, save_tensors
+from tsae.files import REMEDY, load_as, save_tensors
 from tsae.lookup import load_unigrams
-from tsae.metrics import Bootstrap, Measurement, max_cosine_similarity, median, reconstruction_errors
+from tsae.metrics import Measurement, max_cosine_similarity, reconstruction_errors
 from tsae.models import LanguageModel, load_model
 from tsae.residuals import ResidualCache, open_residuals
 from tsae.shards import evenly_spaced
+from tsae.sums import DocumentSums
+from tsae.tokens import load_tokens
+
+ABLATIONS = ("clean", "zero", "mean")
 
 
 class Sequences(NamedTuple):
@@ -24,16 +27,29 @@ class Sequences(NamedTuple):
     residuals: Tensor  # (n_seq, n_ctx, d) float16
     tokens: Tensor  # (n_seq, n_ctx) int64
     kept: Tensor  # (n_seq, n_ctx) bool: neither BOS nor of outlying norm
+    documents: Tensor  # (n_seq, n_ctx) int64: line of the token's document; BOS counts with the token behind it
 
 
-def load_sequences(cache: ResidualCache) -> Sequences:
-    """Read all sequences of a split."""
+def load_sequences(cache: ResidualCache, tokens: Path) -> Sequences:
+    """Read all sequences of a split, whose token ids and documents are in the file `tokens`.
+
+    Raises:
+        ValueError: a file is missing or damaged, or the residuals are of other tokens.
+    """
+    split = load_tokens(tokens)
     shards = [cache.shard(index) for index in range(len(cache.shards))]
     shape = (cache.n_sequences, cache.n_ctx)
+    ids = torch.cat([shard.tokens for shard in shards]).view(shape)
+    if not torch.equal(ids, split.ids):
+        raise ValueError(
+            f"{tokens}: its tokens {tuple(split.ids.shape)} are not those {shape} of {cache.index}; cache the residuals again"
+        )
+    documents = split.documents.long()
     return Sequences(
         torch.cat([shard.residuals for shard in shards]).view(*shape, cache.d_model),
-        torch.cat([shard.tokens for shard in shards]).view(shape).long(),
+        ids.long(),
         torch.cat([shard.kept for shard in shards]).view(shape),
+        torch.where(documents < 0, documents.roll(-1, 1), documents),
     )
 
 
@@ -64,49 +80,57 @@ def next_token_losses(model: LanguageModel, residuals: Tensor, tokens: Tensor, l
 def measure_ablations(
     model_folder: Path,
     residuals: Path,
+    heldout_tokens: Path,
     layer: int,
     settings: Evaluation,
     compatibility_mode: bool,
     output: Path,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Write the loss of each held-out sequence with the residuals intact, set to zero, and set to the training mean.
+    """Write the loss of every held-out prediction with the residuals intact, set to zero, and set to the training mean.
 
-    The output holds `count`, `clean`, `zero`, `mean`, each (n_seq,) float64: sums over scored predictions [nats].
-    Like an SAE's reconstruction, an ablation leaves BOS and outlying tokens as they are.
+    The output holds `clean`, `zero`, `mean`, each (n_seq, n_ctx - 1) float32 [nats], and the mask `scored` of the same shape: a
+    prediction is scored if the token that it is made from is kept. Like an SAE's reconstruction, an ablation leaves BOS and
+    outlying tokens as they are.
     """
     model = load_model(model_folder, compatibility_mode, device)
     cache = open_residuals(residuals, "train", layer)
-    sequences = spread(load_sequences(open_residuals(residuals, "heldout", layer)), settings.ce_sequences)
+    heldout = load_sequences(open_residuals(residuals, "heldout", layer), heldout_tokens)
+    sequences = spread(heldout, settings.ce_sequences)
     replacements = {"zero": torch.zeros(cache.d_model, device=device), "mean": cache.mean().to(device)}
-    sums: dict[str, list[Tensor]] = {"count": [], "clean": [], "zero": [], "mean": []}
+    losses: dict[str, list[Tensor]] = {name: [] for name in ABLATIONS}
     progress = tqdm(
         total=sequences.tokens.numel(), desc=f"ablations of layer {layer}", unit="tok", unit_scale=True, disable=None
     )
-    for batch in zip(*(part.split(settings.batch_sequences) for part in sequences), strict=True):
+    for batch in zip(*(part.split(settings.batch_sequences) for part in sequences[:3]), strict=True):
         x, tokens, kept = (part.to(device) for part in batch)
-        scored, x = kept[:, :-1], x.float()
-        sums["count"].append(scored.sum(1).double())
-        for name in ("clean", "zero", "mean"):
+        x = x.float()
+        for name in ABLATIONS:
             patched = x if name == "clean" else torch.where(kept[..., None], replacements[name], x)
-            losses = next_token_losses(model, patched, tokens, layer)
-            sums[name].append((losses * scored).double().sum(1))
+            losses[name].append(next_token_losses(model, patched, tokens, layer).cpu())
         progress.update(tokens.numel())
     progress.close()
-    save_tensors(output, {name: torch.cat(parts) for name, parts in sums.items()})
+    save_tensors(
+        output, {"scored": sequences.kept[:, :-1], **{name: torch.cat(parts) for name, parts in losses.items()}}
+    )
 
 
-def load_ablations(path: Path, n_sequences: int) -> dict[str, Tensor]:
-    """Read what `measure_ablations` wrote: `count`, `clean`, `zero`, `mean`, each (n_sequences,) float64.
+def load_ablations(path: Path, sequences: Sequences) -> dict[str, Tensor]:
+    """Read what `measure_ablations` wrote of these sequences: `clean`, `zero`, `mean`, each (n_seq, n_ctx - 1) float32 [nats].
 
     Raises:
         ValueError: the file is missing, damaged, or of other sequences.
     """
-    return load_as(path, dict.fromkeys(("count", "clean", "zero", "mean"), ((n_sequences,), torch.float64)))
+    scored = sequences.kept[:, :-1]
+    shape = tuple(scored.shape)
+    found = load_as(path, {"scored": (shape, torch.bool), **dict.fromkeys(ABLATIONS, (shape, torch.float32))})
+    if not torch.equal(found.pop("scored"), scored):
+        raise ValueError(f"{path}: the losses of other tokens; {REMEDY}")
+    return found
 
 
-def last_token_detection(sequences: Sequences, table: Tensor, settings: Evaluation) -> list[Measurement]:
-    """How often the row most similar to a residual, by cosine, is that of its own token (C9).
+def last_token_detection(sequences: Sequences, table: Tensor, settings: Evaluation, sums: DocumentSums) -> None:
+    """Sum how often the row most similar to a residual, by cosine, is that of its own token (C9).
 
     `last_token_detection` is measured on the last row of every sequence, `last_token_detection_any_position` on a
     sample of all positions; both leave out tokens of outlying norm.
@@ -114,16 +138,14 @@ def last_token_detection(sequences: Sequences, table: Tensor, settings: Evaluati
     Args:
         sequences: held-out sequences.
         table: (V, d), a row per token; NaN rows are never chosen.
-        settings: size of the sample and of the bootstrap.
+        settings: size and seed of the sample.
+        sums: where the sums go.
     """
-    n_sequences, n_ctx = sequences.tokens.shape
     last = torch.zeros_like(sequences.kept)
     last[:, -1] = True
     places = sequences.kept.flatten().nonzero().flatten()
     generator = torch.Generator().manual_seed(settings.seed)
     sample = places[torch.randperm(len(places), generator=generator)[: settings.detection_tokens]]
-    bootstrap = Bootstrap(n_sequences, settings.bootstrap, settings.seed)
-    rows = []
     for metric, chosen in (
         ("last_token_detection", (last & sequences.kept).flatten().nonzero().flatten()),
         ("last_token_detection_any_position", sample),
@@ -131,30 +153,22 @@ def last_token_detection(sequences: Sequences, table: Tensor, settings: Evaluati
         queries = sequences.residuals.flatten(0, 1)[chosen].float()
         nearest = max_cosine_similarity(queries.to(table.device), table)[1].cpu()
         hits = nearest == sequences.tokens.flatten()[chosen]
-        sequence = chosen // n_ctx
-        numerator = torch.zeros(n_sequences, dtype=torch.float64).index_add_(0, sequence, hits.double())
-        rows.append(bootstrap.ratio(metric, numerator, torch.bincount(sequence, minlength=n_sequences), len(chosen)))
-    return rows
+        sums.add(metric, hits, 1, sequences.documents.flatten()[chosen])
 
 
-def table_fvu(sequences: Sequences, table: Tensor, mean: Tensor, bootstrap: Bootstrap) -> Measurement:
-    """FVU of x_hat = table[t] at kept tokens, before any SAE.
+def table_fvu(sequences: Sequences, table: Tensor, mean: Tensor, sums: DocumentSums) -> None:
+    """Sum the FVU of x_hat = table[t] at kept tokens, before any SAE.
 
     Args:
         sequences: held-out sequences.
         table: (V, d), a row per token.
         mean: (d,), what tokens get whose row is NaN.
-        bootstrap: resamples of these sequences.
+        sums: where the sums go.
     """
     x, tokens = sequences.residuals[sequences.kept].float(), sequences.tokens[sequences.kept]
-    sequence = sequences.kept.nonzero()[:, 0]
     predicted = table[tokens]
     errors = reconstruction_errors(x, torch.where(predicted.isnan(), mean, predicted))
-    error, deviation = (
-        torch.zeros(len(sequences.tokens), dtype=torch.float64).index_add_(0, sequence, part)
-        for part in (errors.squared_error, errors.squared_deviation)
-    )
-    return bootstrap.ratio("table_fvu", error, deviation, n=len(tokens))
+    sums.add("table_fvu", errors.squared_error, errors.squared_deviation, sequences.documents[sequences.kept])
 
 
 def conditional_means(cache: ResidualCache, counts: Tensor) -> Tensor:
@@ -166,8 +180,8 @@ def conditional_means(cache: ResidualCache, counts: Tensor) -> Tensor:
     return sums / counts.where(counts > 0, torch.nan)[:, None]
 
 
-def token_subspaces(sequences: Sequences, unigram_table: Tensor, seed: int) -> list[Measurement]:
-    """Median cosine similarity of a residual to its token's unigram residual, by context length (C12).
+def token_subspaces(sequences: Sequences, unigram_table: Tensor, seed: int, sums: DocumentSums) -> None:
+    """Sum the cosine similarities of residuals to their tokens' unigram residuals, by context length (C12).
 
     Context length counts the tokens up to and including it, without BOS, and `at` is the upper edge of a bin: 1, 2, 3 to 4,
     5 to 8, ... `residual_other_cosine`, the floor, takes the unigram residual of another held-out token at random: residuals
@@ -180,49 +194,50 @@ def token_subspaces(sequences: Sequences, unigram_table: Tensor, seed: int) -> l
         "residual_unigram_cosine": F.cosine_similarity(x, unigram_table[tokens], dim=1),
         "residual_other_cosine": F.cosine_similarity(x, unigram_table[other], dim=1),
     }
+    documents = sequences.documents[sequence, position]
     bins = torch.ceil(torch.log2(position.double()))
-    return [
-        replace(median(metric, values[bins == edge]), at=2.0**edge)
-        for metric, values in cosines.items()
-        for edge in bins[position > 0].unique().tolist()  # a kept BOS has no context
-    ]
+    for metric, values in cosines.items():
+        for edge in bins[position > 0].unique().tolist():  # a kept BOS has no context
+            inside = bins == edge
+            sums.add(metric, values[inside], 1, documents[inside], at=2.0**edge)
 
 
 def measure_baselines(
     residuals: Path,
+    heldout_tokens: Path,
     unigrams: Path,
     layer: int,
     settings: Evaluation,
+    sums_folder: Path,
     model_folder: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> dict[str, list[Measurement]]:
     """Measure held-out residuals, and what tables alone say of them, before any SAE: unigram residuals and conditional means.
 
     A token that the table does not have gets the mean residual. The model computes, on a
-    device, the residuals that are not on disk.
+    device, the residuals that are not on disk. The sums per document go to `{subject}.safetensors` in `sums_folder`.
     """
     cache = open_residuals(residuals, "train", layer, model_folder, device)
     heldout = open_residuals(residuals, "heldout", layer)
-    sequences = load_sequences(heldout)
+    sequences = load_sequences(heldout, heldout_tokens)
     unigram_table = load_unigrams(unigrams)
     counts = cache.token_counts(len(unigram_table))
     mean_table, mean = conditional_means(cache, counts), cache.mean()
-    bootstrap = Bootstrap(heldout.n_sequences, settings.bootstrap, settings.seed)
-    tokens = sequences.tokens[sequences.kept]
-    measured = {
-        subject: [
-            table_fvu(sequences, table, mean, bootstrap),
-            *last_token_detection(sequences, table, settings),
-        ]
-        for subject, table in (("unigram-residuals", unigram_table), ("conditional-means", mean_table))
-    }
-    measured["residuals"] = [
-        *token_subspaces(sequences, unigram_table, settings.seed),
-        Measurement("heldout_tokens_seen_in_training", (counts[tokens] > 0).double().mean().item(), n=len(tokens)),
+    tables = {"unigram-residuals": unigram_table, "conditional-means": mean_table}
+    sums = {subject: DocumentSums(sequences.documents) for subject in (*tables, "residuals")}
+    for subject, table in tables.items():
+        table_fvu(sequences, table, mean, sums[subject])
+        last_token_detection(sequences, table, settings, sums[subject])
+    about, kept, in_text = sums["residuals"], sequences.kept, sequences.kept.clone()
+    in_text[:, 1:] = True  # a BOS that is not kept is no outlier
+    token_subspaces(sequences, unigram_table, settings.seed, about)
+    about.add("heldout_tokens_seen_in_training", counts[sequences.tokens[kept]] > 0, 1, sequences.documents[kept])
+    about.add("outlier_share_heldout", ~kept[in_text], 1, sequences.documents[in_text])
+    for subject in sums:
+        sums[subject].save(sums_folder / f"{subject}.safetensors")
+    measured = {subject: sums[subject].measure(settings.bootstrap, settings.seed) for subject in sums}
+    measured["residuals"] += [
         Measurement("outlier_share_train", cache.n_outliers / (cache.n_kept + cache.n_outliers), n=cache.n_rows),
-        Measurement(
-            "outlier_share_heldout", heldout.n_outliers / (heldout.n_kept + heldout.n_outliers), n=heldout.n_rows
-        ),
         Measurement("scale", cache.scale, n=cache.n_kept),
     ]
     return measured

@@ -210,7 +210,7 @@ class Evaluation(Section):
     ce_sequences: int | None = Field(
         None, ge=1, description="Held-out sequences on which the loss is measured, evenly spaced; null: all [sequences]"
     )
-    bootstrap: int = Field(1000, ge=10, description="Bootstrap samples over held-out sequences, for 95% intervals")
+    bootstrap: int = Field(1000, ge=10, description="Bootstrap samples over held-out documents, for 95% intervals")
     seed: int = Field(0, ge=0, description="Seed of bootstrap and of subsamples")
     dead_window: int = Field(
         ge=1, description="A feature is dead in training if it fired in none of this many last tokens [tokens]"

@@ -303,8 +303,8 @@ def _evaluate(config: Config) -> Cost:
         on_gpu=True,
         model_tokens=scored * len(jobs),
         model_flops=sum(scored * _upper_flops(config, job.layer) for job in jobs),
-        dense_flops=sum((2 * heldout + scored) * _encoder_flops(config, job.point) + compared(job) for job in jobs),
-        sparse_flops=sum((2 * heldout + scored) * 2 * config.model.d_model * _active(job.point) for job in jobs),
+        dense_flops=sum((heldout + scored) * _encoder_flops(config, job.point) + compared(job) for job in jobs),
+        sparse_flops=sum((heldout + scored) * 2 * config.model.d_model * _active(job.point) for job in jobs),
         memory=MODEL_PROCESS_BYTES + held + _heldout_bytes(config) + 64 * firings,
         gpu_memory=GPU_PROCESS_BYTES + held,
     )

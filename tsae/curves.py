@@ -8,13 +8,15 @@ import torch
 
 from tsae.baselines import load_ablations, load_sequences, spread
 from tsae.config import Curves, Evaluation
-from tsae.evaluate import measure_reconstruction, patched_losses
-from tsae.metrics import Bootstrap, failure
+from tsae.evaluate import measure_dead_on_heldout, measure_loss, measure_reconstruction
+from tsae.metrics import failure
 from tsae.models import load_model
 from tsae.residuals import open_residuals
 from tsae.sae import check_fits, load
 from tsae.shards import evenly_spaced
+from tsae.sums import DocumentSums, save_curve
 from tsae.table import labelled
+from tsae.tokens import load_tokens
 
 
 def measure_curve(
@@ -22,23 +24,27 @@ def measure_curve(
     checkpoints: Sequence[int],
     model_folder: Path,
     residuals: Path,
+    heldout_tokens: Path,
     ablations: Path,
     settings: Evaluation,
     curves: Curves,
     compatibility_mode: bool,
+    sums_output: Path,
     device: torch.device | str = "cpu",
 ) -> list[dict[str, Any]]:
-    """Measure every checkpoint of an SAE, the trained one last.
+    """Measure every checkpoint of an SAE, the trained one last, and write the sums per document.
 
     Args:
         sae_folder: the trained SAE, with its checkpoints in `checkpoints/`.
         checkpoints: their steps.
         model_folder: the language model.
         residuals: index of the residual cache.
+        heldout_tokens: the held-out split, for its documents.
         ablations: losses of the layer without an SAE.
         settings: how to evaluate.
         curves: on how many of the sequences the loss is measured.
         compatibility_mode: see the model's configuration.
+        sums_output: where the sums of all checkpoints go; of an SAE whose training was stopped, none.
         device: where to compute.
 
     Returns:
@@ -50,28 +56,27 @@ def measure_curve(
     folders = [*(sae_folder / f"checkpoints/step{step:08d}" for step in checkpoints), sae_folder]
     trained = load(sae_folder)
     if stopped := failure(trained.metadata):
+        save_curve(sums_output, {}, load_tokens(heldout_tokens).documents)
         return labelled({"step": trained.metadata["step"], "tokens": trained.metadata["tokens_trained"]}, stopped)
     layer = trained.metadata["layer"]
     cache = open_residuals(residuals, "heldout", layer)
     check_fits(trained, sae_folder, cache.d_model, cache.vocab_size)
-    sequences = load_sequences(cache)
+    sequences = load_sequences(cache, heldout_tokens)
     scored = spread(sequences, settings.ce_sequences)
-    without_sae = load_ablations(ablations, len(scored.tokens))
     chosen = evenly_spaced(len(scored.tokens), curves.ce_sequences)
     fewer = spread(scored, curves.ce_sequences)
-    clean, count = without_sae["clean"][chosen], without_sae["count"][chosen]
-    bootstrap = Bootstrap(len(chosen), settings.bootstrap, settings.seed)
+    without_sae = {name: losses[chosen] for name, losses in load_ablations(ablations, scored).items()}
     rows: list[dict[str, Any]] = []
+    curve: dict[int, DocumentSums] = {}
     model = load_model(model_folder, compatibility_mode, device)
     with torch.inference_mode():
         for folder in folders:
             sae = load(folder).to(device)
-            reconstruction, _ = measure_reconstruction(sae, sequences, settings)
-            patched = patched_losses(sae, model, fewer, layer, settings, label=folder.name)
-            measured = [
-                *reconstruction,
-                bootstrap.ratio("ce_added", patched - clean, clean, int(count.sum())),
-                bootstrap.ratio("ce_added_nats", patched - clean, count, int(count.sum())),
-            ]
+            sums = DocumentSums(sequences.documents)
+            fired = measure_reconstruction(sae, sequences, settings, sums)
+            measure_loss(sae, model, fewer, without_sae, layer, settings, sums, label=folder.name)
+            measured = [*sums.measure(settings.bootstrap, settings.seed), measure_dead_on_heldout(fired, settings)]
             rows += labelled({"step": sae.metadata["step"], "tokens": sae.metadata["tokens_trained"]}, measured)
+            curve[sae.metadata["step"]] = sums
+    save_curve(sums_output, curve, sequences.documents)
     return rows

@@ -1,5 +1,6 @@
 """Evaluation of one SAE on held-out tokens."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 
 from tsae.baselines import (
+    ABLATIONS,
     Sequences,
     last_token_detection,
     load_ablations,
@@ -18,12 +20,10 @@ from tsae.baselines import (
     spread,
 )
 from tsae.config import Evaluation, Features
-from tsae.features import feature_statistics, simple_shares, write_features
+from tsae.features import Firings, feature_statistics, firings_of, simple_shares, write_features
 from tsae.lookup import load_unigrams
 from tsae.metrics import (
-    Bootstrap,
     Measurement,
-    complement,
     failure,
     max_cosine_similarity,
     max_cosine_similarity_by_count,
@@ -34,7 +34,7 @@ from tsae.metrics import (
 from tsae.models import LanguageModel, load_model
 from tsae.residuals import open_residuals
 from tsae.sae import SAE, check_fits, load, load_last_fired
-from tsae.tokens import load_tokens
+from tsae.sums import DocumentSums
 
 THRESHOLDS = tuple(step / 20 for step in range(21))  # cosine similarities at which shares are reported
 SIMILAR = (0.4, 0.9)  # the authors' band: features "similar to" a token-bias (C4)
@@ -42,12 +42,24 @@ SEEN = 1  # feature statistics name the most similar row among tokens seen in tr
 DEAD_WINDOW_ORIGINAL = 3 * 4096  # the authors' "dead": silent for three of their batches [tokens]
 
 
-def measure_reconstruction(sae: SAE, sequences: Sequences, settings: Evaluation) -> tuple[list[Measurement], Tensor]:
-    """Measure reconstruction on kept tokens; also return (F,) int64, how many tokens each feature fired on."""
-    n_sequences = len(sequences.tokens)
+def measure_reconstruction(
+    sae: SAE, sequences: Sequences, settings: Evaluation, sums: DocumentSums, firings: list[Firings] | None = None
+) -> Tensor:
+    """Measure reconstruction and sparsity on kept tokens.
+
+    Args:
+        sae: the SAE, speaking raw residuals.
+        sequences: held-out sequences.
+        settings: how many of them are encoded together.
+        sums: where the sums go.
+        firings: where the non-zero activations go, in parts, if they are wanted.
+
+    Returns:
+        (F,) int64, how many tokens each feature fired on.
+    """
+    n_sequences, n_ctx = sequences.tokens.shape
     mean = sequences.residuals[sequences.kept].double().mean(0).to(sae.device)
-    names = ("count", "nmse", "nmse_original", "squared_error", "squared_deviation", "l0", "l0_original")
-    sums = {name: torch.zeros(n_sequences, dtype=torch.float64) for name in names}
+    parts: dict[str, list[Tensor]] = defaultdict(list)
     fired = torch.zeros(sae.n_features, dtype=torch.int64)
     for chosen in torch.arange(n_sequences).split(settings.batch_sequences):
         kept = sequences.kept[chosen]
@@ -57,30 +69,28 @@ def measure_reconstruction(sae: SAE, sequences: Sequences, settings: Evaluation)
         errors = reconstruction_errors(x, sae.decode_active(active, sae.token_biases(tokens)), mean)
         rows, nonzero = active.rows, active.values != 0
         fired += torch.bincount(active.features[nonzero], minlength=sae.n_features).cpu()
-        per_token = {
-            "count": torch.ones(len(x)),
-            "nmse": errors.nmse,
-            "nmse_original": errors.nmse_original,
-            "squared_error": errors.squared_error,
-            "squared_deviation": errors.squared_deviation,
-            "l0": torch.bincount(rows[nonzero], minlength=len(x)),
-            "l0_original": torch.bincount(rows[active.values > 0], minlength=len(x)),
-        }
-        sequence = chosen[kept.nonzero()[:, 0]]
-        for name, values in per_token.items():
-            sums[name].index_add_(0, sequence, values.cpu().double())
-    bootstrap = Bootstrap(n_sequences, settings.bootstrap, settings.seed)
-    n = int(sums["count"].sum())
-    d_model = sequences.residuals.shape[-1]
-    return [
-        *(
-            bootstrap.ratio(name, sums[name], sums["count"], n)
-            for name in ("nmse", "nmse_original", "l0", "l0_original")
-        ),
-        bootstrap.ratio("fvu", sums["squared_error"], sums["squared_deviation"], n),
-        bootstrap.ratio("mse", sums["squared_error"], sums["count"] * d_model, n),
-        _share("dead_heldout", fired == 0, settings),
-    ], fired
+        for name, values in (
+            ("nmse", errors.nmse),
+            ("nmse_original", errors.nmse_original),
+            ("squared_error", errors.squared_error),
+            ("squared_deviation", errors.squared_deviation),
+            ("l0", torch.bincount(rows[nonzero], minlength=len(x))),
+            ("l0_original", torch.bincount(rows[active.values > 0], minlength=len(x))),
+        ):
+            parts[name].append(values.cpu())
+        if firings is not None:
+            firings.append(firings_of(active, (chosen[:, None] * n_ctx + torch.arange(n_ctx))[kept]))
+    per_token, documents = {name: torch.cat(parts[name]) for name in parts}, sequences.documents[sequences.kept]
+    for name in ("nmse", "nmse_original", "l0", "l0_original"):
+        sums.add(name, per_token[name], 1, documents)
+    sums.add("fvu", per_token["squared_error"], per_token["squared_deviation"], documents)
+    sums.add("mse", per_token["squared_error"], sequences.residuals.shape[-1], documents)
+    return fired
+
+
+def measure_dead_on_heldout(fired: Tensor, settings: Evaluation) -> Measurement:
+    """Share of features that fired on no held-out token: `fired` (F,) counts the tokens."""
+    return _share("dead_heldout", fired == 0, settings)
 
 
 def measure_dead_in_training(sae: SAE, last_fired: Tensor, settings: Evaluation) -> list[Measurement]:
@@ -99,42 +109,58 @@ def measure_dead_in_training(sae: SAE, last_fired: Tensor, settings: Evaluation)
 def patched_losses(
     sae: SAE, model: LanguageModel, sequences: Sequences, layer: int, settings: Evaluation, label: str = "loss"
 ) -> Tensor:
-    """Loss of each sequence (n_seq,) float64 [nats, summed over scored predictions] with reconstructions for residuals.
-
-    Kept tokens are reconstructed, and predictions made from them scored.
-    """
+    """Loss of every prediction (n_seq, n_ctx - 1) float32 [nats] with reconstructions for the residuals of kept tokens."""
     parts = []
     progress = tqdm(total=sequences.tokens.numel(), desc=label, unit="tok", unit_scale=True, disable=None)
-    for batch in zip(*(part.split(settings.batch_sequences) for part in sequences), strict=True):
+    for batch in zip(*(part.split(settings.batch_sequences) for part in sequences[:3]), strict=True):
         x, tokens, kept = (part.to(sae.device) for part in batch)
         patched = x.to(torch.float32, copy=True)
         patched[kept] = sae(patched[kept], tokens[kept])
-        losses = next_token_losses(model, patched, tokens, layer)
-        parts.append((losses * kept[:, :-1]).double().sum(1).cpu())
+        parts.append(next_token_losses(model, patched, tokens, layer).cpu())
         progress.update(tokens.numel())
     progress.close()
     return torch.cat(parts)
 
 
 def measure_loss(
-    sae: SAE, model: LanguageModel, sequences: Sequences, ablations: dict[str, Tensor], layer: int, settings: Evaluation
-) -> list[Measurement]:
-    """Measure the model's loss when the SAE's reconstructions stand in for the residuals of kept tokens."""
-    patched = patched_losses(sae, model, sequences, layer, settings)
-    clean, count = ablations["clean"], ablations["count"]
-    bootstrap = Bootstrap(len(count), settings.bootstrap, settings.seed)
-    n = int(count.sum())
-    return [
-        bootstrap.ratio("ce", patched, count, n),
-        bootstrap.ratio("ce_clean", clean, count, n),
-        bootstrap.ratio("ce_added", patched - clean, clean, n),
-        bootstrap.ratio("ce_added_original", patched - clean, clean + 0.001 * count, n),
-        bootstrap.ratio("ce_added_nats", patched - clean, count, n),
-        *(
-            complement(bootstrap.ratio(f"ce_recovered_{name}", patched - clean, ablations[name] - clean, n))
-            for name in ("zero", "mean")
-        ),
-    ]
+    sae: SAE,
+    model: LanguageModel,
+    sequences: Sequences,
+    ablations: Mapping[str, Tensor],
+    layer: int,
+    settings: Evaluation,
+    sums: DocumentSums,
+    label: str = "loss",
+) -> None:
+    """Measure the model's loss when the SAE's reconstructions stand in for the residuals of kept tokens.
+
+    Scored are the predictions made from kept tokens, each with the document of the token that it is made from.
+
+    Args:
+        sae: the SAE, speaking raw residuals.
+        model: the language model.
+        sequences: held-out sequences.
+        ablations: the losses of their predictions without an SAE, as of `load_ablations`.
+        layer: the SAE's.
+        settings: how many sequences share a forward pass.
+        sums: where the sums go.
+        label: of the progress.
+    """
+    scored = sequences.kept[:, :-1]
+    documents = sequences.documents[:, :-1][scored]
+    clean, zero, mean = (ablations[name][scored].double() for name in ABLATIONS)
+    ce = patched_losses(sae, model, sequences, layer, settings, label)[scored].double()
+    for metric, numerator, denominator in (
+        ("ce", ce, 1.0),
+        ("ce_clean", clean, 1.0),
+        ("ce_added", ce - clean, clean),
+        ("ce_added_original", ce - clean, clean + 0.001),
+        ("ce_added_nats", ce - clean, 1.0),
+        # 1 - (CE - clean) / (ablated - clean), as one ratio
+        ("ce_recovered_zero", zero - ce, zero - clean),
+        ("ce_recovered_mean", mean - ce, mean - clean),
+    ):
+        sums.add(metric, numerator, denominator, documents)
 
 
 class Similar(NamedTuple):
@@ -200,14 +226,19 @@ def measure_table(table: Tensor, unigrams: Tensor, counts: Tensor, settings: Eva
             ("token_bias_other_cosine", cosine_similarity(table[shuffled], unigrams[shuffled.roll(1)], dim=1)),
         ):
             rows.append(median(metric, values, min_count))
-            rows += [_share(f"{metric}_share", values >= at, settings, at, min_count) for at in THRESHOLDS]
+            rows += [_share(f"{metric}_share", values >= at, settings, at, min_count, "tokens") for at in THRESHOLDS]
     return rows
 
 
 def _share(
-    metric: str, hits: Tensor, settings: Evaluation, at: float | None = None, min_count: int | None = None
+    metric: str,
+    hits: Tensor,
+    settings: Evaluation,
+    at: float | None = None,
+    min_count: int | None = None,
+    over: str = "features",
 ) -> Measurement:
-    return share(metric, hits, settings.bootstrap, settings.seed, at, min_count)
+    return share(metric, hits, settings.bootstrap, settings.seed, at, min_count, over)
 
 
 def evaluate(
@@ -223,16 +254,17 @@ def evaluate(
     min_firings: int,
     compatibility_mode: bool,
     features_output: Path,
+    sums_output: Path,
     device: torch.device | str = "cpu",
 ) -> list[Measurement]:
-    """Measure an SAE in every way, and write the statistics of its features.
+    """Measure an SAE in every way, and write the statistics of its features and the sums per document.
 
     Args:
         sae_folder: checkpoint.
         token_bias_folder: checkpoint of the tokenized SAE whose table the features are compared with.
         model_folder: the language model.
         residuals: index of the residual cache.
-        heldout_tokens: the held-out split, for the documents that contexts come from.
+        heldout_tokens: the held-out split, for its documents.
         unigrams: unigram residuals of the layer.
         ablations: losses of the layer without an SAE.
         settings: how to evaluate.
@@ -240,6 +272,7 @@ def evaluate(
         min_firings: features that fire less often are not judged simple or not.
         compatibility_mode: see the model's configuration.
         features_output: where the statistics of features go.
+        sums_output: where the sums of metrics over held-out tokens go; of an SAE whose training was stopped, none.
         device: where to compute.
 
     Raises:
@@ -252,8 +285,9 @@ def evaluate(
     cache = open_residuals(residuals, "heldout", layer)
     check_fits(sae, sae_folder, cache.d_model, cache.vocab_size)
     check_fits(reference, token_bias_folder, cache.d_model, cache.vocab_size)
-    sequences, unigram_table = load_sequences(cache), load_unigrams(unigrams)
-    reconstruction, fired = measure_reconstruction(sae, sequences, settings)
+    sequences, unigram_table = load_sequences(cache, heldout_tokens), load_unigrams(unigrams)
+    sums, firings = DocumentSums(sequences.documents), list[Firings]()
+    fired = measure_reconstruction(sae, sequences, settings, sums, firings)
     counts = open_residuals(residuals, "train", layer).token_counts(len(unigram_table))
     tables = {"token_bias": reference.W_lookup, "unigram": unigram_table}
     if failure(reference.metadata):
@@ -263,31 +297,32 @@ def evaluate(
     }
     not_compared = Similar(torch.full((sae.n_features,), torch.nan), torch.zeros(sae.n_features, dtype=torch.int64))
     statistics = feature_statistics(
-        sae,
+        sae.n_features,
+        firings,
         sequences,
-        load_tokens(heldout_tokens).documents,
         nearest_unigrams=similar["unigram"][SEEN],
         nearest_token_biases=similar.get("token_bias", {SEEN: not_compared})[SEEN],
         settings=features,
-        batch_sequences=settings.batch_sequences,
     )
     write_features(features_output, statistics)
     if stopped := failure(sae.metadata):
+        DocumentSums(sequences.documents).save(sums_output)
         return stopped
     # Of an SAE that was trained elsewhere it is not known when its features fired.
     trained_here = "tokens_trained" in sae.metadata
     rows = [
-        *reconstruction,
+        measure_dead_on_heldout(fired, settings),
         *(measure_dead_in_training(sae, load_last_fired(sae_folder), settings) if trained_here else ()),
         *(m for name in similar for m in measure_feature_similarity(name, similar[name], fired > 0, settings)),
         *simple_shares(statistics, min_firings, THRESHOLDS, settings.bootstrap, settings.seed),
     ]
     if sae.W_lookup is not None:
         rows += measure_table(sae.W_lookup, unigram_table, counts, settings)
-        rows += last_token_detection(sequences, sae.W_lookup, settings)
-    del reference, unigram_table, tables, similar
+        last_token_detection(sequences, sae.W_lookup, settings, sums)
+    del reference, unigram_table, tables, similar, firings
     model = load_model(model_folder, compatibility_mode, device)
     scored = spread(sequences, settings.ce_sequences)
     with torch.inference_mode():
-        rows += measure_loss(sae, model, scored, load_ablations(ablations, len(scored.tokens)), layer, settings)
-    return rows
+        measure_loss(sae, model, scored, load_ablations(ablations, scored), layer, settings, sums)
+    sums.save(sums_output)
+    return [*sums.measure(settings.bootstrap, settings.seed), *rows]

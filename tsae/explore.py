@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from tsae.baselines import Sequences, load_sequences
 from tsae.features import read_features
 from tsae.files import check
 from tsae.lookup import load_unigrams
@@ -105,6 +106,10 @@ class Run:
     def residuals(self, layer: int, split: str = "heldout") -> ResidualCache:
         """The residuals of a split."""
         return open_residuals(self.results / "residuals/index.json", split, layer, self.results / "model")
+
+    def heldout(self, layer: int) -> Sequences:
+        """The held-out sequences."""
+        return load_sequences(self.residuals(layer), self.results / "tokens/heldout.safetensors")
 
     def token(self, text: str) -> int:
         """Id of the token that is exactly this text; mind the leading space.

@@ -13,13 +13,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from tsae.architectures import Active
 from tsae.baselines import Sequences
 from tsae.config import Features
 from tsae.files import check, replacing
 from tsae.metrics import Measurement, share
-from tsae.sae import SAE
 
 LISTS = [
     "context_activations", "context_documents", "context_sequences", "context_positions", "context_active",
@@ -27,22 +26,28 @@ LISTS = [
 ]  # fmt: skip
 
 
-class _Firings(NamedTuple):
-    """Every non-zero activation, in the order of the tokens; M in all."""
+class Firings(NamedTuple):
+    """Non-zero activations, in the order of the tokens; M in all."""
 
     features: np.ndarray  # (M,) int64
     places: np.ndarray  # (M,) int64: sequence * n_ctx + position
     values: np.ndarray  # (M,) float64
 
 
+def firings_of(active: Active, places: Tensor) -> Firings:
+    """The non-zero ones among activations of tokens at some places (n,)."""
+    fired = active.values != 0
+    features, rows, values = (part[fired].cpu() for part in (active.features, active.rows, active.values))
+    return Firings(features.numpy(), places[rows].numpy(), values.double().numpy())
+
+
 def feature_statistics(
-    sae: SAE,
+    n_features: int,
+    parts: Iterable[Firings],
     sequences: Sequences,
-    documents: Tensor,
     nearest_unigrams: tuple[Tensor, Tensor],
     nearest_token_biases: tuple[Tensor, Tensor],
     settings: Features,
-    batch_sequences: int,
 ) -> pd.DataFrame:
     """Statistics of every feature over the kept tokens.
 
@@ -51,14 +56,13 @@ def feature_statistics(
     missing: NaN, NA, or an empty list.
 
     Args:
-        sae: the SAE, speaking raw residuals.
-        sequences: residuals (n_seq, n_ctx, d), tokens and kept (n_seq, n_ctx).
-        documents: (n_seq, n_ctx) integers, the document of each token.
+        n_features: of the SAE.
+        parts: its firings on all kept tokens, as `tsae.evaluate.measure_reconstruction` leaves them.
+        sequences: tokens, kept and documents (n_seq, n_ctx).
         nearest_unigrams: for each row of W_dec, its highest cosine similarity to a unigram residual and that one's token,
             both (F,): see `tsae.metrics.max_cosine_similarity`.
         nearest_token_biases: the same for token-biases.
         settings: number and size of the contexts.
-        batch_sequences: sequences encoded together.
 
     Returns:
         One row per feature, with columns
@@ -77,35 +81,32 @@ def feature_statistics(
     Raises:
         ValueError: shapes do not fit together, or no token is kept.
     """
-    shape = sequences.tokens.shape
-    if documents.shape != shape:
-        raise ValueError(f"documents of shape {tuple(documents.shape)} for tokens of shape {tuple(shape)}")
     if not sequences.kept.any():
         raise ValueError("no token is kept, so no feature can fire")
     for name, pair in (("nearest_unigrams", nearest_unigrams), ("nearest_token_biases", nearest_token_biases)):
-        if any(part.shape != (sae.n_features,) for part in pair):
-            raise ValueError(f"{name}: {[tuple(part.shape) for part in pair]} for an SAE of {sae.n_features} features")
+        if any(part.shape != (n_features,) for part in pair):
+            raise ValueError(f"{name}: {[tuple(part.shape) for part in pair]} for an SAE of {n_features} features")
 
-    firings = _collect_firings(sae, sequences, batch_sequences)
+    firings = Firings(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     tokens = sequences.tokens.numpy()
     previous = np.concatenate([tokens[:, :1], tokens[:, :-1]], axis=1).ravel()[firings.places]
     token = tokens.ravel()[firings.places]
     vocabulary = int(tokens.max()) + 1
     mass = np.abs(firings.values)
 
-    counts = np.bincount(firings.features, minlength=sae.n_features)
+    counts = np.bincount(firings.features, minlength=n_features)
     silent = counts == 0
-    total = np.bincount(firings.features, firings.values, minlength=sae.n_features)
-    top_token, token_share = _heaviest(firings.features, token, vocabulary, mass, sae.n_features)
+    total = np.bincount(firings.features, firings.values, minlength=n_features)
+    top_token, token_share = _heaviest(firings.features, token, vocabulary, mass, n_features)
     top_bigram, bigram_share = _heaviest(
-        firings.features, previous * vocabulary + token, vocabulary**2, mass, sae.n_features
+        firings.features, previous * vocabulary + token, vocabulary**2, mass, n_features
     )
     columns = {
-        "feature": np.arange(sae.n_features),
+        "feature": np.arange(n_features),
         "firings": counts,
         "firing_rate": counts / int(sequences.kept.sum()),
         "mean_activation": np.where(silent, np.nan, total / np.maximum(counts, 1)),
-        "max_activation": _maximum(firings, sae.n_features),
+        "max_activation": _maximum(firings, n_features),
         "top_token": pd.array(top_token, dtype="Int64"),
         "top_token_share": token_share,
         "top_bigram_previous": pd.array(top_bigram // vocabulary, dtype="Int64"),
@@ -116,25 +117,8 @@ def feature_statistics(
         columns |= {f"{name}_cosine": cosine.double().numpy(), f"{name}_token": nearest.numpy()}
     frame = pd.DataFrame(columns)
     frame.loc[silent, ["top_token", "top_bigram_previous", "top_bigram_token"]] = pd.NA
-    contexts = _top_contexts(firings, tokens, documents.numpy(), sae.n_features, settings)
+    contexts = _top_contexts(firings, tokens, sequences.documents.numpy(), n_features, settings)
     return frame.assign(**{name: pd.Series(contexts[name], dtype=object) for name in LISTS})
-
-
-def _collect_firings(sae: SAE, sequences: Sequences, batch_sequences: int) -> _Firings:
-    n_ctx = sequences.tokens.shape[1]
-    parts = []
-    progress = tqdm(total=sequences.tokens.numel(), desc="features", unit="tok", unit_scale=True, disable=None)
-    for chosen in torch.arange(len(sequences.tokens)).split(batch_sequences):
-        kept = sequences.kept[chosen]
-        x, tokens = (part[chosen][kept].to(sae.device) for part in (sequences.residuals, sequences.tokens))
-        active = sae.active(x.float(), tokens)
-        places = (chosen[:, None] * n_ctx + torch.arange(n_ctx))[kept]
-        fired = active.values != 0
-        features, rows, values = (part[fired].cpu() for part in (active.features, active.rows, active.values))
-        parts.append((features, places[rows], values.double()))
-        progress.update(kept.numel())
-    progress.close()
-    return _Firings(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
 
 
 def _heaviest(
@@ -160,7 +144,7 @@ def _heaviest(
     return top, top_share
 
 
-def _maximum(firings: _Firings, n_features: int) -> np.ndarray:
+def _maximum(firings: Firings, n_features: int) -> np.ndarray:
     """Highest activation of each feature (F,), NaN for a feature that never fired."""
     highest = np.full(n_features, -np.inf)
     np.maximum.at(highest, firings.features, firings.values)
@@ -168,7 +152,7 @@ def _maximum(firings: _Firings, n_features: int) -> np.ndarray:
 
 
 def _top_contexts(
-    firings: _Firings, tokens: np.ndarray, documents: np.ndarray, n_features: int, settings: Features
+    firings: Firings, tokens: np.ndarray, documents: np.ndarray, n_features: int, settings: Features
 ) -> dict[str, list[list]]:
     """The columns `LISTS`, an entry per feature."""
     # Stable, so that of equal activations the earliest comes first.

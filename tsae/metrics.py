@@ -5,7 +5,7 @@ A metric over held-out tokens is a ratio of two sums over documents, so one boot
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -53,7 +53,7 @@ METRICS = {
     "last_token_detection": "share of sequences whose last residual is most similar to the row of its own token",
     "last_token_detection_any_position": "the same for residuals at any position",
     "table_fvu": "FVU of x_hat = table[t]",
-    "residual_unigram_cosine": "median cosine similarity of a residual to its token's unigram residual, by context length `at`",
+    "residual_unigram_cosine": "mean cosine similarity of a residual to its token's unigram residual, by context length `at`",
     "residual_other_cosine": "the same to another token's unigram residual",
     "simple_unigram": "share of features with at least `at` of their activation mass on one token",
     "simple_bigram": "share of features with at least `at` of their activation mass on one bigram",
@@ -123,8 +123,12 @@ class Bootstrap:
         self.weights = torch.stack([torch.bincount(draw, minlength=n_units) for draw in draws]).double()
 
     def ratios(self, numerator: Tensor, denominator: Tensor) -> Tensor:
-        """sum(numerator) / sum(denominator) of every resample (samples,) float64: sums per unit (n_units,)."""
-        return (self.weights @ numerator.double()) / (self.weights @ denominator.double())
+        """sum(numerator) / sum(denominator) of every resample (samples,) float64: sums per unit (n_units,).
+
+        NaN if fewer than two units have a denominator: resamples of one unit are all the same, and say nothing of an interval.
+        """
+        ratios = (self.weights @ numerator.double()) / (self.weights @ denominator.double())
+        return ratios if (denominator != 0).sum() >= 2 else torch.full_like(ratios, torch.nan)
 
     def ratio(
         self,
@@ -135,9 +139,14 @@ class Bootstrap:
         at: float | None = None,
         over: str | None = None,
     ) -> Measurement:
-        """sum(numerator) / sum(denominator), sums per unit (n_units,), over n tokens in all, with its 95% interval."""
+        """sum(numerator) / sum(denominator), sums per unit (n_units,), over n tokens in all, with its 95% interval.
+
+        There is no interval where there is nothing to resample: see `ratios`.
+        """
         low, high = interval(self.ratios(numerator, denominator))
         value = (numerator.double().sum() / denominator.double().sum()).item()
+        if math.isnan(low):
+            return Measurement(metric, value, n=n, at=at)
         return Measurement(metric, value, low, high, n, at=at, over=over)
 
 
@@ -150,35 +159,30 @@ def interval(samples: Tensor) -> tuple[float, float]:
     return low, high
 
 
-def median(metric: str, values: Tensor, min_count: int | None = None) -> Measurement:
+def median(metric: str, values: Tensor, min_count: int | None = None, over: str = "tokens") -> Measurement:
     """Median of values (n,); the interval is that of its order statistics, which needs no resampling."""
     ordered = values.sort().values
     n = len(ordered)
     first = max(0, math.floor((n - 1) / 2 - 0.98 * n**0.5))
     low, high = ordered[first], ordered[n - 1 - first]
-    return Measurement(metric, ordered.quantile(0.5).item(), low.item(), high.item(), n, min_count=min_count)
+    return Measurement(metric, ordered.quantile(0.5).item(), low.item(), high.item(), n, min_count=min_count, over=over)
 
 
 def share(
-    metric: str, hits: Tensor, samples: int, seed: int, at: float | None = None, min_count: int | None = None
+    metric: str,
+    hits: Tensor,
+    samples: int,
+    seed: int,
+    at: float | None = None,
+    min_count: int | None = None,
+    over: str = "features",
 ) -> Measurement:
     """Share of true values among hits (n,); resampling the n things draws a binomial number of them."""
     n, value = len(hits), hits.double().mean().item()
     counts = torch.binomial(
         torch.full((samples,), float(n)), torch.full((samples,), value), generator=torch.Generator().manual_seed(seed)
     )
-    return Measurement(metric, value, *interval(counts / n), n=n, at=at, min_count=min_count)
-
-
-def complement(measurement: Measurement) -> Measurement:
-    """1 - a measurement with an interval, whose ends change places."""
-    low, high = measurement.low, measurement.high
-    return replace(
-        measurement,
-        value=1 - measurement.value,
-        low=None if high is None else 1 - high,
-        high=None if low is None else 1 - low,
-    )
+    return Measurement(metric, value, *interval(counts / n), n=n, at=at, min_count=min_count, over=over)
 
 
 def max_cosine_similarity(

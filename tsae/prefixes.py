@@ -17,9 +17,9 @@ from tsae.baselines import Sequences, last_token_detection, load_sequences, spre
 from tsae.config import Config, Evaluation
 from tsae.files import read_text, write_json
 from tsae.lookup import rescale_long_rows_, unigram_residuals
-from tsae.metrics import Bootstrap
 from tsae.models import load_model
 from tsae.residuals import ResidualCache, open_residuals
+from tsae.sums import DocumentSums
 from tsae.tokens import load_tokens
 
 CANDIDATES = ("", "\n", "The", " a the of and")
@@ -105,7 +105,7 @@ def measure_layer(
         rows: unigram residuals.
         median_norm: median norm of residuals of text.
         max_norm: rows longer than this many times the median row are rescaled to it, as in the table.
-        settings: seed and size of the bootstrap.
+        settings: size and seed of the sample that last-token detection is measured on.
     """
     norms = rescale_long_rows_(rows, max_norm)
     x, table = sequences.residuals[sequences.kept].float(), rows[sequences.tokens[sequences.kept]]
@@ -113,14 +113,15 @@ def measure_layer(
     centred = table - mean_row
     scale = ((x - mean) * centred).sum(dtype=torch.float64) / centred.square().sum(dtype=torch.float64)
     fitted = mean + scale.float() * (rows - mean_row)
-    bootstrap = Bootstrap(len(sequences.tokens), settings.bootstrap, settings.seed)
-    detection, _ = last_token_detection(sequences, rows, settings)
+    sums = DocumentSums(sequences.documents)
+    last_token_detection(sequences, rows, settings, sums)
+    table_fvu(sequences, fitted, mean, sums)
     return {
         "norm_ratio": norms.median_norm / median_norm,
         "rescaled": norms.n_rescaled / len(rows),
         "scale": scale.item(),
-        "fvu": table_fvu(sequences, fitted, mean, bootstrap).value,
-        "last_token_detection": detection.value,
+        "fvu": sums.ratio("table_fvu").value,
+        "last_token_detection": sums.ratio("last_token_detection").value,
     }
 
 
@@ -149,8 +150,9 @@ def measure_prefixes(
     """
     from transformers import AutoTokenizer
 
-    folder, train, index = results / "model", results / "tokens/train.safetensors", results / "residuals/index.json"
-    for path in (folder / "source.json", train, index):
+    folder, index = results / "model", results / "residuals/index.json"
+    train, heldout = (results / f"tokens/{split}.safetensors" for split in ("train", "heldout"))
+    for path in (folder / "source.json", train, index, heldout):
         if not path.is_file():
             raise ValueError(f"{path} is missing; run first: snakemake --cores all {index} --configfile {configfile}")
     layers = config.residuals.layers
@@ -168,7 +170,7 @@ def measure_prefixes(
     text, measured, coverage = [], [], 0.0
     for layer, cache in caches.items():
         text.append(_text_residuals(layer, cache))
-        every = spread(load_sequences(cache), max(1, HELDOUT_TOKENS // cache.n_ctx))
+        every = spread(load_sequences(cache, heldout), max(1, HELDOUT_TOKENS // cache.n_ctx))
         sequences = in_rows(every, sample, model.vocab_size)
         coverage += int(sequences.kept.sum()) / int(every.kept.sum()) / len(caches)
         for prefix in prefixes:

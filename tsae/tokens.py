@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tsae import files
 from tsae.config import Tokens
 from tsae.documents import read_documents
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 BATCH_DOCUMENTS = 64
 # No document may fill more of the held-out split than this: of a longer one only the beginning is held out, and the rest
@@ -108,12 +110,14 @@ def _fits(split: TokenSplit) -> bool:
     )
 
 
-def load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: Path) -> "PreTrainedTokenizerBase":
     """The tokenizer in a model's folder.
 
     Raises:
         ValueError: the folder or the tokenizer is missing, or one of its files is damaged.
     """
+    from transformers import AutoTokenizer
+
     if not model.is_dir():
         raise ValueError(f"{model}: no such folder; prepare the model first")
     for path in sorted(model.iterdir()):
@@ -126,7 +130,9 @@ def load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
         raise ValueError(f"{model}: no tokenizer there ({reason}); save it beside the model") from error
 
 
-def _tokenize_shuffled(texts: list[str], tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[TokenizedDocument]:
+def _tokenize_shuffled(
+    texts: list[str], tokenizer: "PreTrainedTokenizerBase", seed: int
+) -> Iterator[TokenizedDocument]:
     """Tokenised documents in shuffled order; of several with the same text, the first one only."""
     first_with: dict[str, int] = {}
     for line, text in enumerate(texts):

@@ -40,6 +40,8 @@ LAYERS = sorted({job.layer for job in JOBS.values()})
 # The headline SAEs leave checkpoints on the way; the last step is the trained SAE.
 CHECKPOINTS = " ".join(f"--checkpoint {step}" for step in CONFIG.checkpoint_steps()[:-1])
 TABLES = [*CONFIG.sweep, "baselines", "curves", *(["released"] if RELEASED else [])]
+# What is measured of a layer itself; in the ledger these are subjects too.
+LAYER_SUBJECTS = ["unigram-residuals", "conditional-means", "residuals"]
 RELEASED_TABLE = ["<results>/tables/released.csv"] if RELEASED else []
 PHRASES = ["<results>/tables/phrases.csv"] if "encoder" in CONFIG.sweep else []
 MODEL_CODE = ["models", "products"]
@@ -263,6 +265,7 @@ def results_of_notebook(wildcards):
     saes = expand("<results>/saes/{sae}/sae.safetensors", sae=first.values())
     residuals = [
         "<results>/residuals/index.json",
+        "<results>/tokens/heldout.safetensors",
         *expand("<results>/{kind}/layer{layer}.safetensors", kind=["residuals", "unigrams"], layer=LAYERS),
     ]
     match wildcards.notebook:

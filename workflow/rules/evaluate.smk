@@ -2,8 +2,9 @@ rule ablate:
     input:
         model=rules.prepare_model.output,
         residuals=rules.index_residuals.output.index,
+        heldout=rules.tokenize.output.heldout,
         statistics="<results>/residuals/layer{layer}.safetensors",
-        code=code("baselines", "residuals", "shards", *MODEL_CODE),
+        code=code("baselines", "residuals", "shards", "tokens", *MODEL_CODE),
     output:
         "<results>/ablations/layer{layer}.safetensors",
     log:
@@ -21,19 +22,32 @@ rule ablate:
         "Measuring the loss with layer {wildcards.layer} intact and ablated"
     shell:
         "python -m tsae --log {log} ablate --settings {params.settings:q} {params.compatibility}"
-        " --model $(dirname {input.model}) --residuals {input.residuals} --layer {wildcards.layer} --output {output}"
-        " --gpus {resources.gpu}"
+        " --model $(dirname {input.model}) --residuals {input.residuals} --heldout {input.heldout}"
+        " --layer {wildcards.layer} --output {output} --gpus {resources.gpu}"
 
 
 rule measure_baselines:
     input:
         residuals=rules.index_residuals.output.index,
+        heldout=rules.tokenize.output.heldout,
         statistics="<results>/residuals/layer{layer}.safetensors",
         unigrams="<results>/unigrams/layer{layer}.safetensors",
         model=STREAMED_FROM,
-        code=code("baselines", "metrics", "products", "residuals", "shards", "lookup", "table", *STREAMED_CODE),
+        code=code(
+            "baselines",
+            "metrics",
+            "sums",
+            "products",
+            "residuals",
+            "shards",
+            "tokens",
+            "lookup",
+            "table",
+            *STREAMED_CODE,
+        ),
     output:
-        "<results>/baselines/layer{layer}.json",
+        metrics="<results>/baselines/layer{layer}.json",
+        sums=expand("<results>/sums/layer{{layer}}/{subject}.safetensors", subject=LAYER_SUBJECTS),
     log:
         "<logs>/measure_baselines/layer{layer}.log",
     benchmark:
@@ -49,7 +63,8 @@ rule measure_baselines:
         "Measuring residuals and tables without an SAE at layer {wildcards.layer}"
     shell:
         "python -m tsae --log {log} measure-baselines --settings {params.settings:q} --residuals {input.residuals}"
-        " --unigrams {input.unigrams} --layer {wildcards.layer} --output {output}"
+        " --heldout {input.heldout} --unigrams {input.unigrams} --layer {wildcards.layer}"
+        " --output {output.metrics} --sums-folder $(dirname {output.sums[0]})"
         " {params.streamed_from} --gpus {resources.gpu}"
 
 
@@ -68,9 +83,11 @@ rule evaluate:
             "features",
             "baselines",
             "metrics",
+            "sums",
             "models",
             "residuals",
             "shards",
+            "tokens",
             "lookup",
             "table",
             "sweep",
@@ -79,6 +96,7 @@ rule evaluate:
     output:
         metrics="<results>/metrics/layer{layer}/{point}-s{seed}.json",
         features="<results>/features/layer{layer}/{point}-s{seed}.parquet",
+        sums="<results>/sums/layer{layer}/{point}-s{seed}.safetensors",
     log:
         "<logs>/evaluate/layer{layer}/{point}-s{seed}.log",
     benchmark:
@@ -100,7 +118,7 @@ rule evaluate:
         " --features {params.features:q} --min-firings {params.min_firings} --sae $(dirname {input.sae})"
         " --token-biases $(dirname {input.token_biases}) --model $(dirname {input.model}) --residuals {input.residuals} --heldout {input.heldout}"
         " --unigrams {input.unigrams} --ablations {input.ablations}"
-        " --output {output.metrics} --features-output {output.features} --gpus {resources.gpu}"
+        " --output {output.metrics} --features-output {output.features} --sums-output {output.sums} --gpus {resources.gpu}"
 
 
 rule measure_curve:
@@ -108,13 +126,26 @@ rule measure_curve:
         sae=rules.train.output.sae,
         model=rules.prepare_model.output,
         residuals=rules.index_residuals.output.index,
+        heldout=rules.tokenize.output.heldout,
         ablations=rules.ablate.output,
         checkpoints=rules.train.output.checkpoints,
         code=code(
-            "curves", "evaluate", "baselines", "metrics", "models", "residuals", "shards", "table", "sweep", *SAE_CODE
+            "curves",
+            "evaluate",
+            "baselines",
+            "metrics",
+            "sums",
+            "models",
+            "residuals",
+            "shards",
+            "tokens",
+            "table",
+            "sweep",
+            *SAE_CODE,
         ),
     output:
-        "<results>/curves/layer{layer}/{point}-s{seed}.json",
+        metrics="<results>/curves/layer{layer}/{point}-s{seed}.json",
+        sums="<results>/sums/curves/layer{layer}/{point}-s{seed}.safetensors",
     log:
         "<logs>/measure_curve/layer{layer}/{point}-s{seed}.log",
     benchmark:
@@ -134,8 +165,8 @@ rule measure_curve:
     shell:
         "python -m tsae --log {log} measure-curve --job {params.job:q} --settings {params.settings:q}"
         " --curves {params.curves:q} {params.compatibility} --sae $(dirname {input.sae}) --model $(dirname {input.model})"
-        " --residuals {input.residuals} --ablations {input.ablations} {params.checkpoints} --output {output}"
-        " --gpus {resources.gpu}"
+        " --residuals {input.residuals} --heldout {input.heldout} --ablations {input.ablations} {params.checkpoints}"
+        " --output {output.metrics} --sums-output {output.sums} --gpus {resources.gpu}"
 
 
 rule find_phrases:

@@ -32,6 +32,7 @@ use rule evaluate as evaluate_released with:
     output:
         metrics="<results>/metrics/layer{layer}/released-{name}.json",
         features="<results>/features/layer{layer}/released-{name}.parquet",
+        sums="<results>/sums/layer{layer}/released-{name}.safetensors",
     log:
         "<logs>/evaluate/layer{layer}/released-{name}.log",
     benchmark:

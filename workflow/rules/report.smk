@@ -35,6 +35,7 @@ rule notebook:
             "measures",
             "selection",
             "baselines",
+            "sums",
             "residuals",
             "shards",
             "lookup",

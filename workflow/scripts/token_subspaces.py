@@ -27,7 +27,7 @@ for metric, style in CURVES.items():
         ax.errorbar(curve.index, curve["value"], yerr=bars(curve), fmt=f"o{style}", color=colour, label=label)
 log2_ticks(ax, rows["at"])
 ax.set_xlabel("context length (tokens, upper edge of a bin)")
-ax.set_ylabel("cosine similarity of a residual\nto a unigram residual (median)")
+ax.set_ylabel("cosine similarity of a residual\nto a unigram residual (mean)")
 start_at_zero(ax)
 ax.set_ylim(top=1)
 legend_above(fig, ax, key("its own token"), key("another token", linestyle="--"), columns=5)
