@@ -25,7 +25,7 @@ from tsae.lookup import load_unigrams
 from tsae.metrics import METRICS, Measurement
 from tsae.phrases import Phrase, measure_phrases_of, write_phrase_tables, write_phrases
 from tsae.sae import SAE, load, save
-from tsae.sums import load_sums
+from tsae.sums import load_curve, load_sums
 from tsae.sweep import Job, Point
 from tsae.table import read_table
 from tsae.tokens import load_tokens
@@ -291,6 +291,20 @@ def test_a_table_whose_training_failed_is_not_compared_with(
     assert rows == [m for m in measured["none"] if not m.metric.startswith("feature_token_bias")]
     features = read_features(tmp_path / "f.parquet")
     assert features["token_bias_cosine"].isna().all() and features["unigram_cosine"].notna().all()
+
+
+def test_of_an_sae_that_failed_in_training_nothing_is_summed(
+    prepared: Prepared, evaluated: Evaluated, tmp_path: Path
+) -> None:
+    ours = load(evaluated.saes["learned"])
+    failed = {"scale": 1.0, "failed": {"step": 7, "why": "it diverged"}}
+    save(tmp_path / "failed", ours, ours.metadata | failed, torch.zeros(len(ours.b_enc), dtype=torch.int64))
+    assert run(prepared, evaluated, tmp_path / "f.parquet", tmp_path / "failed") == [Measurement("failed", 7.0)]
+    sums = load_sums(tmp_path / "f.safetensors")
+    assert torch.equal(sums.documents, evaluated.whole.documents.unique()) and list(sums) == []
+    files = (prepared.model, prepared.residuals, prepared.heldout_tokens, evaluated.ablations)
+    measure_curve(tmp_path / "failed", [2], *files, SETTINGS, Curves(), False, tmp_path / "curve.safetensors")
+    assert load_curve(tmp_path / "curve.safetensors") == {}
 
 
 @pytest.mark.parametrize(

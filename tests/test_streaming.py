@@ -55,10 +55,15 @@ def test_training_gives_the_same_sae(caches: Caches, prepared: Prepared, tmp_pat
         assert (tmp_path / "on_disk" / path).read_bytes() == (tmp_path / "streamed" / path).read_bytes()
 
 
-def test_baselines_are_the_same(caches: Caches, prepared: Prepared) -> None:
+def test_baselines_are_the_same(caches: Caches, prepared: Prepared, tmp_path: Path) -> None:
     settings = Evaluation(token_biases="topk-k4-x2-learned", bootstrap=10, dead_window=1)
-    on_disk = measure_baselines(caches.on_disk, prepared.unigrams, LAYER, settings)
-    assert measure_baselines(caches.streamed, prepared.unigrams, LAYER, settings, caches.model) == on_disk
+    files = (prepared.heldout_tokens, prepared.unigrams)
+    on_disk = measure_baselines(caches.on_disk, *files, LAYER, settings, tmp_path / "on_disk")
+    streamed = measure_baselines(caches.streamed, *files, LAYER, settings, tmp_path / "streamed", caches.model)
+    assert streamed == on_disk
+    for subject in on_disk:
+        sums = [tmp_path / where / f"{subject}.safetensors" for where in ("on_disk", "streamed")]
+        assert sums[0].read_bytes() == sums[1].read_bytes()
 
 
 def test_phrases_are_the_same(caches: Caches, prepared: Prepared, tmp_path: Path) -> None:
