@@ -61,6 +61,18 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
         ("training.lr", "fast", "training.lr: Input should be a valid number"),
         ("training.lr", -1.0, "training.lr: Input should be greater than 0"),
         ("training.batch_size", 10**9, "training.batch_size (1000000000) is larger than tokens.train"),
+        ("tokens.heldout_documents", 19, "tokens.heldout_documents: Input should be greater than or equal to 20"),
+        (
+            "tokens.heldout_documents",
+            33,
+            "tokens: heldout_share: 33 documents (heldout_documents), each with a share of",
+        ),
+        (
+            "tokens.heldout_share",
+            0.0099,
+            "tokens: heldout_share: 100 documents (heldout_documents), each with a share of",
+        ),
+        ("tokens.heldout_documents", 10**6, "tokens: heldout_documents: 1000000 documents, and heldout = "),
         ("training.tokens", 100, "training.tokens (100) is smaller than training.batch_size (512)"),
         ("model.source.kind", "ftp", "model.source: Input tag 'ftp'"),
         ("model.source.sha256", "beef", "model.source.wheel-gguf.sha256: String should match pattern"),
@@ -247,8 +259,33 @@ def test_a_missing_local_file_is_named_with_its_key(tmp_path: Path, monkeypatch:
     (tmp_path / "results/tiny/model/config.json").touch()
     with pytest.raises(ValueError, match=r"corpus\.sources\.0\.paths: there is no file results/tiny/corpus\.txt"):
         config.check_local_sources(smoke)
-    (tmp_path / "results/tiny/corpus.txt").touch()
+    (tmp_path / "results/tiny/corpus.txt").write_text("text\n" * 80)
     config.check_local_sources(smoke)
+
+
+def test_too_few_documents_to_hold_out_are_found_before_any_job(
+    data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(*sources: dict[str, Any], least: int = 100) -> None:
+        changed = with_value(data, "tokens.heldout_documents", least)
+        config.check_local_sources(config.parse(with_value(changed, "corpus.sources", list(sources))))
+
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("text\n\n" * 150)
+    Path("b").mkdir()
+    for place in range(49):
+        Path(f"b/{place}.txt").write_text("text\n")
+    lines = {"kind": "files", "paths": ["a.txt"], "format": "lines"}
+    texts = {"kind": "files", "paths": ["b"], "format": "text"}
+    hub = {"kind": "huggingface", "id": "theirs", "revision": "0" * 40, "documents": 53}
+    message = (
+        r"^tokens\.heldout_documents: 100 documents are .* half of each source's, and corpus\.sources have 150, 49; "
+    )
+    with pytest.raises(ValueError, match=message):
+        check(lines, texts)
+    check(lines, texts, least=99)
+    check(lines, texts, hub)
+    check(data["corpus"]["sources"][0], texts)  # how many are in a wheel is known when it is there
 
 
 def test_a_shared_point_is_trained_once(data: dict[str, Any]) -> None:
@@ -313,6 +350,7 @@ def checkpoint_steps(data: dict[str, Any], n_steps: int, **curves: Any) -> list[
 
 def test_what_the_residuals_take_on_disk(data: dict[str, Any]) -> None:
     # 3 layers; sequences of 128 make 280064 training and 25088 held-out tokens; d_model 576. Shards are 32768 tokens.
+    data["tokens"] = {"n_ctx": 128, "train": 280_000, "heldout": 25_000}
     assert config.parse(data).cache_bytes(streamed=False) == 3 * (280_064 + 25_088) * 1164
     assert not config.parse(data).streams
     small = with_value(data, "residuals.mean_tokens", 40_000)

@@ -34,9 +34,10 @@ def test_written_documents_are_read_back_without_the_empty_ones(tmp_path: Path) 
     assert list(read_documents(output)) == [
         Document("a.txt:1", "one"),
         Document("a.txt:3", "„zwei“\u2028 drei"),
-        Document("b.txt", "four\nfive"),
+        Document("b.txt", "four\nfive", source=1),
     ]
-    assert json.loads(output.read_text(encoding="utf-8").split("\n")[0]) == {"title": "a.txt:1", "text": "one"}
+    first = json.loads(output.read_text(encoding="utf-8").split("\n")[0])
+    assert first == {"title": "a.txt:1", "text": "one", "source": 0}
 
 
 def test_documents_without_any_text(tmp_path: Path) -> None:

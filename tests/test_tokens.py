@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -13,7 +14,7 @@ from tsae import files
 from tsae.config import Tokens
 from tsae.tokens import TokenSplit, load_tokens, write_tokens
 
-SETTINGS = Tokens(n_ctx=32, train=40_000, heldout=4_000, seed=0)
+SETTINGS = Tokens(n_ctx=32, train=40_000, heldout=4_000, heldout_documents=40, seed=0)
 
 
 def write_documents(path: Path, texts: list[str]) -> Path:
@@ -44,15 +45,18 @@ def write_word_tokenizer(folder: Path, **special: str) -> Path:
 
 def test_packing_by_hand(tmp_path: Path) -> None:
     model = write_word_tokenizer(tmp_path / "model", bos_token="0")
-    # Seed 0 visits 4 6 2 7 3 5 9 0 8 1; of 5, when its turn comes, only 2 tokens are held out: a tenth of 20.
-    texts = ["1 2", "3 4 5 6", "7 8", "9 10", "11 12", "13 14 15 16", "17 18", "19 20", "21 22", "23 24"]
-    documents = write_documents(tmp_path / "documents.jsonl", texts)
-    train, heldout = splits(documents, model, Tokens(n_ctx=4, train=8, heldout=20, seed=0))
-    assert train.ids.tolist() == [[0, 21, 22, 3], [0, 4, 5, 6]]
-    assert train.documents.tolist() == [[-1, 8, 8, 1], [-1, 1, 1, 1]]
-    assert heldout.ids.tolist() == [[0, 11, 12, 17], [0, 18, 7, 8], [0, 19, 20, 9], [0, 10, 13, 14], [0, 23, 24, 1]]
-    assert heldout.documents.tolist() == [[-1, 4, 4, 6], [-1, 6, 2, 2], [-1, 7, 7, 3], [-1, 3, 5, 5], [-1, 9, 9, 0]]
+    # 20 documents of 3 tokens fill the held-out split, each its share of a twentieth; 3 of the others are trained on.
+    words = [[1 + line % 25, 2 + line // 25, 30 - line % 7] for line in range(41)]
+    documents = write_documents(tmp_path / "documents.jsonl", [" ".join(map(str, text)) for text in words])
+    settings = Tokens(n_ctx=4, train=9, heldout=80, heldout_documents=20, heldout_share=0.05, seed=0)
+    train, heldout = splits(documents, model, settings)
+    order = np.random.default_rng(0).permutation(41).tolist()
+    assert heldout.ids.tolist() == [[0, *words[line]] for line in order[:20]]
+    assert heldout.documents.tolist() == [[-1, line, line, line] for line in order[:20]]
+    assert train.ids.tolist() == [[0, *words[line]] for line in order[20:23]]
+    assert train.documents.tolist() == [[-1, line, line, line] for line in order[20:23]]
     assert train.ids.dtype == train.documents.dtype == torch.int32
+    assert (train.source_tokens, heldout.source_tokens) == ([9], [60])
 
 
 def test_shapes_and_metadata(documents: Path, tiny_llama: Path) -> None:
@@ -69,22 +73,29 @@ def test_shapes_and_metadata(documents: Path, tiny_llama: Path) -> None:
 
 
 def test_sizes_are_rounded_up_to_whole_sequences(documents: Path, tiny_gpt2: Path) -> None:
-    train, heldout = splits(documents, tiny_gpt2, Tokens(n_ctx=32, train=32 * 100 + 1, heldout=4_001, seed=0))
+    train, heldout = splits(documents, tiny_gpt2, Tokens(n_ctx=32, train=32 * 100 + 1, heldout=4_001))
     assert (len(train.ids), len(heldout.ids)) == (101, 126)
 
 
 def test_documents_follow_each_other(documents: Path, tiny_gpt2: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
     texts = [json.loads(line)["text"] for line in documents.read_text().splitlines()]
-    for split, longest in zip(splits(documents, tiny_gpt2), (None, 400), strict=True):
+    starts = []
+    for is_heldout, split in enumerate(splits(documents, tiny_gpt2)):
         ids, lines = split.ids[:, 1:].flatten(), split.documents[:, 1:].flatten()
         visited = lines.unique_consecutive().tolist()
         assert len(visited) == len(set(visited)) > 10
         assert visited != sorted(visited)
         for line in visited:
-            expected = tokenizer(texts[line], add_special_tokens=False)["input_ids"][:longest]
+            whole = tokenizer(texts[line], add_special_tokens=False)["input_ids"]
             found = ids[lines == line].tolist()
-            assert found == (expected[: len(found)] if line == visited[-1] else expected)
+            places = [at for at in range(len(whole)) if whole[at : at + len(found)] == found]
+            if is_heldout:
+                starts.append(places[0] / (len(whole) - len(found)))
+            else:
+                assert places[0] == 0 and (found == whole or line == visited[-1])
+    # Pieces are at random places of their documents, from beginning to end.
+    assert min(starts) < 0.1 and max(starts) > 0.9 and 0.3 < np.mean(starts) < 0.7
 
 
 def test_heldout_documents_never_occur_in_training(documents: Path, tiny_gpt2: Path) -> None:
@@ -96,10 +107,17 @@ def test_heldout_documents_never_occur_in_training(documents: Path, tiny_gpt2: P
         assert not {texts[line] for line in trained} & {texts[line] for line in held}
 
 
-def test_no_document_is_more_than_a_tenth_of_the_heldout_split(documents: Path, tiny_gpt2: Path) -> None:
-    train, heldout = splits(documents, tiny_gpt2)
-    assert heldout.documents[:, 1:].unique(return_counts=True)[1].max() <= 400
-    assert train.documents[:, 1:].unique(return_counts=True)[1].max() > 400
+def test_many_documents_none_of_them_large(documents: Path, tiny_gpt2: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="tsae")
+    settings = Tokens(n_ctx=32, train=30_000, heldout=4_000, seed=0)
+    train, heldout = splits(documents, tiny_gpt2, settings)
+    lengths = heldout.documents[:, 1:].unique(return_counts=True)[1]
+    assert len(lengths) == 100
+    assert lengths.max() <= 0.03 * lengths.sum()
+    assert train.documents[:, 1:].unique(return_counts=True)[1].max() > 4 * lengths.max()
+    assert heldout.source_tokens == [heldout.ids[:, 1:].numel()]
+    # 3875 tokens of 100 documents, of 38 or 39 each: 1.0%.
+    assert "heldout.safetensors: 100 documents, the largest 1.0% of the text; tokens by source: 3875" in caplog.text
 
 
 def test_same_seed_same_bytes(documents: Path, tiny_gpt2: Path) -> None:
@@ -122,20 +140,37 @@ def test_text_that_spells_bos_is_no_bos(tiny_gpt2: Path, tmp_path: Path) -> None
 
 
 def test_eos_stands_in_for_a_missing_bos(tmp_path: Path) -> None:
-    documents = write_documents(tmp_path / "documents.jsonl", [f"{i} {i + 1}" for i in range(20)])
-    settings = Tokens(n_ctx=4, train=8, heldout=20, seed=0)
+    documents = write_documents(tmp_path / "documents.jsonl", [f"{i % 30} {i // 30}" for i in range(50)])
+    settings = Tokens(n_ctx=4, train=8, heldout=40, heldout_documents=20, heldout_share=0.07)
     assert splits(documents, write_word_tokenizer(tmp_path / "eos", eos_token="30"), settings)[0].bos == 30
     with pytest.raises(ValueError, match="neither BOS nor EOS"):
         splits(documents, write_word_tokenizer(tmp_path / "none"), settings)
 
 
 def test_too_small_a_corpus(documents: Path, tiny_gpt2: Path) -> None:
-    message = r"hold \d+ tokens.*tokens\.train = 90000 needs 87203 .* and got \d+; tokens\.heldout = 4000 needs 3875"
-    with pytest.raises(ValueError, match=message):
-        splits(documents, tiny_gpt2, Tokens(n_ctx=32, train=90_000, heldout=4_000, seed=0))
-    with pytest.raises(ValueError, match=r"tokens\.train = 100 needs 124 of text and got 0; .* at most 9000 "):
-        splits(documents, tiny_gpt2, Tokens(n_ctx=32, train=100, heldout=90_000, seed=0))
+    larger = SETTINGS.model_copy(update={"train": 90_000})
+    with pytest.raises(ValueError, match=r"^tokens\.train: .* 90000 needs 87203 tokens .* hold \d+, .*") as error:
+        splits(documents, tiny_gpt2, larger)
     assert not documents.with_name("train.safetensors").exists()
+    most = int(str(error.value).split("lower it to ")[1].split()[0])
+    train, _ = splits(documents, tiny_gpt2, larger.model_copy(update={"train": most}))
+    assert train.ids.numel() == most
+    with pytest.raises(ValueError, match=rf"lower it to {most} at most"):
+        splits(documents, tiny_gpt2, larger.model_copy(update={"train": most + 1}))
+
+
+def test_too_little_to_hold_out(documents: Path, tiny_gpt2: Path) -> None:
+    with pytest.raises(ValueError, match=r"^tokens\.heldout: 90000 needs 87203 tokens .* at most 2616 tokens from one"):
+        splits(documents, tiny_gpt2, SETTINGS.model_copy(update={"heldout": 90_000}))
+    # Of 200 texts, as every tenth comes twice.
+    message = (
+        "^tokens.heldout_documents: 101 documents are to be held out, and of the 200 of the corpus, .* at most 100"
+    )
+    with pytest.raises(ValueError, match=message):
+        splits(documents, tiny_gpt2, SETTINGS.model_copy(update={"heldout_documents": 101}))
+    documents.write_text("")
+    with pytest.raises(ValueError, match="of the 0 of the corpus"):
+        splits(documents, tiny_gpt2)
 
 
 def test_missing_inputs_are_named(documents: Path, tiny_gpt2: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_valid
 
 from tsae.figures import FIGURE_NAMES, check_points
 from tsae.section import Layer, LocalPath, Name, Section
-from tsae.sources import CorpusSource, FileCorpus, FolderModel, ModelSource, WheelFile
+from tsae.sources import CorpusSource, FileCorpus, FolderModel, HubCorpus, ModelSource, WheelFile
 from tsae.sweep import EncoderInput, Grid, Job
 from tsae.validation import describe_errors, read_yaml
 
@@ -48,7 +48,42 @@ class Tokens(Section):
     heldout: int = Field(
         ge=1, description="Size of the held-out split, BOS included, rounded up to whole sequences [tokens]"
     )
-    seed: int = Field(0, ge=0, description="Seed of the split by document and of the order of documents")
+    heldout_documents: int = Field(
+        100,
+        ge=20,
+        description="Documents that the held-out split comes from at least, a piece of each; intervals resample documents, and of "
+        "few they mean nothing [documents]",
+    )
+    heldout_share: float = Field(
+        0.03, gt=0, le=1, description="Of the text of the held-out split at most this share is from one document"
+    )
+    seed: int = Field(
+        0, ge=0, description="Seed of the split by document, of the pieces held out, and of the order of documents"
+    )
+
+    @property
+    def heldout_text(self) -> int:
+        """Size of the held-out split without BOS [tokens]."""
+        return -(-self.heldout // self.n_ctx) * (self.n_ctx - 1)
+
+    @property
+    def heldout_longest(self) -> int:
+        """Longest piece that is held out of one document [tokens]."""
+        return max(1, int(self.heldout_share * self.heldout_text + 1e-9))
+
+    @model_validator(mode="after")
+    def _check_heldout(self) -> "Tokens":
+        if self.heldout_share * self.heldout_documents < 1 - 1e-9:
+            raise ValueError(
+                f"heldout_share: {self.heldout_documents} documents (heldout_documents), each with a share of at most "
+                f"{self.heldout_share:g}, cannot fill the held-out split; raise one of the two"
+            )
+        if self.heldout_text < self.heldout_documents:
+            raise ValueError(
+                f"heldout_documents: {self.heldout_documents} documents, and heldout = {self.heldout} holds {self.heldout_text} tokens "
+                "of text; raise heldout, or lower heldout_documents"
+            )
+        return self
 
 
 # Folders and files below results/ that belong to no profile.
@@ -502,10 +537,10 @@ def load(path: Path) -> Config:
 
 
 def check_local_sources(config: Config) -> None:
-    """Check that local files which the configuration names are there.
+    """Check that local files which the configuration names are there, and that sources have documents enough to hold out.
 
     Raises:
-        ValueError: one is missing; the message names it and its key.
+        ValueError: a file is missing, or there are too few documents; the message names the key.
     """
     wanted: list[tuple[str, Path]] = []
     if isinstance(config.model.source, FolderModel):
@@ -516,6 +551,36 @@ def check_local_sources(config: Config) -> None:
     for key, path in wanted:
         if not path.is_file():
             raise ValueError(f"{key}: there is no file {path} (in {Path.cwd()})")
+    n_least = config.tokens.heldout_documents
+    numbers = [_count_documents(source, 2 * n_least) for source in config.corpus.sources]
+    known = [number for number in numbers if number is not None]
+    if len(known) == len(numbers) and sum(number // 2 for number in known) < n_least:
+        raise ValueError(
+            f"tokens.heldout_documents: {n_least} documents are to be held out, at most half of each source's, and corpus.sources "
+            f"have {', '.join(map(str, known))}; lower it, or add to corpus.sources"
+        )
+
+
+def _count_documents(source: CorpusSource, enough: int) -> int | None:
+    """Documents of a source, counted up to `enough`; None: not known before the source is read."""
+    match source:
+        case HubCorpus():
+            return min(source.documents, enough)
+        case FileCorpus(format="text"):
+            return min(len(source.files), enough)
+        case FileCorpus():
+            n_documents = 0
+            try:
+                for path in source.files:
+                    with path.open("rb") as file:
+                        for line in file:
+                            n_documents += bool(line.strip())
+                            if n_documents == enough:
+                                return enough
+            except OSError:  # which the stage that reads it reports
+                return None
+            return n_documents
+    return None
 
 
 def to_json(section: BaseModel, exclude: Collection[str] = ()) -> str:

@@ -32,6 +32,8 @@ class Document(NamedTuple):
     """Where it comes from, for people: the article's title, or file and line."""
     text: str
     """The whole text."""
+    source: int = 0
+    """Its place in `corpus.sources`."""
 
 
 # What zipfile and the decompressors raise.

@@ -24,7 +24,7 @@ RECORDED_EVERY = 5000  # documents
 
 
 def write_documents(corpus: Corpus, sources_dir: Path, output: Path) -> None:
-    """Write the documents of every source as JSON lines, {"title", "text"}; empty ones are left out.
+    """Write the documents of every source as JSON lines, {"title", "text", "source"}; empty ones are left out.
 
     If an earlier call with the same settings was interrupted, go on where it stopped.
 
@@ -44,7 +44,7 @@ def write_documents(corpus: Corpus, sources_dir: Path, output: Path) -> None:
             try:
                 for document in stream:
                     if document.text.strip():
-                        partial.write(document)
+                        partial.write(document._replace(source=place))
                         bar.update()
                     if stream.position.documents % RECORDED_EVERY == 0:
                         partial.record(place, stream.position)

@@ -1,5 +1,6 @@
 """Tokens: documents split into training and held-out text, tokenised and packed into sequences of fixed length."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,15 +11,15 @@ from tqdm import tqdm
 
 from tsae import files
 from tsae.config import Tokens
+from tsae.corpus import Document
 from tsae.documents import read_documents
+from tsae.heldout import TokenizedDocument, hold_out
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+LOG = logging.getLogger(__name__)
 BATCH_DOCUMENTS = 64
-# No document may fill more of the held-out split than this: of a longer one only the beginning is held out, and the rest
-# is in neither split. Sending long documents to training instead would hold out another kind of text.
-MAX_HELDOUT_SHARE = 0.1
 
 
 class TokenSplit(NamedTuple):
@@ -40,47 +41,54 @@ class TokenSplit(NamedTuple):
     """Seed of the split by document and of the order of documents."""
     documents_sha256: str
     """sha256 of the documents file."""
-
-
-class TokenizedDocument(NamedTuple):
-    """One document's tokens, without BOS."""
-
-    line: int
-    """Index of its line in the documents file."""
-    ids: np.ndarray
-    """Token ids (n,) int32."""
+    source_tokens: Sequence[int] = ()
+    """Tokens of text from each of `corpus.sources`, in their order; empty: not recorded."""
 
 
 def write_tokens(documents: Path, model: Path, settings: Tokens, train: Path, heldout: Path) -> None:
     """Tokenise documents with the tokenizer in the folder `model`, and write the training and the held-out split.
 
-    Documents are visited in shuffled order, each text once, and belong to one split alone: the held-out one until that
-    is full, then the training one. Of a document longer than a tenth of the held-out split only the beginning is held
-    out; its rest is in neither. In a split they follow each other
-    without separator, in sequences of BOS and n_ctx - 1 tokens of text; the last one is cut where the split is full.
+    Every text counts once, and a document belongs to one split alone. `heldout.hold_out` chooses pieces of documents; all other
+    documents are trained on, in shuffled order, until the training split is full. In a split they follow each other without
+    separator, in sequences of BOS and n_ctx - 1 tokens of text; the last one of training is cut where the split is full.
 
     Raises:
-        ValueError: no documents file, no tokenizer, neither BOS nor EOS, or too few tokens for the two splits.
+        ValueError: no documents file, no tokenizer, neither BOS nor EOS, or too few documents or tokens for the two splits.
     """
     tokenizer = load_tokenizer(model)
     bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if bos is None:
         raise ValueError(f"{model}: the tokenizer has neither BOS nor EOS; set bos_token in tokenizer_config.json")
-    texts = [document.text for document in read_documents(documents)]
+    corpus = list(read_documents(documents))
+    order = _shuffled(corpus, settings.seed)
+    reader = _Reader(corpus, tokenizer)
+    heldout_pieces = hold_out(corpus, order, reader.read, settings)
+    held = {piece.line for piece in heldout_pieces}
+    rest = [line for line in order if line not in held]
+    train_documents = _take_training(rest, reader, settings)
     metadata = {
         "bos": bos,
         "n_ctx": settings.n_ctx,
         "n_vocabulary": len(tokenizer),
-        "n_documents": len(texts),
+        "n_documents": len(corpus),
         "seed": settings.seed,
         "documents_sha256": files.sha256(documents),
     }
-    visited = _tokenize_shuffled(texts, tokenizer, settings.seed)
-    for path, size, split in zip(
-        (train, heldout), (settings.train, settings.heldout), _split(visited, settings), strict=True
-    ):
+    n_sources = 1 + max(document.source for document in corpus)
+    for path, size, split in ((train, settings.train, train_documents), (heldout, settings.heldout, heldout_pieces)):
         ids, indices = _pack(split, _n_sequences(size, settings.n_ctx), settings.n_ctx, bos)
-        files.save_tensors(path, {"ids": ids, "documents": indices}, metadata)
+        source_tokens = [0] * n_sources
+        lengths = indices[:, 1:].unique(return_counts=True)
+        for line, n_tokens in zip(*(column.tolist() for column in lengths), strict=True):
+            source_tokens[corpus[line].source] += n_tokens
+        files.save_tensors(path, {"ids": ids, "documents": indices}, metadata | {"source_tokens": source_tokens})
+        LOG.info(
+            "%s: %d documents, the largest %.1f%% of the text; tokens by source: %s",
+            path,
+            len(lengths[1]),
+            100 * lengths[1].max() / lengths[1].sum(),
+            ", ".join(map(str, source_tokens)),
+        )
 
 
 def load_tokens(path: Path) -> TokenSplit:
@@ -130,53 +138,55 @@ def load_tokenizer(model: Path) -> "PreTrainedTokenizerBase":
         raise ValueError(f"{model}: no tokenizer there ({reason}); save it beside the model") from error
 
 
-def _tokenize_shuffled(
-    texts: list[str], tokenizer: "PreTrainedTokenizerBase", seed: int
-) -> Iterator[TokenizedDocument]:
-    """Tokenised documents in shuffled order; of several with the same text, the first one only."""
+def _shuffled(corpus: Sequence[Document], seed: int) -> list[int]:
+    """Indices of documents in shuffled order; of several with the same text, the first one only."""
     first_with: dict[str, int] = {}
-    for line, text in enumerate(texts):
-        first_with.setdefault(text, line)
-    order = np.random.default_rng(seed).permutation(list(first_with.values()))
-    for start in range(0, len(order), BATCH_DOCUMENTS):
-        batch = order[start : start + BATCH_DOCUMENTS].tolist()
-        # A document that spells a special token, such as <|endoftext|>, must not become a second BOS.
-        encoded = tokenizer(
-            [texts[line] for line in batch], add_special_tokens=False, split_special_tokens=True, verbose=False
-        )
-        for line, ids in zip(batch, encoded["input_ids"], strict=True):
-            yield TokenizedDocument(line, np.asarray(ids, dtype=np.int32))
+    for line, document in enumerate(corpus):
+        first_with.setdefault(document.text, line)
+    order: list[int] = np.random.default_rng(seed).permutation(list(first_with.values())).tolist()
+    return order
 
 
-def _split(
-    visited: Iterator[TokenizedDocument], settings: Tokens
-) -> tuple[list[TokenizedDocument], list[TokenizedDocument]]:
-    """Documents of the training and of the held-out split, each with at least the tokens that its sequences need."""
-    wanted_train, wanted_heldout = (
-        _n_sequences(size, settings.n_ctx) * (settings.n_ctx - 1) for size in (settings.train, settings.heldout)
-    )
-    longest = max(1, int(MAX_HELDOUT_SHARE * settings.heldout))
-    train: list[TokenizedDocument] = []
-    heldout: list[TokenizedDocument] = []
-    n_train = n_heldout = n_visited = 0
-    with tqdm(unit="token", unit_scale=True, disable=None) as progress:
-        for document in visited:
-            n_tokens = len(document.ids)
-            n_visited += n_tokens
-            progress.update(n_tokens)
-            if n_heldout < wanted_heldout:
-                heldout.append(document._replace(ids=document.ids[:longest]))
-                n_heldout += len(heldout[-1].ids)
-            elif n_train < wanted_train:
-                train.append(document)
-                n_train += n_tokens
-            if n_train >= wanted_train and n_heldout >= wanted_heldout:
-                return train, heldout
+class _Reader:
+    """Documents as tokens: each tokenised when it is first asked for, with those that follow it."""
+
+    def __init__(self, corpus: Sequence[Document], tokenizer: "PreTrainedTokenizerBase"):
+        self._corpus, self._tokenizer = corpus, tokenizer
+        self._known: dict[int, np.ndarray] = {}
+
+    def read(self, lines: Sequence[int]) -> Iterator[TokenizedDocument]:
+        """Documents in the order of `lines`."""
+        for start in range(0, len(lines), BATCH_DOCUMENTS):
+            batch = lines[start : start + BATCH_DOCUMENTS]
+            if new := [line for line in batch if line not in self._known]:
+                # A document that spells a special token, such as <|endoftext|>, must not become a second BOS.
+                encoded = self._tokenizer(
+                    [self._corpus[line].text for line in new],
+                    add_special_tokens=False,
+                    split_special_tokens=True,
+                    verbose=False,
+                )
+                for line, ids in zip(new, encoded["input_ids"], strict=True):
+                    self._known[line] = np.asarray(ids, dtype=np.int32)
+            for line in batch:
+                yield TokenizedDocument(line, self._known[line])
+
+
+def _take_training(lines: Sequence[int], reader: _Reader, settings: Tokens) -> list[TokenizedDocument]:
+    """Documents with at least the tokens that the sequences of the training split need."""
+    wanted = _n_sequences(settings.train, settings.n_ctx) * (settings.n_ctx - 1)
+    taken, n_tokens = [], 0
+    with tqdm(total=wanted, unit="token", unit_scale=True, disable=None) as progress:
+        for document in reader.read(lines):
+            taken.append(document)
+            n_tokens += len(document.ids)
+            progress.update(len(document.ids))
+            if n_tokens >= wanted:
+                return taken
+    most = n_tokens // (settings.n_ctx - 1) * settings.n_ctx
     raise ValueError(
-        f"the corpus is too small: its documents hold {n_visited} tokens, each text counted once. tokens.train = "
-        f"{settings.train} needs {wanted_train} of text and got {n_train}; tokens.heldout = {settings.heldout} needs "
-        f"{wanted_heldout}, at most {longest} (a tenth of it) from one document, and got {n_heldout}. Lower these keys, or "
-        "add to corpus.sources"
+        f"tokens.train: the corpus is too small: {settings.train} needs {wanted} tokens of text, and the documents of which nothing "
+        f"is held out hold {n_tokens}, each text counted once; lower it to {most} at most, or add to corpus.sources"
     )
 
 

@@ -64,7 +64,7 @@ rule tokenize:
     input:
         documents=rules.prepare_documents.output,
         model=rules.prepare_model.output,
-        code=code("tokens", "documents"),
+        code=code("tokens", "heldout", "documents"),
     output:
         train="<results>/tokens/train.safetensors",
         heldout="<results>/tokens/heldout.safetensors",
