@@ -183,21 +183,15 @@ def zero_bias() -> str:
 
 
 def ratios() -> str:
-    """NMSE of the tokenized SAE over the baseline's, seed by seed."""
-    rows = []
-    for layer in PROFILE.residuals.layers:
-        baseline, tokenized = (
-            chosen("nmse", layer, subject).set_index("seed")["value"] for subject in (BASELINE, TOKENIZED)
-        )
-        seeds = tokenized / baseline
-        rows.append(
-            {
-                "layer": layer,
-                "NMSE tokenized / baseline, mean of seeds": f"{seeds.mean():.3f}",
-                "each seed": ", ".join(f"{ratio:.3f}" for ratio in seeds),
-            }
-        )
-    return markdown(rows)
+    """NMSE and CE added of both tokenized forms over the baseline's, by layer."""
+    return by_layer(
+        "C1",
+        {
+            f"{metric}, {form}": f"{metric}, headline SAEs, {form} / baseline"
+            for form in ("tokenized", "encoder sees what the table leaves")
+            for metric in ("NMSE", "CE added")
+        },
+    )
 
 
 def claims() -> str:
@@ -215,18 +209,24 @@ def claims_summary() -> str:
 
 def speedup() -> str:
     """Speed-ups by layer: of trainings with schedules of their own, and on one schedule."""
-    columns = {
-        "NMSE, own schedules": "speed-up at equal NMSE, schedules of their own",
-        "CE added, own schedules": "speed-up at equal CE added, schedules of their own",
-        "NMSE, one schedule": "speed-up to the baseline's NMSE, one schedule",
-        "CE added, one schedule": "speed-up to the baseline's CE added, one schedule",
-    }
-    found = {
-        label: rows_of(run_claims(), id="C2", check=name).set_index("layer")["text"] for label, name in columns.items()
-    }
+    return by_layer(
+        "C2",
+        {
+            "NMSE, own schedules": "speed-up at equal NMSE, schedules of their own",
+            "CE added, own schedules": "speed-up at equal CE added, schedules of their own",
+            "NMSE, one schedule": "speed-up to the baseline's NMSE, one schedule",
+            "CE added, one schedule": "speed-up to the baseline's CE added, one schedule",
+        },
+    )
+
+
+def by_layer(claim: str, columns: dict[str, str]) -> str:
+    """What was measured for checks of a claim, with its interval: a row per layer, and a column per check, by label."""
+    found = {label: rows_of(run_claims(), id=claim, check=name) for label, name in columns.items()}
+    texts = {label: rows.set_index("layer")["text"] for label, rows in found.items()}
     return markdown(
         [
-            {"layer": layer} | {label: texts.get(str(layer), "-") for label, texts in found.items()}
+            {"layer": layer} | {label: of.get(str(layer), "-") for label, of in texts.items()}
             for layer in PROFILE.residuals.layers
         ]
     )

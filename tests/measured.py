@@ -16,12 +16,11 @@ from tsae.table import COLUMNS
 
 BASELINE, TOKENIZED, REMAINDER = "topk-k4-x4-none", "topk-k4-x4-learned", "topk-k4-x4-learned-remainder"
 WHOLE = ["layer", "seed", "k", "min_count", "n", "step", "tokens"]
-BUDGET = ["budget"] * ("budget" not in COLUMNS)
 
 
 def table(*rows: dict[str, Any]) -> pd.DataFrame:
     """A table of a block with the columns that `read_table` gives."""
-    return pd.DataFrame(list(rows), columns=[*COLUMNS, *BUDGET]).astype(dict.fromkeys(WHOLE, "Int64"))
+    return pd.DataFrame(list(rows), columns=[*COLUMNS]).astype(dict.fromkeys(WHOLE, "Int64"))
 
 
 def row(subject: str, metric: str, value: float, half_width: float = 0.0, **columns: Any) -> dict[str, Any]:

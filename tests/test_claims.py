@@ -184,7 +184,7 @@ def test_a_bound_and_a_large_number_are_shown_as_such(tmp_path: Path) -> None:
     speedup = HOLDS | DECIDES | {"measure": {"kind": "equal_loss_speedup", "metric": "nmse"}, "direction": {"above": 1}}
     size = {"kind": "value", "of": {"metric": "n_parameters", "subject": "baseline"}}
     context = {"name": "size", "measure": size, "published": None, "not_comparable": "said beside"}
-    run = run_of(headline=table(*headline), budgets=table(sooner))
+    run = run_of(headline=table(*headline), speed=table(sooner))
     judged = measure_claims(load(tmp_path, claim(speedup, context)), run)
     assert judged["text"].tolist() == ["> 8", "28.3 million"]
     assert judged["measured"].tolist() == [8, 28.3e6]

@@ -30,7 +30,7 @@ from tsae.table import labelled, read_table, write_measurements, write_table
 
 ROOT = Path(__file__).parent.parent
 SMOKE = config.load(ROOT / "config/smoke.yaml")
-BASELINE, TOKENIZED = SMOKE.headline()
+BASELINE, TOKENIZED, REMAINDER = SMOKE.headline()
 STEPS = (39, 78, 156)
 WITH_COUNT = ("feature_", "token_bias_")
 WITH_THRESHOLD = ("similarity", "similarity_alive", "_share", "simple_unigram", "simple_bigram")
@@ -106,7 +106,8 @@ class Tables:
     def run(self) -> selection.Run:
         """As claims are measured from."""
         tables = {path.stem: read_table(path) for path in (self.folder / "tables").glob("*.csv")}
-        return selection.Run(tables, {"baseline": BASELINE, "tokenized": TOKENIZED}, 0.5)
+        roles: dict[selection.Role, str] = {"baseline": BASELINE, "tokenized": TOKENIZED, "remainder": str(REMAINDER)}
+        return selection.Run(tables, roles, 0.5)
 
     def draw(self, figure: str) -> tuple[dict[str, Any], str]:
         """Run the script of a figure: what it has at its end, and the text of the SVG."""

@@ -106,7 +106,7 @@ def budgets(baseline: float, **tokenized: float) -> dict[str, Any]:
     other = row("topk-k4-x4-fixed-budget0.5", "nmse", 1e-9, **settings | {"table": "fixed", "budget": 0.5})
     of_baseline = row(BASELINE, "nmse", baseline, **settings | {"table": "none", "budget": 1.0})
     headline = [of_baseline, *(r for r in rows if r["budget"] == 1)]
-    return {"headline": table(*headline), "budgets": table(other, *(r for r in rows if r["budget"] < 1))}
+    return {"headline": table(*headline), "speed": table(other, *(r for r in rows if r["budget"] < 1))}
 
 
 def test_equal_loss_speed_up_is_interpolated_in_both_logarithms() -> None:
@@ -134,7 +134,7 @@ def test_equal_loss_speed_up_is_paired_over_documents() -> None:
 def test_equal_loss_speed_up_needs_smaller_budgets_of_the_same_sae() -> None:
     lacking = budgets(0.2, b1=0.1)
     assert take_one(run_of(**lacking), **EQUAL_LOSS).missing == (
-        f"block 'budgets' has no nmse of {TOKENIZED} with a smaller budget"
+        f"block 'speed' has no nmse of {TOKENIZED} with a smaller budget"
     )
-    del lacking["budgets"]
-    assert take(run_of(**lacking), **EQUAL_LOSS)[0].missing == "this profile has no block 'budgets'"
+    del lacking["speed"]
+    assert take(run_of(**lacking), **EQUAL_LOSS)[0].missing == "this profile has no block 'speed'"

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from tsae.replicates import Array, Measured, estimate, sample
 from tsae.section import Name, Section
-from tsae.selection import Metric, NotMeasuredError, Run, TableName, keep, refuse_failed, table_of
-from tsae.sweep import ArchitectureName
+from tsae.selection import Metric, NotMeasuredError, Run, keep, refuse_failed, table_of
+from tsae.sweep import ArchitectureName, TableName
 from tsae.table import COLUMNS
 
 # What tells apart SAEs that are no points of one curve.

@@ -9,7 +9,8 @@ from pydantic import Field
 from tsae.metrics import Bootstrap
 from tsae.replicates import Measured, Sample, estimate
 from tsae.section import Section
-from tsae.selection import EncoderInput, NotMeasuredError, Run, TableName, keep, refuse_failed, table_of
+from tsae.selection import NotMeasuredError, Run, keep, refuse_failed, table_of
+from tsae.sweep import EncoderInput, TableName
 
 # Means over phrases, and counts of lost firings, whose share of all firings is taken.
 Column = Literal["score", "untrained_score", "mean_recall", "lost", "lost_control", "lost_span", "lost_span_control"]

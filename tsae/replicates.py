@@ -62,6 +62,15 @@ class Measured(NamedTuple):
     """The SAEs that this is for because their training failed."""
 
 
+def paths_of_sums(folder: Path, rows: pd.DataFrame) -> list[Path]:
+    """The files of sums below a folder that belong to the SAEs and layers of a table."""
+    named = rows[["layer", "subject", "seed"]].drop_duplicates().itertuples(index=False, name=None)
+    return [
+        folder / f"layer{layer}/{subject}{'' if pd.isna(seed) else f'-s{seed}'}.safetensors"
+        for layer, subject, seed in named
+    ]
+
+
 def load_sums_of_run(paths: Iterable[Path]) -> dict[SumsOf, DocumentSums]:
     """Read the sums of a run: `layer{L}/{subject}-s{seed}.safetensors`, or in a folder `curves` those of checkpoints.
 

@@ -12,13 +12,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from tsae.metrics import METRICS
 from tsae.section import Name, Section
 from tsae.sums import DocumentSums
-from tsae.sweep import SPARSITY, ArchitectureName
+from tsae.sweep import SPARSITY, ArchitectureName, EncoderInput, TableName
 
 Role = Literal["baseline", "tokenized", "remainder"]
 ROLES: tuple[Role, ...] = get_args(Role)
 TABLES_ALONE = ("unigram-residuals", "conditional-means", "residuals")
-TableName = Literal["none", "fixed", "learned", "scaled", "embedding"]
-EncoderInput = Literal["residual", "remainder", "without_unigram"]
 
 
 class NotMeasuredError(Exception):
@@ -77,6 +75,8 @@ class Points(Section):
     rows: Literal["unigram", "permuted"] | None = None
     encoder_input: EncoderInput | None = None
     start: Literal["centred", "authors"] | None = None
+    centre: float | None = None
+    table_lr: float | None = None
     budget: NumberOrExtreme | None = None
     k: NumberOrExtreme | None = None
     lookup_scale: NumberOrExtreme | None = None

@@ -35,7 +35,7 @@ class EqualLossSpeedUp(Section):
     kind: Literal["equal_loss_speedup"]
     metric: Metric
     of: Literal["tokenized", "remainder"] = "tokenized"
-    block: Name = "budgets"
+    block: Name = "speed"
 
 
 def first_crossing(x: Array, y: Array, mark: float) -> float:

@@ -15,7 +15,7 @@ from tsae.claims import measure_claims, read_claims
 from tsae.config import Config
 from tsae.ledger import load_ledger
 from tsae.manifest import config_sha256
-from tsae.replicates import load_sums_of_run
+from tsae.replicates import load_sums_of_run, paths_of_sums
 from tsae.selection import ROLES, Run
 from tsae.table import read_table
 
@@ -29,11 +29,8 @@ TABLES = {name: read_table(RESULTS / f"tables/{name}.csv") for name in BLOCKS}
 CLAIMED = TABLES | ({"phrases": read_table(RESULTS / "tables/phrases.csv")} if "encoder" in CONFIG.sweep else {})
 METRICS = read_table(RESULTS / "metrics.csv")
 CLAIMS = read_claims(RESULTS / "claims.csv")
-OF_SUMS = ["layer", "subject", "seed"]
 SUMS = load_sums_of_run(
-    RESULTS / f"sums/{folder}layer{layer}/{subject}{'' if pd.isna(seed) else f'-s{seed}'}.safetensors"
-    for folder, table in (("", METRICS), ("curves/", TABLES["curves"]))
-    for layer, subject, seed in table[OF_SUMS].drop_duplicates().itertuples(index=False, name=None)
+    [*paths_of_sums(RESULTS / "sums", METRICS), *paths_of_sums(RESULTS / "sums/curves", TABLES["curves"])]
 )
 LEDGER = load_ledger(ROOT / "config/claims.yaml")
 SHARES = ("dead_", "feature_", "simple_", "last_token_detection", "outlier_share", "heldout_tokens_seen")
@@ -119,7 +116,7 @@ def test_a_table_is_part_of_all_metrics() -> None:
 
 
 def test_every_claim_is_measured_from_the_tables() -> None:
-    roles = dict(zip(ROLES, CONFIG.headline(), strict=False))
+    roles = {role: point for role, point in zip(ROLES, CONFIG.headline(), strict=True) if point is not None}
     settings = CONFIG.evaluation
     run = Run(CLAIMED, roles, CONFIG.simple.threshold, SUMS, settings.bootstrap, settings.seed)
     again = measure_claims(LEDGER, run)
