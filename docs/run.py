@@ -8,6 +8,8 @@ from typing import Any
 import pandas as pd
 
 from tsae import config
+from tsae.replicates import estimate, load_sums_of_run, paths_of_sums, sample
+from tsae.selection import Run
 from tsae.table import read_table
 
 ROOT = Path(__file__).parent.parent
@@ -25,13 +27,20 @@ def markdown(rows: list[dict[str, object]], others: str = "---:") -> str:
 
 
 def of_seeds(table: pd.DataFrame, form: str, scale: float = 1.0) -> str:
-    """Mean of the seeds, and the hull of their 95% intervals."""
+    """Mean of the seeds of one SAE at one layer, with its 95% interval."""
     if table.empty:
         return "-"
-    value, low, high = (
-        form.format(number * scale) for number in (table["value"].mean(), table["low"].min(), table["high"].max())
-    )
+    measured = estimate(sums(), lambda values: values, [sample(sums(), table)])
+    value, low, high = (form.format(number * scale) for number in measured[:3])
     return f"{value} ({low} to {high})"
+
+
+@functools.cache
+def sums() -> Run:
+    """The sums of the run, from which means of seeds have their intervals."""
+    found = load_sums_of_run(paths_of_sums(RESULTS / "sums", read("metrics")))
+    settings = PROFILE.evaluation
+    return Run({}, {}, PROFILE.simple.threshold, found, settings.bootstrap, settings.seed)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -21,8 +21,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from tsae.explore import open_run
-from tsae.measures import speedups
 from tsae.plots import COLOURS, draw_curve, figure, log_axis
+from tsae.speedups import speedups
 
 run = open_run()
 print("baseline:", run.baseline, " tokenized:", run.tokenized)

@@ -533,16 +533,14 @@ def test_the_ledger_measures_them_where_the_profile_has_them(measured: Path) -> 
     )
     pd.testing.assert_frame_equal(flat, in_folder)
     for present in (True, False):
-        checks = measure_claims(ledger, Run(tables if present else {}, "topk-k4-x4-none", "topk-k4-x4-learned", 0.5))
+        checks = measure_claims(ledger, Run(tables if present else {}, {}, 0.5))
         checks = checks[checks["check"].str.contains("released")]
         assert set(checks["id"]) == {"C1", "C4", "C5", "C7", "C8", "C9"}
         if not present:
             assert set(checks["verdict"]) == {"not comparable here"}
             assert set(checks["reason"]) == {"this profile has no block 'released'"}
     by_hand = tables["released"].set_index(["subject", "metric"])["value"]
-    value = measure_claims(ledger, Run(tables, "topk-k4-x4-none", "topk-k4-x4-learned", 0.5)).set_index("check")[
-        "measured"
-    ]
+    value = measure_claims(ledger, Run(tables, {}, 0.5)).set_index("check")["measured"]
     assert value["NMSE, released SAEs, tokenized / baseline, k = 30"] == pytest.approx(
         by_hand["released-ot30", "nmse"] / by_hand["released-o30", "nmse"], rel=1e-4
     )

@@ -345,22 +345,32 @@ def measure_claims(
     ledger: File,
     published: File,
     baseline: Annotated[str, typer.Option(help="Id of the headline baseline")],
-    tokenized: Annotated[str, typer.Option(help="Id of the headline tokenized SAE")],
+    tokenized: Annotated[str, typer.Option(help="Id of the headline tokenized SAE in the paper's form")],
     simple_threshold: Annotated[float, typer.Option(help="Share of activation mass from which a feature is simple")],
+    bootstrap: Annotated[int, typer.Option(help="Bootstrap samples")],
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap")],
     output: File,
     markdown: File,
     html: File,
-    tables: list[Path],
+    measured: Annotated[list[Path], typer.Argument(help="Tables (.csv), and sums over documents (.safetensors)")],
+    remainder: Annotated[
+        str | None, typer.Option(help="Id of the headline tokenized SAE whose encoder sees what the table leaves")
+    ] = None,
 ) -> None:
     """Measure every claim of the ledger, and judge it."""
     from tsae.claims import write_claims
     from tsae.ledger import load_ledger
+    from tsae.replicates import load_sums_of_run
+    from tsae.selection import Role, Run
     from tsae.table import read_table
 
-    of_block = {path.stem: read_table(path) for path in tables}
-    write_claims(
-        load_ledger(ledger, published), of_block, (baseline, tokenized), simple_threshold, output, markdown, html
-    )
+    roles: dict[Role, str] = {"baseline": baseline, "tokenized": tokenized}
+    if remainder is not None:
+        roles["remainder"] = remainder
+    tables = {path.stem: read_table(path) for path in measured if path.suffix == ".csv"}
+    sums = load_sums_of_run(path for path in measured if path.suffix != ".csv")
+    run = Run(tables, roles, simple_threshold, sums, bootstrap, seed)
+    write_claims(load_ledger(ledger, published), run, output, markdown, html)
 
 
 @app.command()

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from tsae.measures import Measure, Pareto, geometric_mean, ratios_at_equal_l0
+from tsae.measures import Measure
+from tsae.pareto import Pareto, inside, ratio_at_equal_l0
 from tsae.section import Section
 from tsae.selection import Metric
 from tsae.sweep import ArchitectureName
@@ -70,6 +71,9 @@ class Check(Section):
     """One number that speaks for or against a claim."""
 
     name: str = Field(min_length=1)
+    decides: bool = Field(
+        False, description="Whether the claim's verdict depends on it; what does not decide is context"
+    )
     measure: Measure
     published: Annotated[tuple[float, float] | Literal["computed"] | None, BeforeValidator(_as_range)] = Field(
         description="Number, range [low, high], null if none was published, or `computed` by the same measure from "
@@ -94,6 +98,8 @@ class Check(Section):
             raise ValueError("published: only a measure of kind pareto can be computed")
         if self.published is None and self.direction is None and self.not_comparable is None:
             raise ValueError("nothing to check: there is neither a published number nor a direction")
+        if self.decides and self.not_comparable is not None and self.direction is None:
+            raise ValueError("decides: a check that is comparable in no profile cannot decide")
         return self
 
     @property
@@ -112,12 +118,19 @@ class Claim(Section):
     id: str = Field(pattern=r"^C\d+$")
     claim: str = Field(min_length=1, description="The claim, in our own words")
     source: str = Field(min_length=1, description="Where the authors make it")
-    checks: tuple[Check, ...] = Field(description="What speaks for or against it; the worst verdict is the claim's")
+    checks: tuple[Check, ...] = Field(
+        description="What speaks for or against it; the worst verdict of those that decide is the claim's"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "Claim":
         if not self.checks:  # min_length would complain of a check with a mistake too
             raise ValueError("checks: a claim needs at least one")
+        names = [check.name for check in self.checks]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"checks: two are called {twice!r}")
+        if not any(check.decides for check in self.checks):
+            raise ValueError("checks: none of them decides the claim; mark one with decides: true")
         return self
 
 
@@ -205,9 +218,13 @@ def _with_published(check: Check, curves: pd.DataFrame, where: str) -> Check:
     if check.published != "computed" or not isinstance(check.measure, Pareto):
         return check
     wanted = (curves["architecture"] == check.measure.architecture) & (curves["metric"] == check.measure.metric)
-    points = curves[wanted].assign(low=curves["value"], high=curves["value"])
-    ratios = ratios_at_equal_l0(points[points["table"] == "none"], points[points["table"] != "none"])
-    if ratios.empty:
-        raise ValueError(f"{where}.published: published.yaml has no such curves that overlap in L0")
-    ratio = geometric_mean(ratios["value"])
-    return check.model_copy(update={"published": (ratio, ratio)})
+    curve_of = dict(iter(curves[wanted].groupby("table")))
+    tables = [table for table in curve_of if table != "none"]
+    if "none" in curve_of and len(tables) == 1:
+        baseline_l0, baseline, l0, values = (
+            curve_of[table][column].to_numpy(float) for table in ("none", tables[0]) for column in ("l0", "value")
+        )
+        if (chosen := inside(baseline_l0, l0)).any():
+            ratio = ratio_at_equal_l0(baseline_l0, baseline, l0[chosen], values[chosen])
+            return check.model_copy(update={"published": (ratio, ratio)})
+    raise ValueError(f"{where}.published: published.yaml has no such curves that overlap in L0")

@@ -31,7 +31,7 @@ METRICS = {
     "ce_recovered_mean": "1 - (CE - clean CE) / (CE of the residual set to its mean - clean CE)",
     "dead_heldout": "share of features that fire on no held-out token",
     "dead_training": "share of features that did not fire in the last tokens of training",
-    "dead_training_original": "the same in the authors' window of three batches",
+    "dead_training_original": "share of features that did not fire in the authors' window of three batches",
     **{
         f"feature_{table}_{metric}{suffix}": f"share of {features} whose most similar {row} has a cosine similarity {band}"
         for table, row in (("token_bias", "token-bias"), ("unigram", "unigram residual"))
@@ -51,7 +51,7 @@ METRICS = {
         )
     },
     "last_token_detection": "share of sequences whose last residual is most similar to the row of its own token",
-    "last_token_detection_any_position": "the same for residuals at any position",
+    "last_token_detection_any_position": "share of residuals at any position that are most similar to the row of their own token",
     "table_fvu": "FVU of x_hat = table[t]",
     "residual_unigram_cosine": "mean cosine similarity of a residual to its token's unigram residual, by context length `at`",
     "residual_other_cosine": "the same to another token's unigram residual",
@@ -59,11 +59,31 @@ METRICS = {
     "simple_bigram": "share of features with at least `at` of their activation mass on one bigram",
     "phrase_coverage": "mean over phrases of the best feature's recall on the phrase's worst token, less its base rate",
     "phrase_token_recall": "mean over the tokens of phrases of the recall of the phrase's best feature",
+    "feature_conditional_mean_similar": "share of features whose most similar conditional mean has a cosine similarity of 0.4 to 0.9",
+    "feature_random_similar": "share of features whose most similar random direction has a cosine similarity of 0.4 to 0.9",
+    "features_match_unigram": "share of features whose most similar common unigram residual has a cosine similarity of `at` or more",
+    "features_match_unigram_centred": "share of features that match a centred common unigram residual",
+    "features_match_bigram": "share of features whose most similar common bigram residual has a cosine similarity of `at` or more",
+    "features_match_bigram_remainder": "share of features that match what sets a common bigram apart",
+    "token_bias_neighbour_cosine_centred": "the same, centred",
+    "token_bias_unigram_cosine_centred": "the same, centred",
+    "token_bias_other_cosine_centred": "the same, centred",
+    "ngram_unigram_cosine": "median cosine similarity of an n-gram's residual to its last token's unigram residual, by length `at`",
+    "ngram_other_cosine": "the same to another token's unigram residual",
+    "n_parameters": "numbers that training moves",
+    "flops_per_token": "operations of one token's reconstruction",
+    "phrase_firings_lost": "share of the firings of features of phrases that are lost without the token's unigram direction",
+    "phrase_firings_lost_control": "the same without the unigram direction of another token",
     "heldout_tokens_seen_in_training": "share of held-out tokens that occur in training",
     "outlier_share_train": "share of training tokens left out for their norm",
     "outlier_share_heldout": "share of held-out tokens left out for their norm",
     "scale": "what residuals of the layer are divided by in training",
 }
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share of things that were counted, by its definition."""
+    return METRICS[metric].startswith("share of")
 
 
 @dataclass(frozen=True)

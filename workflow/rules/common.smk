@@ -44,6 +44,23 @@ TABLES = [*CONFIG.sweep, "baselines", "curves", *(["released"] if RELEASED else 
 LAYER_SUBJECTS = ["unigram-residuals", "conditional-means", "residuals"]
 RELEASED_TABLE = ["<results>/tables/released.csv"] if RELEASED else []
 PHRASES = ["<results>/tables/phrases.csv"] if "encoder" in CONFIG.sweep else []
+# What claims are measured from beside the tables: sums over held-out documents, the same documents for all.
+SUMS = [
+    *expand("<results>/sums/{job}.safetensors", job=[*JOBS, *RELEASED]),
+    *expand("<results>/sums/layer{layer}/{subject}.safetensors", layer=LAYERS, subject=LAYER_SUBJECTS),
+    *expand("<results>/sums/curves/{job}.safetensors", job=[job.id for job in CONFIG.jobs("headline")]),
+]
+LEDGER_CODE = [
+    "ledger",
+    "measures",
+    "pareto",
+    "speedups",
+    "phrase_measure",
+    "replicates",
+    "selection",
+    "sums",
+    "metrics",
+]
 MODEL_CODE = ["models", "products"]
 SAE_CODE = ["sae", "architectures", "kernels", "loops", "products"]
 # Training residuals that are not on disk come from the model.

@@ -20,7 +20,7 @@ rule pareto:
         pareto="<results>/tables/pareto.csv",
         released=RELEASED_TABLE,
         published=PUBLISHED,
-        code=code("plots", "table", "ledger", "measures", "selection"),
+        code=code("plots", "table", *LEDGER_CODE),
     output:
         svg=report("<figures>/pareto.svg", caption="../report/pareto.rst", category="Reconstruction"),
         pdf="<figures>/pareto.pdf",
@@ -38,7 +38,7 @@ rule speedup:
     input:
         curves="<results>/tables/curves.csv",
         published=PUBLISHED,
-        code=code("plots", "table", "ledger", "measures", "selection"),
+        code=code("plots", "table", *LEDGER_CODE),
     output:
         svg=report("<figures>/speedup.svg", caption="../report/speedup.rst", category="Training"),
         pdf="<figures>/speedup.pdf",
@@ -96,7 +96,7 @@ rule token_bias_similarity:
         expansion="<results>/tables/expansion.csv",
         ledger=LEDGER,
         published=PUBLISHED,
-        code=code("plots", "table", "ledger", "measures", "selection"),
+        code=code("plots", "table", *LEDGER_CODE),
     output:
         svg=report(
             "<figures>/token_bias_similarity.svg",
@@ -121,7 +121,7 @@ rule lookup_geometry:
         headline="<results>/tables/headline.csv",
         ledger=LEDGER,
         published=PUBLISHED,
-        code=code("plots", "table", "ledger", "measures", "selection"),
+        code=code("plots", "table", *LEDGER_CODE),
     output:
         svg=report("<figures>/lookup_geometry.svg", caption="../report/lookup_geometry.rst", category="Token-biases"),
         pdf="<figures>/lookup_geometry.pdf",
@@ -144,7 +144,7 @@ rule last_token_detection:
         released=RELEASED_TABLE,
         ledger=LEDGER,
         published=PUBLISHED,
-        code=code("plots", "table", "ledger", "measures", "selection"),
+        code=code("plots", "table", *LEDGER_CODE),
     output:
         svg=report(
             "<figures>/last_token_detection.svg", caption="../report/last_token_detection.rst", category="Token-biases"
@@ -182,9 +182,7 @@ rule init_sweep:
 rule simple_features:
     input:
         headline="<results>/tables/headline.csv",
-        ledger=LEDGER,
-        published=PUBLISHED,
-        code=code("plots", "table", "ledger", "measures", "selection"),
+        code=code("plots", "table"),
     output:
         svg=report("<figures>/simple_features.svg", caption="../report/simple_features.rst", category="Features"),
         pdf="<figures>/simple_features.pdf",

@@ -3,7 +3,8 @@ rule measure_claims:
         ledger=LEDGER,
         published=PUBLISHED,
         tables=[*expand("<results>/tables/{table}.csv", table=TABLES), *PHRASES],
-        code=code("claims", "ledger", "measures", "selection", "metrics", "table"),
+        sums=SUMS,
+        code=code("claims", "verdicts", *LEDGER_CODE, "table"),
     output:
         csv="<results>/claims.csv",
         markdown="<results>/claims.md",
@@ -12,14 +13,16 @@ rule measure_claims:
         "<logs>/measure_claims.log",
     localrule: True
     params:
-        headline=list(CONFIG.headline()),
+        headline=" ".join(f"--{role} {subject}" for role, subject in HEADLINE.items()),
         simple_threshold=CONFIG.simple.threshold,
+        bootstrap=CONFIG.evaluation.bootstrap,
+        seed=CONFIG.evaluation.seed,
     message:
         "Measuring every claim"
     shell:
         "python -m tsae --log {log} measure-claims --ledger {input.ledger:q} --published {input.published:q}"
-        " --baseline {params.headline[0]} --tokenized {params.headline[1]} --simple-threshold {params.simple_threshold}"
-        " --output {output.csv} --markdown {output.markdown} --html {output.html} {input.tables}"
+        " {params.headline} --simple-threshold {params.simple_threshold} --bootstrap {params.bootstrap} --seed {params.seed}"
+        " --output {output.csv} --markdown {output.markdown} --html {output.html} {input.tables} {input.sums}"
 
 
 rule notebook:
@@ -31,9 +34,7 @@ rule notebook:
             "features",
             "table",
             "plots",
-            "metrics",
-            "measures",
-            "selection",
+            *LEDGER_CODE,
             "baselines",
             "sums",
             "residuals",
@@ -69,11 +70,12 @@ rule verify:
             *expand("<results>/tables/{table}.csv", table=TABLES),
             *PHRASES,
         ],
+        sums=SUMS,
         figures=expand("<figures>/{figure}.{format}", figure=FIGURES, format=FORMATS),
         ledger=[LEDGER, PUBLISHED],
         record=local("docs/record.json"),
         tests=local("workflow/verify/test_results.py"),
-        code=code("claims", "ledger", "measures", "selection", "manifest", "table"),
+        code=code("claims", "verdicts", *LEDGER_CODE, "manifest", "table"),
     output:
         "<results>/verified.txt",
     log:

@@ -1,24 +1,16 @@
 """How many features are simple: the mass of their activations lies on one token, or on one bigram (C11)."""
 
-from matplotlib.patches import Patch
-
-from tsae.ledger import load_ledger, published_range
-from tsae.plots import COLOURS, PUBLISHED, draw_curve, grid, key, layers_of, legend_above, save
+from tsae.plots import COLOURS, draw_curve, grid, key, layers_of, legend_above, save
 from tsae.table import read_table
 
 table = read_table(snakemake.input.headline)
 PANELS = {"simple_unigram": "token", "simple_bigram": "bigram"}
-low, high = published_range(
-    load_ledger(snakemake.input.ledger, snakemake.input.published), "C11", "features of one token, baseline"
-)
 SUBJECTS = (("baseline", snakemake.params.baseline), ("tokenized", snakemake.params.tokenized))
 layers = layers_of(table)
 
 fig, panels = grid(len(PANELS), len(layers), height=1.9, sharex=True, sharey=True)
 for row, (metric, of) in zip(panels, PANELS.items(), strict=True):
     for ax, layer in zip(row, layers, strict=True):
-        if metric == "simple_unigram":
-            ax.axhspan(low * 100, high * 100, color=PUBLISHED, alpha=0.25, lw=0.8, zorder=0)
         ax.axvline(snakemake.params.simple_threshold, color="0.25", lw=0.8, ls="--", zorder=1)
         for name, subject in SUBJECTS:
             rows = table[(table["layer"] == layer) & (table["subject"] == subject) & (table["metric"] == metric)]
@@ -30,9 +22,5 @@ for ax in panels[-1]:
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 101)
 fig.supxlabel("share of activation mass ≥", fontsize="medium")
-marks = (
-    key("threshold of simple", lw=0.8, ls="--"),
-    Patch(color=PUBLISHED, alpha=0.25, lw=0.8, label="published, baseline (GPT-2, another measure)"),
-)
-legend_above(fig, panels[0][0], *marks, columns=4)
+legend_above(fig, panels[0][0], key("threshold of simple", lw=0.8, ls="--"))
 save(fig, snakemake.output, table)

@@ -1,8 +1,8 @@
 """How many times sooner the tokenized SAE reaches the baseline's final value, by layer (C2)."""
 
 from tsae.ledger import load_published
-from tsae.measures import speedups
 from tsae.plots import COLOURS, PUBLISHED, draw_seeds, figure, key, layers_of, legend_above, log_axis, save
+from tsae.speedups import mean_of_seeds, speedups
 from tsae.table import read_table
 
 curves = read_table(snakemake.input.curves)
@@ -17,10 +17,9 @@ place = {layer: float(x) for x, layer in enumerate(layers_of(curves))}
 fig, axes = figure(len(PANELS), sharey=True)
 every = [1.0]
 for ax, (metric, name) in zip(axes, PANELS.items(), strict=True):
-    found = speedups(curves, snakemake.params.baseline, snakemake.params.tokenized, metric)
-    by_layer = found.groupby("layer")["speedup"]
-    mean = by_layer.mean().where(by_layer.count() == by_layer.size())  # none if a seed never gets there
-    ax.plot(mean.index.map(place), mean, "o", color=COLOURS["tokenized"], label="mean of seeds")
+    of = (snakemake.params.baseline, snakemake.params.tokenized, metric)
+    found, of_mean = speedups(curves, *of), speedups(mean_of_seeds(curves), *of)
+    ax.plot(of_mean["layer"].map(place), of_mean["speedup"], "o", color=COLOURS["tokenized"], label="mean of seeds")
     draw_seeds(ax, found["layer"].map(place), found["speedup"])
     never = found[found["speedup"].isna()]
     ax.plot(

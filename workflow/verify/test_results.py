@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tsae.claims import measure_claims
+from tsae.claims import measure_claims, read_claims
 from tsae.config import Config
-from tsae.files import check
 from tsae.ledger import load_ledger
 from tsae.manifest import config_sha256
-from tsae.selection import Run
+from tsae.replicates import load_sums_of_run, paths_of_sums
+from tsae.selection import ROLES, Run
 from tsae.table import read_table
 
 ROOT = Path(__file__).parents[2]
@@ -28,8 +28,10 @@ BLOCKS = [*CONFIG.sweep, "baselines", "curves", *(["released"] if CONFIG.release
 TABLES = {name: read_table(RESULTS / f"tables/{name}.csv") for name in BLOCKS}
 CLAIMED = TABLES | ({"phrases": read_table(RESULTS / "tables/phrases.csv")} if "encoder" in CONFIG.sweep else {})
 METRICS = read_table(RESULTS / "metrics.csv")
-check(RESULTS / "claims.csv")
-CLAIMS = pd.read_csv(RESULTS / "claims.csv")
+CLAIMS = read_claims(RESULTS / "claims.csv")
+SUMS = load_sums_of_run(
+    [*paths_of_sums(RESULTS / "sums", METRICS), *paths_of_sums(RESULTS / "sums/curves", TABLES["curves"])]
+)
 LEDGER = load_ledger(ROOT / "config/claims.yaml")
 SHARES = ("dead_", "feature_", "simple_", "last_token_detection", "outlier_share", "heldout_tokens_seen")
 
@@ -114,9 +116,23 @@ def test_a_table_is_part_of_all_metrics() -> None:
 
 
 def test_every_claim_is_measured_from_the_tables() -> None:
-    again = measure_claims(LEDGER, Run(CLAIMED, *CONFIG.headline(), CONFIG.simple.threshold))
-    assert again["verdict"].tolist() == CLAIMS["verdict"].tolist()
-    np.testing.assert_allclose(again["measured"], CLAIMS["measured"], rtol=1e-4)
+    roles = {role: point for role, point in zip(ROLES, CONFIG.headline(), strict=True) if point is not None}
+    settings = CONFIG.evaluation
+    run = Run(CLAIMED, roles, CONFIG.simple.threshold, SUMS, settings.bootstrap, settings.seed)
+    again = measure_claims(LEDGER, run)
+    for column in ("verdict", "check_verdict", "claim_verdict"):
+        assert again[column].tolist() == CLAIMS[column].tolist()
+    for column in ("measured", "low", "high"):
+        np.testing.assert_allclose(again[column], CLAIMS[column], rtol=1e-4)
+
+
+def test_metrics_over_documents_are_those_of_the_sums() -> None:
+    over_documents = pd.concat([METRICS, TABLES["curves"]]).query("over == 'documents'")
+    assert len(over_documents)
+    for row in over_documents.to_dict("records"):
+        seed, step, at = (None if pd.isna(row.get(key)) else row[key] for key in ("seed", "step", "at"))
+        ratio = SUMS[row["layer"], row["subject"], seed, step].ratio(row["metric"], at)
+        assert ratio.value == pytest.approx(row["value"], rel=1e-4), row
 
 
 @pytest.mark.parametrize("figure", CONFIG.figures)
@@ -132,13 +148,14 @@ def test_every_figure_is_there(figure: str, ending: str) -> None:
 def test_claims_agree_with_the_run_on_record() -> None:
     """Within the tolerance of the ledger, or inside the recorded interval where it has none."""
     tolerance = {(claim.id, check.name): check.tolerance or 0.0 for claim in LEDGER for check in claim.checks}
-    found = CLAIMS.set_index(["id", "check"])["measured"]
+    found = CLAIMS.set_index(["id", "check", "layer"])["measured"].to_dict()
     differing = []
     for row in RECORD["claims"]:
-        key = (row["id"], row["check"])
-        if row["measured"] is None or key not in tolerance:
-            continue  # nothing was measured then, or the ledger no longer asks
+        key = (row["id"], row["check"], row.get("layer"))
+        # Nothing was measured then, or the ledger asks something else now.
+        if row["measured"] is None or key not in found:
+            continue
         inside = row["low"] <= found[key] <= row["high"]
-        if not inside and not abs(found[key] - row["measured"]) <= tolerance[key] + 1e-9:
+        if not inside and not abs(found[key] - row["measured"]) <= tolerance[key[:2]] + 1e-9:
             differing.append(f"{key}: {found[key]} here, {row['measured']} on record")
     assert not differing
