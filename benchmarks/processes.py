@@ -27,6 +27,7 @@ from tsae.files import write_json
 from tsae.lookup import load_unigrams
 from tsae.residuals import open_residuals
 from tsae.sae import SAE
+from tsae.start import start_from
 from tsae.sweep import Job
 from tsae.train import Trainer
 
@@ -130,9 +131,8 @@ def train_together(results: Path, settings: Training, jobs: Sequence[Job]) -> No
     """Train several SAEs on one stream of batches."""
     layer, seed = jobs[0].layer, jobs[0].seed
     cache = open_residuals(results / "residuals/index.json", "train", layer)
-    table = load_unigrams(results / f"unigrams/layer{layer}.safetensors") / cache.scale
-    mean, mean_unigram = cache.mean() / cache.scale, cache.token_counts(len(table)) / cache.n_kept @ table
-    saes = [SAE.initialise(job.point, table, mean, mean_unigram, job.seed) for job in jobs]
+    unigrams = load_unigrams(results / f"unigrams/layer{layer}.safetensors")
+    saes = [SAE.initialise(job.point, start_from(job.point, cache, unigrams, job.seed), job.seed) for job in jobs]
     trainers = [Trainer(sae, settings) for sae in saes]
     for batch in training_batches(cache, settings, seed + 1):
         for trainer in trainers:

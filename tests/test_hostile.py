@@ -194,7 +194,7 @@ def test_a_tokenizers_own_code_does_not_run(
             tmp_path / "heldout",
         ),
         "unigrams": lambda: write_unigrams(
-            with_code, prepared.train_tokens, Unigrams(), [1], False, {1: tmp_path / "unigrams"}
+            with_code, prepared.train_tokens, Unigrams(), [1], False, {1: tmp_path / "unigrams"}, tmp_path / "embedding"
         ),
         "phrases": lambda: find_phrases_of(with_code, prepared.train_tokens, Phrases(), tmp_path / "phrases"),
         "notebook": lambda: Run(tmp_path).tokenizer,

@@ -185,7 +185,7 @@ def test_the_encoder_does_not_see_the_unigram_direction(name: str) -> None:
 def test_an_unigram_residual_of_zero_takes_nothing_away() -> None:
     point = POINTS["topk, without_unigram"]
     sae = SAE.initialise(point, start_of(point)._replace(unigram_directions=torch.zeros(V, D)), seed=0)
-    assert torch.equal(sae.encoder_input(X, TOKENS), X - sae.centre)
+    assert torch.equal(sae.encoder_input(X, TOKENS), X - sae._centre)
 
 
 def test_the_encoder_sees_what_the_table_leaves() -> None:
@@ -219,7 +219,7 @@ def test_folding_the_centre_changes_no_activation(name: str) -> None:
     folded.fold_centre_()
     assert folded.centre is None
     # What is left is the paper's form, of what the encoder sees.
-    seen = sae.encoder_input(X, TOKENS) + sae.centre
+    seen = sae.encoder_input(X, TOKENS) + sae._centre
     by_hand = (seen - folded.b_dec) @ folded.W_enc.T + folded.b_enc
     torch.testing.assert_close(folded.tokenized_activations(X, TOKENS), by_hand, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(folded.encode(X, TOKENS), sae.encode(X, TOKENS), rtol=1e-4, atol=1e-5)

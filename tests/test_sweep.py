@@ -66,13 +66,14 @@ def test_ids(settings: dict[str, Any], expected: str) -> None:
 def test_every_setting_shows_in_the_id() -> None:
     ids = set()
     n_points = 0
+    starts: tuple[dict[str, Any], ...] = ({"start": ("authors",)}, {"centre": (None, 0.5), "decoder_norm": (None, 1)})
     for (architecture, sparsity), start in itertools.product(
         (
             ("topk", {"k": (4, 8), "topk_relu": (True, False)}),
             ("relu", {"l1": (1, 2)}),
             ("gated", {"l1": (1, 2)}),
         ),
-        ({"start": ("authors",)}, {"centre": (None, 0.5), "decoder_norm": (None, 1)}),
+        starts,
     ):
         grid = Grid.model_validate(
             {

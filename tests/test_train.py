@@ -162,6 +162,7 @@ def write_cache(folder: Path, residuals: Tensor, tokens: Tensor, norms: Tensor |
         fingerprint="by hand",
         statistics=folder / "layer0.safetensors",
         streamed=frozenset(),
+        sampled=tuple(range(len(paths))),
         made_from={},
         index=folder / "index.json",
     )

@@ -87,6 +87,8 @@ class ResidualCache:
     """File with the mean and the counts of tokens."""
     streamed: frozenset[int]
     """Shards whose residuals are not on disk, and are computed when they are asked for."""
+    sampled: tuple[int, ...]
+    """Training shards that the mean was taken over, always on disk."""
     made_from: dict[str, Any]
     """The model, the tokens and the settings that the cache was made from, for the record."""
     index: Path
@@ -224,6 +226,7 @@ def open_residuals(
         fingerprint=described["fingerprints"][split],
         statistics=index.with_name(f"layer{layer}.safetensors"),
         streamed=streamed,
+        sampled=tuple(content["sampled"]),
         made_from=content["made_from"]
         | {key: content[key] for key in ("n_ctx", "max_norm", "include_bos", "fingerprint")}
         | {"median_norm": described["median_norm"], "kept": described["train"]["kept"]},

@@ -83,17 +83,13 @@ def _first_rows(point: Point, unigrams: Tensor, counts: Tensor, seed: int, embed
 def _mean_along(cache: ResidualCache, directions: Tensor) -> Tensor:
     """(d,) mean over training tokens of the part of a residual along its token's direction, in scaled units."""
     total, n = torch.zeros(directions.shape[1], dtype=torch.float64), 0
-    for index in _on_disk(cache):
+    for index in cache.sampled:
         shard = cache.shard(index)
         along = directions[shard.tokens[shard.kept].long()]
         part = (shard.residuals[shard.kept].float() * along).sum(1, keepdim=True) * along
         total += part.sum(0, dtype=torch.float64)
         n += len(along)
     return (total / n / cache.scale).float()
-
-
-def _on_disk(cache: ResidualCache) -> list[int]:
-    return [index for index in range(len(cache.shards)) if index not in cache.streamed]
 
 
 class Offset(NamedTuple):
@@ -125,9 +121,8 @@ def offset_at_start(sae: "SAE", cache: ResidualCache) -> Offset:
     """The offset of what an SAE's encoder sees of training residuals, those of a few shards; the SAE is in scaled units."""
 
     def inputs() -> Iterator[Tensor]:
-        on_disk = _on_disk(cache)
-        for place in evenly_spaced(len(on_disk), OFFSET_SHARDS).tolist():
-            shard = cache.shard(on_disk[place])
+        for place in evenly_spaced(len(cache.sampled), OFFSET_SHARDS).tolist():
+            shard = cache.shard(cache.sampled[place])
             x = shard.residuals[shard.kept].float() / cache.scale
             yield sae.encoder_input(x.to(sae.device), shard.tokens[shard.kept].to(sae.device))
 

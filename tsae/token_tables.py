@@ -18,7 +18,9 @@ from tsae.sae import SAE
 class TokenTable(Protocol):
     """A table under training."""
 
-    optimizer: torch.optim.Optimizer
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """What moves it."""
 
     def rows(self, tokens: Tensor) -> Tensor:
         """Token-biases (N, d) of tokens (N,), as they are now."""
