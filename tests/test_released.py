@@ -413,7 +413,9 @@ def test_the_reading_of_names_without_o_is_set_by_folder(tmp_path: Path) -> None
         "released-new-t8": topk.model_copy(update={"encoder_input": "remainder"}),
     }
     for wrong in ("odl", "old/", "."):
-        with pytest.raises(ValueError, match=r"released\.encoder_input: '.*' is none of the folders .* \['new', 'old'\]"):
+        with pytest.raises(
+            ValueError, match=r"released\.encoder_input: '.*' is none of the folders .* \['new', 'old'\]"
+        ):
             points(encoder_input={wrong: "remainder"})
     with pytest.raises(
         ValueError, match=r"released\.encoder_input\.old: .*'residual', 'remainder' or 'without_unigram'"
