@@ -321,7 +321,9 @@ DOCUMENTS = {"documents": torch.tensor([3, 5])}
 
 def write_sae(folder: Path, made_as: Point = POINT, **metadata: Any) -> None:
     unigrams, zeros = torch.arange(V * D, dtype=torch.float32).view(V, D), torch.zeros(D)
-    sae = SAE.initialise(made_as, Start(zeros, zeros, zeros, unigrams, torch.ones(V, D)), seed=0)
+    directions = torch.ones(V, D) if made_as.encoder_input == "without_unigram" else None
+    table = None if made_as.table == "none" else unigrams
+    sae = SAE.initialise(made_as, Start(zeros, zeros, zeros, table, directions), seed=0)
     hook = "blocks.1.hook_resid_pre"
     described = {
         "hook_point": hook,

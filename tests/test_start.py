@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from test_train import LAYER, SETTINGS, Prepared, write_cache
@@ -11,7 +12,7 @@ from tsae.batches import Batch
 from tsae.config import Training
 from tsae.residuals import ResidualCache
 from tsae.sae import SAE
-from tsae.start import MOST_OFFSET, Start, offset_at_start, offset_of, start_from
+from tsae.start import MOST_OFFSET, Start, off_centre, offset_at_start, offset_of, start_from
 from tsae.sweep import Job, Point
 from tsae.train import Trainer, train
 
@@ -166,3 +167,16 @@ def test_residuals_that_are_nearly_all_mean_kill_no_features_of_a_centred_tokeni
     # The test can fail: with half of the mean left in the encoder's input, most features die.
     off_centre = dead_features(Point.model_validate(base | {"table": "learned", "centre": 0.5}), mean_share=0.97)
     assert off_centre > baseline + 0.3
+
+
+def test_a_table_of_metrics_tells_which_saes_started_off_centre() -> None:
+    settings = [
+        ("centred", None, 0.02),
+        ("centred", None, 0.57),
+        ("centred", 1.0, 0.11),
+        ("centred", 0.5, 0.6),
+        ("authors", None, 0.9),
+    ]
+    table = pd.DataFrame(settings, columns=["start", "centre", "value"]).assign(metric="encoder_offset_at_start")
+    other = table.assign(metric="nmse")
+    assert off_centre(pd.concat([other, table]))["value"].tolist() == [0.57, 0.11]

@@ -93,6 +93,12 @@ def measure_dead_on_heldout(fired: Tensor, settings: Evaluation) -> Measurement:
     return _share("dead_heldout", fired == 0, settings)
 
 
+def measure_start(sae: SAE) -> list[Measurement]:
+    """How far off centre the encoder's input started, of an SAE that was trained here."""
+    share = sae.metadata.get("encoder_offset_at_start")
+    return [] if share is None else [Measurement("encoder_offset_at_start", share)]
+
+
 def measure_dead_in_training(sae: SAE, last_fired: Tensor, settings: Evaluation) -> list[Measurement]:
     """Share of features that did not fire in the last tokens of training: in the configured window and in the authors'."""
     silent_for = sae.metadata["tokens_trained"] - last_fired
@@ -312,6 +318,7 @@ def evaluate(
     trained_here = "tokens_trained" in sae.metadata
     rows = [
         measure_dead_on_heldout(fired, settings),
+        *measure_start(sae),
         *(measure_dead_in_training(sae, load_last_fired(sae_folder), settings) if trained_here else ()),
         *(m for name in similar for m in measure_feature_similarity(name, similar[name], fired > 0, settings)),
         *simple_shares(statistics, min_firings, THRESHOLDS, settings.bootstrap, settings.seed),

@@ -30,6 +30,7 @@ METRICS = {
     "ce_recovered_zero": "1 - (CE - clean CE) / (CE of the residual set to zero - clean CE)",
     "ce_recovered_mean": "1 - (CE - clean CE) / (CE of the residual set to its mean - clean CE)",
     "dead_heldout": "share of features that fire on no held-out token",
+    "encoder_offset_at_start": "length of the mean of what the encoder first saw, as a share of its spread around it",
     "dead_training": "share of features that did not fire in the last tokens of training",
     "dead_training_original": "share of features that did not fire in the authors' window of three batches",
     **{

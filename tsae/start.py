@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -115,6 +116,12 @@ def offset_of(inputs: Iterable[Tensor]) -> Offset:
         n += len(part)
     norm = (total / n).norm().item()
     return Offset(norm, math.sqrt(max(squares / n - norm**2, 0.0)))
+
+
+def off_centre(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a table of metrics: SAEs that should start on centre, and did not."""
+    rows = table[(table["metric"] == "encoder_offset_at_start") & (table["start"] == "centred")]
+    return rows[rows["centre"].fillna(1).eq(1) & (rows["value"] > MOST_OFFSET)]
 
 
 def offset_at_start(sae: "SAE", cache: ResidualCache) -> Offset:

@@ -17,6 +17,8 @@ from tsae.ledger import load_ledger
 from tsae.manifest import config_sha256
 from tsae.replicates import load_sums_of_run, paths_of_sums
 from tsae.selection import ROLES, Run
+from tsae.start import off_centre
+from tsae.sweep import Point
 from tsae.table import read_table
 
 ROOT = Path(__file__).parents[2]
@@ -84,16 +86,21 @@ def test_no_more_features_are_active_than_allowed() -> None:
 
 def test_sparsity_penalties_order_l0() -> None:
     penalised = rows("l0").dropna(subset=["l1"]).sort_values("l1")
-    settings = ["layer", "seed", "architecture", "table", "expansion", "lookup_scale", "encoder_input", "b_dec"]
-    for _, family in penalised.groupby(settings):
+    settings = ["layer", "seed", *(name for name in Point.model_fields if name not in ("k", "l1"))]
+    for _, family in penalised.groupby(settings, dropna=False):
         assert family["value"].is_monotonic_decreasing
 
 
 def test_fixed_tables_stay_and_learned_ones_move() -> None:
     cosine = rows("token_bias_unigram_cosine")
     cosine = cosine[(cosine["min_count"] == cosine["min_count"].max()) & (cosine["lookup_scale"] > 0)]
+    cosine = cosine[cosine["rows"] == "unigram"]
     assert (cosine.loc[cosine["table"] == "fixed", "value"] > 0.9999).all()
     assert (cosine.loc[cosine["table"] == "learned", "value"] < 0.9999).all()
+
+
+def test_encoders_that_should_start_on_centre_do() -> None:
+    assert off_centre(METRICS).empty
 
 
 def test_the_clean_loss_is_the_same_for_every_sae_of_a_layer() -> None:
