@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from tsae.baselines import Sequences, load_sequences, measure_ablations, spread
 from tsae.config import Evaluation
 from tsae.evaluate import measure_dead_on_heldout, measure_loss, measure_reconstruction
+from tsae.evolution import TrainedPaths
 from tsae.features import Firings
 from tsae.metrics import Measurement
 from tsae.models import LanguageModel, load_model
@@ -35,6 +36,7 @@ class Evaluated(NamedTuple):
     sequences: Sequences  # those of the loss
     ablations: Path
     saes: dict[str, Path]  # trained ones, by their table
+    trained_ones: TrainedPaths  # the same, as checkpoints are compared with them
 
 
 def open_evaluated(prepared: Prepared) -> Evaluated:
@@ -43,6 +45,7 @@ def open_evaluated(prepared: Prepared) -> Evaluated:
     ablations = folder / "ablations.safetensors"
     measure_ablations(prepared.model, prepared.residuals, prepared.heldout_tokens, LAYER, SETTINGS, False, ablations)
     train, heldout = (open_residuals(prepared.residuals, split, LAYER) for split in ("train", "heldout"))
+    saes = {table: train_point(prepared, folder / f"sae-{table}", table) for table in ("none", "learned")}
     whole = load_sequences(heldout, prepared.heldout_tokens)
     return Evaluated(
         load_model(prepared.model),
@@ -52,7 +55,8 @@ def open_evaluated(prepared: Prepared) -> Evaluated:
         whole,
         spread(whole, SETTINGS.ce_sequences),
         ablations,
-        {table: train_point(prepared, folder / f"sae-{table}", table) for table in ("none", "learned")},
+        saes,
+        TrainedPaths(saes["none"], saes["learned"], prepared.unigrams),
     )
 
 

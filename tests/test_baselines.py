@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from evaluation import SETTINGS, Evaluated, by_name
-from test_train import LAYER, Prepared, one_thread, write_cache  # noqa: F401
+from test_train import LAYER, Prepared, one_thread  # noqa: F401
 from torch import Tensor
 
 from tsae import files
 from tsae.baselines import (
     Sequences,
-    conditional_means,
     last_token_detection,
     load_sequences,
     measure_baselines,
@@ -116,20 +115,6 @@ def test_last_token_detection_of_noise_is_at_chance() -> None:
     measured = detect(sequences._replace(residuals=noise), table)[1]
     assert measured.n == sequences.kept.sum()
     assert measured.value == pytest.approx(1 / 20, abs=4 * math.sqrt(0.05 * 0.95 / int(sequences.kept.sum())))
-
-
-def test_conditional_means_by_hand(tmp_path: Path) -> None:
-    # Three sequences in two shards; BOS is token 0, and the row of norm 5000 is an outlier.
-    tokens = torch.tensor([[0, 1, 2], [0, 1, 4], [0, 2, 1]])
-    residuals = torch.tensor([[[9.0, 9], [1, 2], [10, 0]], [[9, 9], [3, 4], [0, 5000]], [[9, 9], [20, 4], [2, 12]]])
-    cache = write_cache(tmp_path, residuals, tokens)
-    counts = cache.token_counts(5)
-    means = conditional_means(cache, counts)
-    assert counts.tolist() == [0, 3, 2, 0, 0]
-    assert means[1].tolist() == [2, 6]
-    assert means[2].tolist() == [15, 2]
-    assert means[[0, 3, 4]].isnan().all()
-    torch.testing.assert_close(cache.mean(), torch.tensor([36 / 5, 22 / 5]))
 
 
 def cosines_by_length(
@@ -237,7 +222,7 @@ def test_token_counts_are_of_kept_tokens(evaluated: Evaluated) -> None:
 
 def test_baselines_of_the_tiny_cache(prepared: Prepared, evaluated: Evaluated, tmp_path: Path) -> None:
     measured = measure_baselines(
-        prepared.residuals, prepared.heldout_tokens, prepared.unigrams, LAYER, SETTINGS, tmp_path
+        prepared.residuals, prepared.heldout_tokens, prepared.references, LAYER, SETTINGS, tmp_path
     )
     assert set(measured) == {"unigram-residuals", "conditional-means", "residuals"}
     train, heldout = evaluated.train.kept_rows(), evaluated.heldout.kept_rows()
@@ -258,9 +243,22 @@ def test_baselines_of_the_tiny_cache(prepared: Prepared, evaluated: Evaluated, t
     last = sequences.kept[:, -1]
     for subject, x_hat in predicted.items():
         fvu = ((heldout.residuals - x_hat).square().sum() / variance).item()
-        named = by_name(measured[subject])
+        named = {m.metric: m for m in measured[subject] if m.at is None}
         assert named["table_fvu"].value == pytest.approx(fvu, rel=1e-4)
         assert named["table_fvu"].n == len(heldout.tokens)
+        # No other multiple of the table, less its mean over training tokens, explains more of the training residuals.
+        table = torch.where(tables[subject].isnan(), mean, tables[subject])
+        centred = table - table[train.tokens.long()].mean(0)
+        deviations = train.residuals - mean
+        scale = (deviations * centred[train.tokens.long()]).sum() / centred[train.tokens.long()].square().sum()
+        assert named["table_scale"].value == pytest.approx(scale.item(), rel=1e-4)
+        fitted = torch.where(
+            torch.tensor(unseen)[:, None] & (subject == "conditional-means"),
+            mean,
+            mean + scale * centred[heldout.tokens.long()],
+        )
+        fvu = ((heldout.residuals - fitted).square().sum() / variance).item()
+        assert named["table_fvu_fitted"].value == pytest.approx(fvu, rel=1e-4)
         cosines = torch.nn.functional.cosine_similarity(
             sequences.residuals[last, -1, None].float(), tables[subject][None], dim=2
         )
@@ -271,7 +269,7 @@ def test_baselines_of_the_tiny_cache(prepared: Prepared, evaluated: Evaluated, t
 
     train_cache, heldout_cache = evaluated.train, evaluated.heldout
     about = {m.metric: m.value for m in measured["residuals"] if m.at is None}
-    by_length = [m for m in measured["residuals"] if m.at is not None]
+    by_length = [m for m in measured["residuals"] if m.metric.startswith("residual_")]
     sums = DocumentSums(sequences.documents)
     token_subspaces(sequences, tables["unigram-residuals"], SETTINGS.seed, sums)
     assert by_length == measure(sums)
@@ -285,7 +283,7 @@ def test_baselines_of_the_tiny_cache(prepared: Prepared, evaluated: Evaluated, t
     assert about["scale"] == pytest.approx(train.residuals.norm(dim=1).mean().item() / math.sqrt(32), rel=1e-3)
     # Everything about held-out tokens is in the files of sums, and nothing else.
     for subject, rows in measured.items():
-        of_tokens = [m for m in rows if m.metric not in ("outlier_share_train", "scale")]
-        assert {m.over for m in of_tokens} == {"documents"}
+        of_tokens = [m for m in rows if m.over == "documents"]
+        assert {m.metric for m in rows if m.over is None} <= {"outlier_share_train", "scale", "table_scale"}
         assert measure(load_sums(tmp_path / f"{subject}.safetensors")) == of_tokens
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".sha256"}

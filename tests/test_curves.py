@@ -49,6 +49,7 @@ def measure(
         prepared.residuals,
         prepared.heldout_tokens,
         evaluated.ablations,
+        evaluated.trained_ones,
         SETTINGS,
         curves,
         False,
@@ -75,17 +76,19 @@ def curve(measured: tuple[list[dict[str, Any]], dict[int, DocumentSums]]) -> dic
 
 
 def at_step(rows: list[dict[str, Any]], step: int) -> dict[str, dict[str, Any]]:
-    return {row["metric"]: row for row in rows if row["step"] == step}
+    return {row["metric"]: row for row in rows if row["step"] == step and row["min_count"] is None}
 
 
 def test_every_checkpoint_has_every_metric_and_the_trained_sae_comes_last(rows: list[dict[str, Any]]) -> None:
     steps = list(dict.fromkeys(row["step"] for row in rows))
     assert steps == [*CHECKPOINTS, 100]
     assert all(row["tokens"] == 70 * row["step"] for row in rows)
-    metrics = [[row["metric"] for row in rows if row["step"] == step] for step in steps]
+    metrics = [[(row["metric"], row["min_count"]) for row in rows if row["step"] == step] for step in steps]
     assert metrics[0] == metrics[1] == metrics[2]
     assert len(set(metrics[0])) == len(metrics[0])
-    assert {"nmse", "fvu", "ce_added", "ce_added_nats"} <= set(metrics[0])
+    assert {"nmse", "fvu", "ce_added", "ce_added_nats", "dead_heldout"} <= {metric for metric, _ in metrics[0]}
+    of_table = {"feature_token_bias_similar", "token_bias_unigram_cosine"}
+    assert {row for row in metrics[0] if row[1] is not None} == {(metric, at) for metric in of_table for at in (1, 20)}
     for row in rows:
         assert row["low"] <= row["value"] <= row["high"]
 

@@ -1,25 +1,18 @@
 """The evaluation of one SAE: its features, its table, and everything together."""
 
-import math
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-from evaluation import SETTINGS, Evaluated, make_sae
+from evaluation import SETTINGS, Evaluated
 from test_train import LAYER, Prepared, one_thread  # noqa: F401
 from torch.nn.functional import cosine_similarity
 
 from tsae.baselines import load_sequences, measure_baselines
 from tsae.config import Curves, Features, Phrases
 from tsae.curves import measure_curve
-from tsae.evaluate import (
-    Similar,
-    evaluate,
-    measure_feature_similarity,
-    measure_table,
-    most_similar_rows,
-)
+from tsae.evaluate import evaluate
 from tsae.features import read_features
 from tsae.lookup import load_unigrams
 from tsae.metrics import METRICS, Measurement
@@ -34,113 +27,6 @@ FEATURES = Features(n_contexts=3, context_before=4, context_after=2)
 MIN_FIRINGS = 25
 
 
-def test_feature_similarity_by_hand() -> None:
-    # Features whose most similar rows have cosines 1, 0.6, 0 and 0.
-    similar = {1: Similar(torch.tensor([1, 0.6, 0, 0]), torch.tensor([1, 1, 0, 0]))}
-    alive = torch.tensor([True, True, False, True])
-    measured = measure_feature_similarity("token_bias", similar, alive, SETTINGS)
-    value = {(m.metric, m.at): m.value for m in measured}
-    assert len(value) == len(measured) == 2 * 22
-    assert {m.min_count for m in measured} == {1}
-    for at, count in {0.0: 4, 0.05: 2, 0.55: 2, 0.65: 1, 1.0: 1}.items():
-        assert value["feature_token_bias_similarity", at] == count / 4
-        assert value["feature_token_bias_similarity_alive", at] == pytest.approx((count - (at == 0)) / 3)
-    assert value["feature_token_bias_similar", None] == 1 / 4
-    assert value["feature_token_bias_similar_alive", None] == pytest.approx(1 / 3)
-    # Both ends are in the authors' band.
-    ends = {1: Similar(torch.tensor([0.39, 0.4, 0.9, 0.91]), torch.zeros(4, dtype=torch.int64))}
-    in_band = measure_feature_similarity("unigram", ends, alive, SETTINGS)
-    assert in_band[0].metric == "feature_unigram_similar"
-    assert in_band[0].value == 2 / 4
-    dead = measure_feature_similarity("token_bias", similar, torch.zeros(4, dtype=torch.bool), SETTINGS)
-    assert len(dead) == 22
-    assert not any(m.metric.endswith("_alive") for m in dead)
-
-
-def test_most_similar_rows_by_hand() -> None:
-    e = torch.eye(4)
-    sae = make_sae(e, torch.stack([2 * e[0], 0.6 * e[0] + 0.8 * e[3], -e[3], e[2]]), k=1)
-    table = torch.stack([e[1], 5 * e[0], -3 * e[3], 0.5 * e[3]])
-    similar = most_similar_rows(sae, table, torch.tensor([30, 30, 2, 0]), (20, 0, 1, 1))
-    assert set(similar) == {0, 1, 20}
-    assert similar[0].token.tolist()[:3] == [1, 3, 2]
-    assert similar[0].cosine.tolist() == pytest.approx([1, 0.8, 1, 0])
-    assert similar[1].token.tolist()[:3] == [1, 1, 2]
-    assert similar[1].cosine.tolist() == pytest.approx([1, 0.6, 1, 0])
-    assert similar[20].cosine.tolist() == pytest.approx([1, 0.6, 0, 0])
-
-
-def test_features_are_compared_with_rows_of_tokens_seen_often_enough() -> None:
-    e = torch.eye(4)
-    sae = make_sae(e, e, k=1)
-    alive = torch.ones(4, dtype=torch.bool)
-    similar = most_similar_rows(sae, e, torch.tensor([0, 1, 2, 30]), SETTINGS.min_counts)
-    measured = measure_feature_similarity("unigram", similar, alive, SETTINGS)
-    value = {(m.metric, m.min_count): m.value for m in measured if m.at == 1.0}
-    for min_count, share in ((0, 4 / 4), (1, 3 / 4), (20, 1 / 4)):
-        assert value["feature_unigram_similarity", min_count] == share
-        assert value["feature_unigram_similarity_alive", min_count] == share
-    # Where no token was seen so often there is nothing to compare with; counts beyond the settings are not reported.
-    rare = most_similar_rows(sae, e, torch.tensor([0, 1, 2, 3]), {*SETTINGS.min_counts, 2})
-    measured = measure_feature_similarity("unigram", rare, alive, SETTINGS)
-    assert {m.min_count for m in measured} == {0, 1}
-
-
-def test_table_by_hand() -> None:
-    e, half = torch.eye(4), math.sqrt(0.5)
-    table = torch.stack([e[0], 2 * e[0], e[1], e[1] + e[2], e[3], -e[3]])
-    unigrams = torch.stack([e[0], e[0], e[1] + e[2], 3 * e[1] + 3 * e[2], e[2], e[3]])
-    counts = torch.tensor([5, 0, 1, 30, 20, 0])
-    measured = measure_table(table, unigrams, counts, SETTINGS)
-    value = {(m.metric, m.min_count, m.at): m.value for m in measured}
-    n = {(m.metric, m.min_count): m.n for m in measured}
-    assert len(value) == len(measured) == 3 * 3 * 22
-    # To their own unigram residuals: 1, 1, 0.71, 1, 0, -1; to the most similar other row: 1, 1, 0.71, 0.71, 0, 0.
-    own, neighbour = "token_bias_unigram_cosine", "token_bias_neighbour_cosine"
-    for min_count, rows, own_median, neighbour_median in (
-        (0, 6, (half + 1) / 2, half),
-        (1, 4, (half + 1) / 2, half),
-        (20, 2, 0.5, half / 2),
-    ):
-        assert value[own, min_count, None] == pytest.approx(own_median, rel=1e-6)
-        assert value[neighbour, min_count, None] == pytest.approx(neighbour_median, rel=1e-6)
-        assert n[own, min_count] == n[neighbour, min_count] == rows
-    assert value[f"{own}_share", 0, 0.7] == pytest.approx(4 / 6)
-    assert value[f"{own}_share", 0, 0.75] == pytest.approx(3 / 6)
-    assert value[f"{own}_share", 0, 0.0] == pytest.approx(5 / 6)
-    assert value[f"{own}_share", 20, 0.05] == 0.5
-    assert value[f"{neighbour}_share", 0, 0.95] == pytest.approx(2 / 6)
-    assert value[f"{neighbour}_share", 1, 0.7] == 0.75
-    assert value[f"{neighbour}_share", 1, 0.95] == 0.25
-
-
-def test_table_without_frequent_tokens() -> None:
-    settings = SETTINGS.model_copy(update={"similarity_rows": 3})
-    measured = measure_table(torch.randn(6, 4), torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 5, 9]), settings)
-    assert {m.min_count for m in measured} == {0, 1}
-    assert {(m.metric, m.n) for m in measured if m.at is None} == {
-        ("token_bias_unigram_cosine", 6),
-        ("token_bias_unigram_cosine", 4),
-        ("token_bias_neighbour_cosine", 3),
-        ("token_bias_other_cosine", 6),
-        ("token_bias_other_cosine", 4),
-    }
-
-
-def test_a_table_of_zeros_has_no_geometry() -> None:
-    assert measure_table(torch.zeros(6, 4), torch.randn(6, 4), torch.ones(6, dtype=torch.int64), SETTINGS) == []
-
-
-def test_other_cosine_is_never_with_a_tokens_own_unigram_residual() -> None:
-    e = torch.eye(5)
-    settings = SETTINGS.model_copy(update={"min_counts": (0,)})
-    value = {m.metric: m.value for m in measure_table(e, e, torch.ones(5), settings) if m.at is None}
-    assert (value["token_bias_unigram_cosine"], value["token_bias_other_cosine"]) == (1, 0)
-
-
-# --- a whole evaluation ----------------------------------------------------------------------------------------------
-
-
 def run(
     prepared: Prepared, evaluated: Evaluated, features: Path, sae: Path, token_biases: Path | None = None
 ) -> list[Measurement]:
@@ -150,7 +36,7 @@ def run(
         prepared.model,
         prepared.residuals,
         prepared.heldout_tokens,
-        prepared.unigrams,
+        prepared.references,
         evaluated.ablations,
         SETTINGS,
         FEATURES,
@@ -186,7 +72,11 @@ def test_evaluation_of_a_trained_sae(
     assert run(prepared, evaluated, tmp_path / "again.parquet", evaluated.saes[table]) == rows
     for ending in ("parquet", "safetensors"):
         assert (tmp_path / f"again.{ending}").read_bytes() == (folder / f"{table}.{ending}").read_bytes()
+    # What is counted, or fitted to training tokens, has no interval.
+    exact = {"n_parameters", "flops_per_token", "table_scale"}
     for m in rows:
+        if m.metric in exact:
+            continue
         assert m.low is not None
         assert m.high is not None
         assert m.low <= m.value <= m.high, m
@@ -327,7 +217,7 @@ def test_an_sae_of_another_model_is_one_clear_error(
         folders = {"ours": evaluated.saes["learned"], "other": tmp_path / "other"}
         with pytest.raises(ValueError, match=rf"other: {message}; is it of another model\?"):
             run(prepared, evaluated, tmp_path / "f.parquet", folders[sae], folders[table])
-    files = (prepared.model, prepared.residuals, prepared.heldout_tokens, evaluated.ablations)
+    files = (prepared.model, prepared.residuals, prepared.heldout_tokens, evaluated.ablations, evaluated.trained_ones)
     with pytest.raises(ValueError, match=message):
         measure_curve(tmp_path / "other", [], *files, SETTINGS, Curves(), False, tmp_path / "s.safetensors")
 
@@ -351,11 +241,11 @@ def test_every_metric_that_is_measured_is_described_and_no_other(
         [LAYER, 0, "learned", "residual"]
     ]
     assert written["mean_recall"].tolist() == pytest.approx([phrases[1].value] * 2, abs=1e-4)
-    files = (prepared.model, prepared.residuals, prepared.heldout_tokens, evaluated.ablations)
+    files = (prepared.model, prepared.residuals, prepared.heldout_tokens, evaluated.ablations, evaluated.trained_ones)
     sums = tmp_path / "s.safetensors"
     curve = measure_curve(sae, (), *files, SETTINGS, Curves(ce_sequences=2), False, sums)
     baselines = measure_baselines(
-        prepared.residuals, prepared.heldout_tokens, prepared.unigrams, LAYER, SETTINGS, tmp_path
+        prepared.residuals, prepared.heldout_tokens, prepared.references, LAYER, SETTINGS, tmp_path
     )
     groups = [*measured.values(), phrases, *baselines.values()]
     names = {m.metric for group in groups for m in group} | {row["metric"] for row in curve}

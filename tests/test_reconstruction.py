@@ -7,8 +7,9 @@ from test_train import Prepared, one_thread  # noqa: F401
 
 from tsae.architectures import Gated
 from tsae.baselines import Sequences
-from tsae.evaluate import measure_dead_in_training
+from tsae.evaluate import measure_dead_in_training, measure_reconstruction
 from tsae.sae import SAE
+from tsae.sums import DocumentSums
 from tsae.sweep import Point
 
 BY_HAND = Sequences(
@@ -48,6 +49,16 @@ def test_reconstruction_by_hand(batch_sequences: int) -> None:
     assert fired.tolist() == [1, 1, 0]
     # The documents alone have 0.2 and 1.
     assert (by_name(measured)["nmse"].low, by_name(measured)["nmse"].high) == pytest.approx((0.2, 1.0))
+
+
+def test_nmse_by_training_count_by_hand() -> None:
+    # Token 1 was seen three times in training, token 2 never: 10 / 25, and 0 and 1.
+    sums = DocumentSums(BY_HAND.documents)
+    measure_reconstruction(sae_by_hand(relu=True), BY_HAND, SETTINGS, sums, counts=torch.tensor([7, 3, 0]))
+    by_count = {at: ratio for metric, at, ratio in sums if metric == "nmse_by_count"}
+    assert {at: ratio.value for at, ratio in by_count.items()} == pytest.approx({0: 0.5, 2: 0.4}, rel=1e-6)
+    assert by_count[0].numerator.tolist() == pytest.approx([0, 1])
+    assert by_count[2].denominator.tolist() == [1, 0]
 
 
 def test_reconstruction_without_relu_by_hand() -> None:

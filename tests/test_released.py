@@ -467,7 +467,7 @@ def measured(prepared: Prepared, evaluated: Evaluated, tmp_path_factory: pytest.
             prepared.model,
             prepared.residuals,
             prepared.heldout_tokens,
-            prepared.unigrams,
+            prepared.references,
             evaluated.ablations,
             SETTINGS,
             FEATURES,

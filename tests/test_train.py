@@ -21,11 +21,14 @@ from tsae import config, files
 from tsae.architectures import Active, ReLU
 from tsae.batches import Batch, training_batches
 from tsae.cache import cache_residuals
-from tsae.config import Corpus, Residuals, Tokens, Training, Unigrams
+from tsae.comparisons import References
+from tsae.conditional_means import write_conditional_means
+from tsae.config import Corpus, Ngrams, Residuals, Tokens, Training, Unigrams
 from tsae.documents import write_documents
 from tsae.index import index_residuals
 from tsae.lookup import load_embedding, load_unigrams, write_unigrams
 from tsae.model_folder import prepare_model
+from tsae.ngrams import write_ngrams
 from tsae.residuals import ResidualCache, open_residuals
 from tsae.resume import NotFiniteError, Progress, Saved
 from tsae.sae import SAE, load, load_last_fired
@@ -51,6 +54,8 @@ POINTS = {
     "nounigram": Point(k=4, expansion=2, table="learned", encoder_input="without_unigram"),
 }
 
+NGRAMS = Ngrams(common=30, per_length=8, max_length=4)
+
 
 class Prepared(NamedTuple):
     """What training and evaluation start from, made of the tiny corpus and the tiny GPT-2."""
@@ -61,17 +66,21 @@ class Prepared(NamedTuple):
     residuals: Path
     unigrams: Path  # of LAYER
     embedding: Path
+    references: References
 
 
 def prepare(corpus: Path, model: Path, folder: Path) -> Prepared:
     """Run the stages up to training."""
+    unigrams, embedding = folder / "unigrams.safetensors", folder / "embedding.safetensors"
+    compared_with = (folder / f"{name}.safetensors" for name in ("conditional_means", "ngrams", "spelling"))
     paths = Prepared(
         folder / "model",
         folder / "train.safetensors",
         folder / "heldout.safetensors",
         folder / "residuals" / "index.json",
-        folder / "unigrams.safetensors",
-        folder / "embedding.safetensors",
+        unigrams,
+        embedding,
+        References(unigrams, *compared_with, embedding),
     )
     prepare_model(FolderModel(kind="folder", path=model), folder, paths.model)
     source = FileCorpus(kind="files", paths=(corpus,), format="lines")
@@ -91,6 +100,9 @@ def prepare(corpus: Path, model: Path, folder: Path) -> Prepared:
     write_unigrams(
         paths.model, paths.train_tokens, Unigrams(), [LAYER], False, {LAYER: paths.unigrams}, paths.embedding
     )
+    write_conditional_means(paths.residuals, LAYER, paths.references.conditional_means)
+    ngrams, spelling = paths.references.ngrams, paths.references.spelling
+    write_ngrams(paths.model, paths.train_tokens, NGRAMS, Unigrams(), [LAYER], False, {LAYER: ngrams}, spelling)
     return paths
 
 

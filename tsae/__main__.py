@@ -147,6 +147,47 @@ def unigrams(
 
 
 @app.command()
+def ngrams(
+    settings: Settings,
+    prompt: Annotated[str, typer.Option(help="How unigram residuals are made, as JSON")],
+    model: File,
+    train: File,
+    folder: File,
+    layers: Annotated[list[int], typer.Option("--layer")],
+    compatibility_mode: Compatibility = False,
+    gpus: Gpus = 0,
+    tf32: Tf32 = False,
+) -> None:
+    """Write the residuals of common n-grams at every layer, and which tokens are spelt alike."""
+    from tsae.devices import claim
+    from tsae.ngrams import write_ngrams
+
+    outputs = {layer: folder / f"layer{layer}.safetensors" for layer in layers}
+    write_ngrams(
+        model,
+        train,
+        _parse(config.Ngrams, settings),
+        _parse(config.Unigrams, prompt),
+        layers,
+        compatibility_mode,
+        outputs,
+        folder / "spelling.safetensors",
+        claim(gpus, tf32),
+    )
+
+
+@app.command()
+def conditional_means(
+    residuals: File, layer: Layer, output: File, model: StreamedFrom = None, gpus: Gpus = 0, tf32: Tf32 = False
+) -> None:
+    """Write the mean training residual of every token at a layer, and the covariance of all."""
+    from tsae.conditional_means import write_conditional_means
+    from tsae.devices import claim
+
+    write_conditional_means(residuals, layer, output, model, claim(gpus, tf32))
+
+
+@app.command()
 def train(
     job: Settings,
     settings: Settings,
@@ -194,20 +235,22 @@ def measure_baselines(
     residuals: File,
     heldout: File,
     unigrams: File,
+    conditional_means: File,
+    ngrams: File,
+    spelling: File,
+    embedding: File,
     layer: Layer,
     output: File,
     sums_folder: File,
-    model: StreamedFrom = None,
-    gpus: Gpus = 0,
-    tf32: Tf32 = False,
 ) -> None:
     """Measure the residuals of a layer, and what unigram residuals and conditional means alone say of them."""
     from tsae.baselines import measure_baselines
-    from tsae.devices import claim
+    from tsae.comparisons import References
     from tsae.table import write_measurements
 
+    references = References(unigrams, conditional_means, ngrams, spelling, embedding)
     of = _parse(config.Evaluation, settings)
-    measured = measure_baselines(residuals, heldout, unigrams, layer, of, sums_folder, model, claim(gpus, tf32))
+    measured = measure_baselines(residuals, heldout, references, layer, of, sums_folder)
     write_measurements(output, {"layer": layer}, measured)
 
 
@@ -223,6 +266,10 @@ def evaluate(
     residuals: File,
     heldout: File,
     unigrams: File,
+    conditional_means: File,
+    ngrams: File,
+    spelling: File,
+    embedding: File,
     ablations: File,
     output: File,
     features_output: File,
@@ -231,6 +278,7 @@ def evaluate(
     gpus: Gpus = 0,
 ) -> None:
     """Evaluate one SAE, and write the statistics of its features and the sums of its metrics per document."""
+    from tsae.comparisons import References
     from tsae.devices import claim
     from tsae.evaluate import evaluate
     from tsae.table import write_measurements
@@ -242,7 +290,7 @@ def evaluate(
         model,
         residuals,
         heldout,
-        unigrams,
+        References(unigrams, conditional_means, ngrams, spelling, embedding),
         ablations,
         _parse(config.Evaluation, settings),
         _parse(config.Features, features),
@@ -265,6 +313,9 @@ def measure_curve(
     residuals: File,
     heldout: File,
     ablations: File,
+    unigrams: File,
+    baseline: File,
+    token_biases: File,
     output: File,
     sums_output: File,
     checkpoints: Annotated[list[int] | None, typer.Option("--checkpoint", help="Step that left a checkpoint")] = None,
@@ -274,6 +325,7 @@ def measure_curve(
     """Measure the checkpoints of one SAE."""
     from tsae.curves import measure_curve
     from tsae.devices import claim
+    from tsae.evolution import TrainedPaths
     from tsae.files import write_json
 
     of = _parse(Job, job)
@@ -284,6 +336,7 @@ def measure_curve(
         residuals,
         heldout,
         ablations,
+        TrainedPaths(baseline, token_biases, unigrams),
         _parse(config.Evaluation, settings),
         _parse(config.Curves, curves),
         compatibility_mode,

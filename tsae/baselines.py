@@ -8,11 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from tsae.comparisons import References, compare_unigrams
+from tsae.conditional_means import fit_table
 from tsae.config import Evaluation
+from tsae.counts import EDGES, count_bins
 from tsae.files import REMEDY, load_as, save_tensors
-from tsae.lookup import load_unigrams
 from tsae.metrics import Measurement, max_cosine_similarity, reconstruction_errors
 from tsae.models import LanguageModel, load_model
+from tsae.ngrams import measure_ngrams
 from tsae.residuals import ResidualCache, open_residuals
 from tsae.shards import evenly_spaced
 from tsae.sums import DocumentSums
@@ -156,7 +159,7 @@ def last_token_detection(sequences: Sequences, table: Tensor, settings: Evaluati
         sums.add(metric, hits, 1, sequences.documents.flatten()[chosen])
 
 
-def table_fvu(sequences: Sequences, table: Tensor, mean: Tensor, sums: DocumentSums) -> None:
+def table_fvu(sequences: Sequences, table: Tensor, mean: Tensor, sums: DocumentSums, metric: str = "table_fvu") -> None:
     """Sum the FVU of x_hat = table[t] at kept tokens, before any SAE.
 
     Args:
@@ -164,20 +167,12 @@ def table_fvu(sequences: Sequences, table: Tensor, mean: Tensor, sums: DocumentS
         table: (V, d), a row per token.
         mean: (d,), what tokens get whose row is NaN.
         sums: where the sums go.
+        metric: what they are called.
     """
     x, tokens = sequences.residuals[sequences.kept].float(), sequences.tokens[sequences.kept]
     predicted = table[tokens]
     errors = reconstruction_errors(x, torch.where(predicted.isnan(), mean, predicted))
-    sums.add("table_fvu", errors.squared_error, errors.squared_deviation, sequences.documents[sequences.kept])
-
-
-def conditional_means(cache: ResidualCache, counts: Tensor) -> Tensor:
-    """Mean training residual of every token: (V, d), NaN where the token's count in `counts` (V,) is zero."""
-    sums = torch.zeros(len(counts), cache.d_model)
-    for index in range(len(cache.shards)):
-        shard = cache.shard(index)
-        sums.index_add_(0, shard.tokens[shard.kept], shard.residuals[shard.kept].float())
-    return sums / counts.where(counts > 0, torch.nan)[:, None]
+    sums.add(metric, errors.squared_error, errors.squared_deviation, sequences.documents[sequences.kept])
 
 
 def token_subspaces(sequences: Sequences, unigram_table: Tensor, seed: int, sums: DocumentSums) -> None:
@@ -205,39 +200,53 @@ def token_subspaces(sequences: Sequences, unigram_table: Tensor, seed: int, sums
 def measure_baselines(
     residuals: Path,
     heldout_tokens: Path,
-    unigrams: Path,
+    references: References,
     layer: int,
     settings: Evaluation,
     sums_folder: Path,
-    model_folder: Path | None = None,
-    device: torch.device | str = "cpu",
 ) -> dict[str, list[Measurement]]:
     """Measure held-out residuals, and what tables alone say of them, before any SAE: unigram residuals and conditional means.
 
-    A token that the table does not have gets the mean residual. The model computes, on a
-    device, the residuals that are not on disk. The sums per document go to `{subject}.safetensors` in `sums_folder`.
+    A token that the table does not have gets the mean residual. The sums per document go to `{subject}.safetensors` in
+    `sums_folder`.
+
+    Args:
+        residuals: index of the residual cache.
+        heldout_tokens: the held-out split, for its documents.
+        references: what residuals are compared with.
+        layer: the layer.
+        settings: how to evaluate.
+        sums_folder: where the sums go.
+
+    Returns:
+        Measurements by subject.
     """
-    cache = open_residuals(residuals, "train", layer, model_folder, device)
-    heldout = open_residuals(residuals, "heldout", layer)
-    sequences = load_sequences(heldout, heldout_tokens)
-    unigram_table = load_unigrams(unigrams)
-    counts = cache.token_counts(len(unigram_table))
-    mean_table, mean = conditional_means(cache, counts), cache.mean()
-    tables = {"unigram-residuals": unigram_table, "conditional-means": mean_table}
+    cache, heldout = (open_residuals(residuals, split, layer) for split in ("train", "heldout"))
+    sequences, known = load_sequences(heldout, heldout_tokens), references.load()
+    counts = cache.token_counts(len(known.unigrams))
+    tables = {"unigram-residuals": known.unigrams, "conditional-means": known.means.table(len(counts))}
     sums = {subject: DocumentSums(sequences.documents) for subject in (*tables, "residuals")}
+    rows: dict[str, list[Measurement]] = {}
     for subject, table in tables.items():
-        table_fvu(sequences, table, mean, sums[subject])
+        table_fvu(sequences, table, known.means.mean, sums[subject])
+        scale, fitted = fit_table(table, known.means, counts)
+        table_fvu(sequences, fitted, known.means.mean, sums[subject], "table_fvu_fitted")
+        rows[subject] = [Measurement("table_scale", scale)]
         last_token_detection(sequences, table, settings, sums[subject])
+    rows["unigram-residuals"] += compare_unigrams(known, counts, sequences, settings, sums["unigram-residuals"])
     about, kept, in_text = sums["residuals"], sequences.kept, sequences.kept.clone()
     in_text[:, 1:] = True  # a BOS that is not kept is no outlier
-    token_subspaces(sequences, unigram_table, settings.seed, about)
-    about.add("heldout_tokens_seen_in_training", counts[sequences.tokens[kept]] > 0, 1, sequences.documents[kept])
+    token_subspaces(sequences, known.unigrams, settings.seed, about)
+    seen = counts[sequences.tokens[kept]]
+    about.add("heldout_tokens_seen_in_training", seen > 0, 1, sequences.documents[kept])
+    for edge in EDGES:
+        about.add("heldout_share_by_count", count_bins(seen) == edge, 1, sequences.documents[kept], at=float(edge))
     about.add("outlier_share_heldout", ~kept[in_text], 1, sequences.documents[in_text])
     for subject in sums:
         sums[subject].save(sums_folder / f"{subject}.safetensors")
-    measured = {subject: sums[subject].measure(settings.bootstrap, settings.seed) for subject in sums}
-    measured["residuals"] += [
+    rows["residuals"] = [
+        *measure_ngrams(known.ngrams, known.unigrams, settings.seed),
         Measurement("outlier_share_train", cache.n_outliers / (cache.n_kept + cache.n_outliers), n=cache.n_rows),
         Measurement("scale", cache.scale, n=cache.n_kept),
     ]
-    return measured
+    return {subject: [*sums[subject].measure(settings.bootstrap, settings.seed), *rows[subject]] for subject in sums}

@@ -198,6 +198,20 @@ class Features(Section):
     context_after: int = Field(8, ge=0, description="Tokens shown after the active one [tokens]")
 
 
+class Ngrams(Section):
+    """Common n-grams of the training text, whose residuals are made with nothing else in the prompt (C11, C12)."""
+
+    common: int = Field(
+        1000, ge=2, description="Unigrams, and bigrams, that features are compared with, the most frequent ones"
+    )
+    per_length: int = Field(200, ge=2, description="N-grams of each length, the most frequent ones")
+    max_length: int = Field(6, ge=2, le=32, description="Longest n-grams [tokens]")
+    min_documents: int = Field(2, ge=1, description="Documents that an n-gram must occur in at least [documents]")
+    tokens: int = Field(
+        1 << 22, ge=1, description="Training tokens in which they are sought, evenly spaced sequences [tokens]"
+    )
+
+
 class Simple(Section):
     """What a simple feature is: one whose activation mass lies on one token (or on one bigram)."""
 
@@ -251,7 +265,10 @@ class Evaluation(Section):
         ge=1, description="A feature is dead in training if it fired in none of this many last tokens [tokens]"
     )
     similarity_rows: int = Field(
-        1024, ge=1, description="Token-biases sampled as queries for nearest-neighbour similarity [rows]"
+        512,
+        ge=1,
+        description="Rows of a table whose nearest neighbours are sought, and features that are compared with random rows; "
+        "a sample [rows]",
     )
     detection_tokens: int = Field(
         2048, ge=1, description="Held-out tokens sampled for last-token detection at any position [tokens]"
@@ -322,6 +339,7 @@ class Config(Section):
     curves: Curves = Curves()
     evaluation: Evaluation
     features: Features = Features()
+    ngrams: Ngrams = Ngrams()
     simple: Simple = Simple()
     phrases: Phrases = Phrases()
     compute: Compute = Compute()
@@ -506,9 +524,14 @@ class Config(Section):
 
     def token_bias_reference(self, layer: int, seed: int) -> Job:
         """The tokenized SAE whose table SAEs at a layer and seed are compared with: the same seed's, else the lowest."""
-        candidates = [
-            job for job in self.jobs("headline") if job.layer == layer and job.point.id == self.evaluation.token_biases
-        ]
+        return self._headline_job(self.evaluation.token_biases, layer, seed)
+
+    def baseline_reference(self, layer: int, seed: int) -> Job:
+        """The baseline whose features token-biases on the way are compared with: the same seed's, else the lowest."""
+        return self._headline_job(self.headline().baseline, layer, seed)
+
+    def _headline_job(self, point: str, layer: int, seed: int) -> Job:
+        candidates = [job for job in self.jobs("headline") if job.layer == layer and job.point.id == point]
         return next((job for job in candidates if job.seed == seed), min(candidates, key=lambda job: job.seed))
 
 

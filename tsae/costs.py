@@ -66,6 +66,8 @@ def costs(config: Config) -> list[Cost]:
         _tokenize(config),
         _cache_residuals(config),
         _unigrams(config),
+        _ngrams(config),
+        _conditional_means(config),
         train(config, config.jobs()),
         _ablate(config),
         _measure_baselines(config),
@@ -203,6 +205,46 @@ def _unigrams(config: Config) -> Cost:
     )
 
 
+def _ngrams(config: Config) -> Cost:
+    settings, prefix = config.ngrams, 2
+    wanted = dict.fromkeys(range(1, settings.max_length + 1), settings.per_length) | {2: settings.common}
+    tokens = sum(n * (length + prefix) for length, n in wanted.items())
+    held = 4 * weights(config)
+    work = TOKEN_WORK_BYTES * min(settings.tokens, split_tokens(config)[0])
+    return Cost(
+        "ngrams",
+        1,
+        loads_model=True,
+        on_gpu=True,
+        model_tokens=tokens,
+        model_flops=tokens * max(layers(config)) * 24 * config.model.d_model**2,
+        memory=MODEL_PROCESS_BYTES + held + 2 * _table(config) + work,
+        gpu_memory=GPU_PROCESS_BYTES + held,
+    )
+
+
+def _conditional_means(config: Config) -> Cost:
+    train, n_layers, d = split_tokens(config)[0], len(layers(config)), config.model.d_model
+    shard = config.residuals.shard_sequences * config.tokens.n_ctx * 4 * d
+    return Cost(
+        "conditional_means",
+        n_layers,
+        loads_model=config.streams,
+        on_gpu=config.streams,
+        model_tokens=train * n_layers if config.streams else 0,
+        model_flops=sum(train * layer * _block_flops(config) for layer in layers(config)) if config.streams else 0,
+        dense_flops=2 * train * d**2 * n_layers,
+        read_bytes=train * (2 * d + TOKEN_BYTES) * n_layers / IN_ORDER,
+        memory=PROCESS_BYTES + 8 * _table(config) + 4 * shard + (4 * weights(config) if config.streams else 0),
+        gpu_memory=GPU_PROCESS_BYTES + 4 * weights(config) if config.streams else 0,
+    )
+
+
+def _seen(config: Config) -> int:
+    """Tokens of the vocabulary that occur in training: a guess, at the ratio of English text."""
+    return min(config.model.vocab_size, split_tokens(config)[0] // 13)
+
+
 def train(config: Config, jobs: Sequence[Job]) -> Cost:
     """Training of some SAEs."""
     settings, d = config.training, config.model.d_model
@@ -261,20 +303,15 @@ def _mean_bytes(config: Config) -> float:
 
 
 def _measure_baselines(config: Config) -> Cost:
-    train, heldout = split_tokens(config)
-    n_layers, d = len(layers(config)), config.model.d_model
-    queries = config.evaluation.detection_tokens + heldout // config.tokens.n_ctx
+    settings, n_layers = config.evaluation, len(layers(config))
+    detection = settings.detection_tokens + split_tokens(config)[1] // config.tokens.n_ctx
+    # The unigram residuals' own neighbours, and the ranks of a quarter of the tokens.
+    queries = 2 * detection + (len(settings.min_counts) + 1) * settings.similarity_rows + settings.detection_tokens // 4
     return Cost(
         "measure_baselines",
         n_layers,
-        loads_model=config.streams,
-        on_gpu=config.streams,
-        model_tokens=train * n_layers if config.streams else 0,
-        model_flops=sum(train * layer * _block_flops(config) for layer in layers(config)) if config.streams else 0,
-        dense_flops=2 * queries * 2 * _table(config) * n_layers,
-        read_bytes=train * (2 * d + TOKEN_BYTES) * n_layers / IN_ORDER,
-        memory=PROCESS_BYTES + _heldout_bytes(config) + 12 * _table(config) + 12 * 1024 * config.model.vocab_size,
-        gpu_memory=GPU_PROCESS_BYTES + 4 * weights(config) if config.streams else 0,
+        dense_flops=2 * queries * _table(config) * n_layers,
+        memory=PROCESS_BYTES + _heldout_bytes(config) + 16 * _table(config) + 12 * 1024 * config.model.vocab_size,
     )
 
 
@@ -283,12 +320,14 @@ def _evaluate(config: Config) -> Cost:
     heldout, scored = split_tokens(config)[1], _scored(config, settings.ce_sequences)
 
     def compared(job: Job) -> float:
-        """Features with both tables; a table's rows with one another and with residuals."""
-        rows = 2 * job.point.n_features(config.model.d_model)
+        """Features with both tables and with the controls; a table's rows with one another and with residuals."""
+        n_features = job.point.n_features(config.model.d_model)
+        rows = 2.0 * n_features
         if job.point.table != "none":
-            samples = len(settings.min_counts) * settings.similarity_rows + settings.detection_tokens
+            samples = (len(settings.min_counts) + 1) * settings.similarity_rows + 1.25 * settings.detection_tokens
             rows += samples + heldout // config.tokens.n_ctx
-        return 2.0 * rows * table
+        seen = n_features + 2 * min(settings.similarity_rows, n_features)
+        return 2.0 * (rows * table + seen * _seen(config) * config.model.d_model)
 
     held = (
         4 * weights(config)

@@ -9,6 +9,7 @@ import torch
 from tsae.baselines import load_ablations, load_sequences, spread
 from tsae.config import Curves, Evaluation
 from tsae.evaluate import measure_dead_on_heldout, measure_loss, measure_reconstruction
+from tsae.evolution import TrainedPaths, measure_checkpoint
 from tsae.metrics import failure
 from tsae.models import load_model
 from tsae.residuals import open_residuals
@@ -26,6 +27,7 @@ def measure_curve(
     residuals: Path,
     heldout_tokens: Path,
     ablations: Path,
+    trained_ones: TrainedPaths,
     settings: Evaluation,
     curves: Curves,
     compatibility_mode: bool,
@@ -41,6 +43,7 @@ def measure_curve(
         residuals: index of the residual cache.
         heldout_tokens: the held-out split, for its documents.
         ablations: losses of the layer without an SAE.
+        trained_ones: what features and token-biases on the way are compared with.
         settings: how to evaluate.
         curves: on how many of the sequences the loss is measured.
         compatibility_mode: see the model's configuration.
@@ -66,6 +69,7 @@ def measure_curve(
     chosen = evenly_spaced(len(scored.tokens), curves.ce_sequences)
     fewer = spread(scored, curves.ce_sequences)
     without_sae = {name: losses[chosen] for name, losses in load_ablations(ablations, scored).items()}
+    compared_with = trained_ones.load(open_residuals(residuals, "train", layer), device)
     rows: list[dict[str, Any]] = []
     curve: dict[int, DocumentSums] = {}
     model = load_model(model_folder, compatibility_mode, device)
@@ -75,7 +79,11 @@ def measure_curve(
             sums = DocumentSums(sequences.documents)
             fired = measure_reconstruction(sae, sequences, settings, sums)
             measure_loss(sae, model, fewer, without_sae, layer, settings, sums, label=folder.name)
-            measured = [*sums.measure(settings.bootstrap, settings.seed), measure_dead_on_heldout(fired, settings)]
+            measured = [
+                *sums.measure(settings.bootstrap, settings.seed),
+                measure_dead_on_heldout(fired, settings),
+                *measure_checkpoint(sae, compared_with, settings),
+            ]
             rows += labelled({"step": sae.metadata["step"], "tokens": sae.metadata["tokens_trained"]}, measured)
             curve[sae.metadata["step"]] = sums
     save_curve(sums_output, curve, sequences.documents)

@@ -1,13 +1,11 @@
 """Evaluation of one SAE on held-out tokens."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 
 from tsae.baselines import (
@@ -18,32 +16,38 @@ from tsae.baselines import (
     load_sequences,
     next_token_losses,
     spread,
+    table_fvu,
 )
+from tsae.comparisons import References, compare_features, compare_table
+from tsae.conditional_means import fit_table
 from tsae.config import Evaluation, Features
+from tsae.counts import add_by_count
 from tsae.features import Firings, feature_statistics, firings_of, simple_shares, write_features
-from tsae.lookup import load_unigrams
 from tsae.metrics import (
+    THRESHOLDS,
     Measurement,
     failure,
-    max_cosine_similarity,
-    max_cosine_similarity_by_count,
-    median,
     reconstruction_errors,
     share,
 )
 from tsae.models import LanguageModel, load_model
 from tsae.residuals import open_residuals
 from tsae.sae import SAE, check_fits, load, load_last_fired
+from tsae.similarity import Similar, measure_feature_similarity, most_similar_rows
+from tsae.sizes import measure_size
 from tsae.sums import DocumentSums
 
-THRESHOLDS = tuple(step / 20 for step in range(21))  # cosine similarities at which shares are reported
-SIMILAR = (0.4, 0.9)  # the authors' band: features "similar to" a token-bias (C4)
 SEEN = 1  # feature statistics name the most similar row among tokens seen in training
 DEAD_WINDOW_ORIGINAL = 3 * 4096  # the authors' "dead": silent for three of their batches [tokens]
 
 
 def measure_reconstruction(
-    sae: SAE, sequences: Sequences, settings: Evaluation, sums: DocumentSums, firings: list[Firings] | None = None
+    sae: SAE,
+    sequences: Sequences,
+    settings: Evaluation,
+    sums: DocumentSums,
+    firings: list[Firings] | None = None,
+    counts: Tensor | None = None,
 ) -> Tensor:
     """Measure reconstruction and sparsity on kept tokens.
 
@@ -53,6 +57,7 @@ def measure_reconstruction(
         settings: how many of them are encoded together.
         sums: where the sums go.
         firings: where the non-zero activations go, in parts, if they are wanted.
+        counts: (V,) how often each token was seen in training, if NMSE by count is wanted.
 
     Returns:
         (F,) int64, how many tokens each feature fired on.
@@ -85,6 +90,8 @@ def measure_reconstruction(
         sums.add(name, per_token[name], 1, documents)
     sums.add("fvu", per_token["squared_error"], per_token["squared_deviation"], documents)
     sums.add("mse", per_token["squared_error"], sequences.residuals.shape[-1], documents)
+    if counts is not None:
+        add_by_count(sums, "nmse_by_count", per_token["nmse"], counts[sequences.tokens[sequences.kept]], documents)
     return fired
 
 
@@ -169,73 +176,6 @@ def measure_loss(
         sums.add(metric, numerator, denominator, documents)
 
 
-class Similar(NamedTuple):
-    """The row of a table that each feature's decoder row resembles most."""
-
-    cosine: Tensor  # (F,)
-    token: Tensor  # (F,) int64, the row's token
-
-
-def most_similar_rows(sae: SAE, table: Tensor, counts: Tensor, min_counts: Iterable[int]) -> dict[int, Similar]:
-    """By min_count: the most similar row of a table (V, d) among tokens seen so often in training (V,)."""
-    found = max_cosine_similarity_by_count(sae.W_dec, table.to(sae.device), counts.to(sae.device), min_counts)
-    return {at: Similar(*(part.cpu() for part in found[at])) for at in found}
-
-
-def measure_feature_similarity(
-    name: str, similar: Mapping[int, Similar], alive: Tensor, settings: Evaluation
-) -> list[Measurement]:
-    """Share of features whose decoder row resembles some row of a table, by cosine similarity (C4, C5).
-
-    `feature_{name}_similar` is the share in the authors' band 0.4 to 0.9, `feature_{name}_similarity` the share at or
-    above each threshold; over all features, and with suffix `_alive` over those that fire on held-out tokens (F,). Rows
-    are those of tokens seen in training at least `min_count` times: a learned row never seen is still its unigram residual.
-    """
-    rows = []
-    for min_count in settings.min_counts:
-        if min_count not in similar:
-            continue
-        cosine = similar[min_count].cosine
-        for suffix, values in (("", cosine), ("_alive", cosine[alive])):
-            if not len(values):
-                continue
-            in_band = (values >= SIMILAR[0]) & (values <= SIMILAR[1])
-            metric = f"feature_{name}_similar"
-            rows.append(_share(f"{metric}{suffix}", in_band, settings, min_count=min_count))
-            rows += [_share(f"{metric}ity{suffix}", values >= at, settings, at, min_count) for at in THRESHOLDS]
-    return rows
-
-
-def measure_table(table: Tensor, unigrams: Tensor, counts: Tensor, settings: Evaluation) -> list[Measurement]:
-    """Geometry of the token-biases over tokens seen in training at least `min_count` times.
-
-    `token_bias_unigram_cosine` is the median cosine similarity of a token-bias to its own unigram residual (C8),
-    `token_bias_neighbour_cosine` that to the most similar other token-bias, on a sample of rows against all (C7), and
-    `token_bias_other_cosine`, the floor of both, that to the unigram residual of another token at random; with suffix
-    `_share`, the share of rows at or above each threshold.
-    """
-    if not table.any():
-        return []  # a fixed table that starts at zero is none
-    unigrams, counts = unigrams.to(table.device), counts.to(table.device)
-    own = cosine_similarity(table, unigrams, dim=1)
-    generator = torch.Generator().manual_seed(settings.seed)
-    rows = []
-    for min_count in settings.min_counts:
-        tokens = (counts >= min_count).nonzero().flatten()
-        if len(tokens) < 2:
-            continue
-        shuffled = tokens[torch.randperm(len(tokens), generator=generator).to(table.device)]
-        sample = shuffled[: settings.similarity_rows]
-        for metric, values in (
-            ("token_bias_unigram_cosine", own[tokens]),
-            ("token_bias_neighbour_cosine", max_cosine_similarity(table[sample], table, exclude=sample)[0]),
-            ("token_bias_other_cosine", cosine_similarity(table[shuffled], unigrams[shuffled.roll(1)], dim=1)),
-        ):
-            rows.append(median(metric, values, min_count))
-            rows += [_share(f"{metric}_share", values >= at, settings, at, min_count, "tokens") for at in THRESHOLDS]
-    return rows
-
-
 def _share(
     metric: str,
     hits: Tensor,
@@ -253,7 +193,7 @@ def evaluate(
     model_folder: Path,
     residuals: Path,
     heldout_tokens: Path,
-    unigrams: Path,
+    references: References,
     ablations: Path,
     settings: Evaluation,
     features: Features,
@@ -271,7 +211,7 @@ def evaluate(
         model_folder: the language model.
         residuals: index of the residual cache.
         heldout_tokens: the held-out split, for its documents.
-        unigrams: unigram residuals of the layer.
+        references: what the SAE is compared with.
         ablations: losses of the layer without an SAE.
         settings: how to evaluate.
         features: which statistics of features to write.
@@ -291,15 +231,16 @@ def evaluate(
     cache = open_residuals(residuals, "heldout", layer)
     check_fits(sae, sae_folder, cache.d_model, cache.vocab_size)
     check_fits(reference, token_bias_folder, cache.d_model, cache.vocab_size)
-    sequences, unigram_table = load_sequences(cache, heldout_tokens), load_unigrams(unigrams)
+    sequences, known = load_sequences(cache, heldout_tokens), references.load()
     sums, firings = DocumentSums(sequences.documents), list[Firings]()
-    fired = measure_reconstruction(sae, sequences, settings, sums, firings)
-    counts = open_residuals(residuals, "train", layer).token_counts(len(unigram_table))
-    tables = {"token_bias": reference.W_lookup, "unigram": unigram_table}
+    counts = open_residuals(residuals, "train", layer).token_counts(len(known.unigrams))
+    fired = measure_reconstruction(sae, sequences, settings, sums, firings, counts)
+    tables = {"token_bias": reference.W_lookup, "unigram": known.unigrams}
     if failure(reference.metadata):
         del tables["token_bias"]  # its table is not trained
     similar = {
-        name: most_similar_rows(sae, table, counts, {*settings.min_counts, SEEN}) for name, table in tables.items()
+        name: most_similar_rows(sae.W_dec, table, counts, {*settings.min_counts, SEEN})
+        for name, table in tables.items()
     }
     not_compared = Similar(torch.full((sae.n_features,), torch.nan), torch.zeros(sae.n_features, dtype=torch.int64))
     statistics = feature_statistics(
@@ -322,11 +263,16 @@ def evaluate(
         *(measure_dead_in_training(sae, load_last_fired(sae_folder), settings) if trained_here else ()),
         *(m for name in similar for m in measure_feature_similarity(name, similar[name], fired > 0, settings)),
         *simple_shares(statistics, min_firings, THRESHOLDS, settings.bootstrap, settings.seed),
+        *compare_features(sae.W_dec, fired > 0, known, counts, settings),
+        *compare_table(sae, known, counts, sequences, settings, sums),
+        *measure_size(sae, sums.ratio("l0").value, known.embedding.shape[1]),
     ]
     if sae.W_lookup is not None:
-        rows += measure_table(sae.W_lookup, unigram_table, counts, settings)
         last_token_detection(sequences, sae.W_lookup, settings, sums)
-    del reference, unigram_table, tables, similar, firings
+        scale, fitted = fit_table(sae.W_lookup.cpu(), known.means, counts)
+        table_fvu(sequences, fitted, known.means.mean, sums, "table_fvu_fitted")
+        rows.append(Measurement("table_scale", scale))
+    del reference, known, tables, similar, firings
     model = load_model(model_folder, compatibility_mode, device)
     scored = spread(sequences, settings.ce_sequences)
     with torch.inference_mode():

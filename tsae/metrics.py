@@ -13,10 +13,15 @@ from torch import Tensor
 
 from tsae.products import product
 
+THRESHOLDS = tuple(
+    step / 20 for step in range(21)
+)  # cosine similarities and shares of mass at which shares are reported
+
 # Every metric that may appear in a table; docs/methods.md defines them.
 METRICS = {
     "failed": "step at which training was stopped because its numbers were not finite; such an SAE has no other row",
     "nmse": "mean over tokens of |x - x_hat|^2 / |x|^2",
+    "nmse_by_count": "NMSE by training count of the token; `at` is the lower edge of a bin, as in all that is by count",
     "nmse_original": "the authors' NMSE, with 1e-4 in the denominator",
     "fvu": "sum |x - x_hat|^2 / sum |x - mean x|^2",
     "mse": "mean over tokens and coordinates of (x - x_hat)^2",
@@ -35,49 +40,100 @@ METRICS = {
     "dead_training_original": "share of features that did not fire in the authors' window of three batches",
     **{
         f"feature_{table}_{metric}{suffix}": f"share of {features} whose most similar {row} has a cosine similarity {band}"
-        for table, row in (("token_bias", "token-bias"), ("unigram", "unigram residual"))
+        for table, row in (
+            ("token_bias", "token-bias"),
+            ("unigram", "unigram residual"),
+            ("conditional_mean", "mean training residual of a token"),
+            ("random", "isotropic random direction"),
+            ("gaussian", "random vector of the residuals' mean and covariance"),
+        )
         for metric, band in (("similar", "of 0.4 to 0.9"), ("similarity", "of `at` or more"))
         for suffix, features in (("", "features"), ("_alive", "alive features"))
     },
     **{
-        f"{metric}{suffix}": f"{summary} to {other}"
+        f"features_match_{name}{suffix}": f"share of {features} with a cosine similarity of `at` or more to {what}"
+        for name, what in (
+            ("unigram", "a common unigram residual"),
+            ("unigram_centred", "a common unigram residual less their mean"),
+            ("bigram", "the residual of a common bigram"),
+            ("bigram_centred", "the residual of a common bigram less their mean"),
+            (
+                "bigram_remainder",
+                "the part of a common bigram's residual that is not along its last token's unigram residual",
+            ),
+        )
+        for suffix, features in (("", "features"), ("_alive", "alive features"))
+    },
+    **{
+        f"{metric}{suffix}": f"{summary} to {other}{where}"
         for metric, other in (
             ("token_bias_unigram_cosine", "its own unigram residual"),
             ("token_bias_neighbour_cosine", "the most similar other token-bias"),
             ("token_bias_other_cosine", "another token's unigram residual"),
+            ("unigram_neighbour_cosine", "the most similar other unigram residual"),
         )
-        for suffix, summary in (
-            ("", "median cosine similarity of a token-bias"),
-            ("_share", "share of token-biases with a cosine similarity of `at` or more"),
+        for suffix, summary, where in (
+            ("", "median cosine similarity of a row", ""),
+            ("_centred", "median cosine similarity, less the mean of all, of a row", ""),
+            ("_by_count", "median cosine similarity of a row", ", by training count of the token"),
+            (
+                "_centred_by_count",
+                "median cosine similarity, less the mean of all, of a row",
+                ", by training count of the token",
+            ),
+            ("_share", "share of rows with a cosine similarity of `at` or more", ""),
+        )
+        if not (suffix == "_share" and metric == "unigram_neighbour_cosine")
+    },
+    **{
+        f"neighbour_overlap_{tables}": f"mean share of a token's 10 nearest tokens that are the same in {what}"
+        for tables, what in (
+            ("embedding_unigram", "the embedding and among unigram residuals"),
+            ("embedding_token_bias", "the embedding and among token-biases"),
+            ("unigram_token_bias", "unigram residuals and token-biases"),
         )
     },
+    **{
+        f"{table}_same_word": f"share of tokens whose nearest {row} is that of the same word, but for a leading space or case"
+        for table, row in (("embedding", "embedding"), ("unigram", "unigram residual"), ("token_bias", "token-bias"))
+    },
+    **{
+        f"{table}_feature_{metric}{suffix}": f"{summary} among the products of its {residual} with all {rows}"
+        for table, rows in (("token_bias", "token-biases"), ("unigram", "unigram residuals"))
+        for metric, summary in (
+            ("rank", "median rank of a token's own row"),
+            ("first", "share of tokens whose own row is the first"),
+        )
+        for suffix, residual in (("", "residual"), ("_centred", "residual less the mean"))
+    },
+    "token_bias_score_fvu": "share of the variance of x . W_lookup[t] that the best line in x . unigram residual leaves",
     "last_token_detection": "share of sequences whose last residual is most similar to the row of its own token",
     "last_token_detection_any_position": "share of residuals at any position that are most similar to the row of their own token",
     "table_fvu": "FVU of x_hat = table[t]",
+    "table_fvu_fitted": "FVU of x_hat = mean + a (table[t] - mean table), a that of least squares over training tokens",
+    "table_scale": "that a",
     "residual_unigram_cosine": "mean cosine similarity of a residual to its token's unigram residual, by context length `at`",
     "residual_other_cosine": "the same to another token's unigram residual",
+    **{
+        f"ngram_{other}_cosine{suffix}": f"median cosine similarity of the residual of `at` common tokens to {what}{how}"
+        for other, what in (
+            ("unigram", "the last one's unigram residual"),
+            ("other", "another token's unigram residual"),
+        )
+        for suffix, how in (("", ""), ("_centred", ", each less its mean"))
+    },
     "simple_unigram": "share of features with at least `at` of their activation mass on one token",
     "simple_bigram": "share of features with at least `at` of their activation mass on one bigram",
     "phrase_coverage": "mean over phrases of the best feature's recall on the phrase's worst token, less its base rate",
     "phrase_token_recall": "mean over the tokens of phrases of the recall of the phrase's best feature",
-    "feature_conditional_mean_similar": "share of features whose most similar conditional mean has a cosine similarity of 0.4 to 0.9",
-    "feature_random_similar": "share of features whose most similar random direction has a cosine similarity of 0.4 to 0.9",
-    "features_match_unigram": "share of features whose most similar common unigram residual has a cosine similarity of `at` or more",
-    "features_match_unigram_centred": "share of features that match a centred common unigram residual",
-    "features_match_bigram": "share of features whose most similar common bigram residual has a cosine similarity of `at` or more",
-    "features_match_bigram_remainder": "share of features that match what sets a common bigram apart",
-    "token_bias_neighbour_cosine_centred": "the same, centred",
-    "token_bias_unigram_cosine_centred": "the same, centred",
-    "token_bias_other_cosine_centred": "the same, centred",
-    "ngram_unigram_cosine": "median cosine similarity of an n-gram's residual to its last token's unigram residual, by length `at`",
-    "ngram_other_cosine": "the same to another token's unigram residual",
-    "n_parameters": "numbers that training moves",
-    "flops_per_token": "operations of one token's reconstruction",
     "phrase_firings_lost": "share of the firings of features of phrases that are lost without the token's unigram direction",
     "phrase_firings_lost_control": "the same without the unigram direction of another token",
     "heldout_tokens_seen_in_training": "share of held-out tokens that occur in training",
+    "heldout_share_by_count": "share of held-out tokens by their training count",
     "outlier_share_train": "share of training tokens left out for their norm",
     "outlier_share_heldout": "share of held-out tokens left out for their norm",
+    "n_parameters": "numbers that training moves, all rows of a learned table included",
+    "flops_per_token": "multiplications and additions of one token's reconstruction",
     "scale": "what residuals of the layer are divided by in training",
 }
 

@@ -76,6 +76,8 @@ def _column(phrases: pd.DataFrame, column: PhraseColumn, layer: int) -> pd.DataF
     rows = keep(rows, rows["text"].notna(), f"block 'encoder' has no phrases of {what}")
     if rows.duplicated(["seed", "text"]).any():
         raise NotMeasuredError(f"block 'encoder' has several SAEs with {what}")
+    if missing := {column.column, *(["firings"] if column.column.startswith("lost") else [])} - {*rows.columns}:
+        raise NotMeasuredError(f"the phrase tables have no column {min(missing)}")
     denominator = rows["firings"] if column.column.startswith("lost") else 1.0
     return rows[["seed", "text"]].assign(numerator=rows[column.column], denominator=denominator)
 

@@ -40,6 +40,28 @@ LAYERS = sorted({job.layer for job in JOBS.values()})
 # The headline SAEs leave checkpoints on the way; the last step is the trained SAE.
 CHECKPOINTS = " ".join(f"--checkpoint {step}" for step in CONFIG.checkpoint_steps()[:-1])
 TABLES = [*CONFIG.sweep, "baselines", "curves", *(["released"] if RELEASED else [])]
+# What SAEs and tables are compared with.
+REFERENCES = {
+    "unigrams": "<results>/unigrams/layer{layer}.safetensors",
+    "conditional_means": "<results>/conditional_means/layer{layer}.safetensors",
+    "ngrams": "<results>/ngrams/layer{layer}.safetensors",
+    "spelling": "<results>/ngrams/spelling.safetensors",
+    "embedding": "<results>/unigrams/embedding.safetensors",
+}
+TO_REFERENCES = " ".join(f"--{name.replace('_', '-')} {{input.{name}}}" for name in REFERENCES)
+# The modules that compare with them.
+COMPARISONS_CODE = [
+    "comparisons",
+    "conditional_means",
+    "controls",
+    "counts",
+    "geometry",
+    "lookup",
+    "matches",
+    "ngrams",
+    "scores",
+    "similarity",
+]
 # What is measured of a layer itself; in the ledger these are subjects too.
 LAYER_SUBJECTS = ["unigram-residuals", "conditional-means", "residuals"]
 RELEASED_TABLE = ["<results>/tables/released.csv"] if RELEASED else []
@@ -196,6 +218,11 @@ def embedding_of_table(wildcards):
 def token_bias_reference(wildcards):
     """The checkpoint of the tokenized SAE whose table the features of this one are compared with."""
     return f"<results>/saes/{CONFIG.token_bias_reference(int(wildcards.layer), int(wildcards.seed)).id}/sae.safetensors"
+
+
+def baseline_reference(wildcards):
+    """The checkpoint of the baseline whose features the token-biases on the way are compared with."""
+    return f"<results>/saes/{CONFIG.baseline_reference(int(wildcards.layer), int(wildcards.seed)).id}/sae.safetensors"
 
 
 def released_of(wildcards):

@@ -28,22 +28,12 @@ rule ablate:
 
 rule measure_baselines:
     input:
+        **REFERENCES,
         residuals=rules.index_residuals.output.index,
         heldout=rules.tokenize.output.heldout,
         statistics="<results>/residuals/layer{layer}.safetensors",
-        unigrams="<results>/unigrams/layer{layer}.safetensors",
-        model=STREAMED_FROM,
         code=code(
-            "baselines",
-            "metrics",
-            "sums",
-            "products",
-            "residuals",
-            "shards",
-            "tokens",
-            "lookup",
-            "table",
-            *STREAMED_CODE,
+            "baselines", "metrics", "sums", "residuals", "shards", "tokens", "table", *COMPARISONS_CODE, *SAE_CODE
         ),
     output:
         metrics="<results>/baselines/layer{layer}.json",
@@ -52,30 +42,27 @@ rule measure_baselines:
         "<logs>/measure_baselines/layer{layer}.log",
     benchmark:
         "<benchmarks>/measure_baselines/layer{layer}.tsv"
-    threads: ALL_CORES if CONFIG.streams else 1
+    threads: 1
     resources:
         mem_mb=memory_of("measure_baselines"),
-        gpu=GPU if CONFIG.streams else 0,
     params:
         settings=to_json(CONFIG.evaluation),
-        streamed_from=streamed_as_trained_on,
     message:
         "Measuring residuals and tables without an SAE at layer {wildcards.layer}"
     shell:
         "python -m tsae --log {log} measure-baselines --settings {params.settings:q} --residuals {input.residuals}"
-        " --heldout {input.heldout} --unigrams {input.unigrams} --layer {wildcards.layer}"
+        f" --heldout {{input.heldout}} {TO_REFERENCES} --layer {{wildcards.layer}}"
         " --output {output.metrics} --sums-folder $(dirname {output.sums[0]})"
-        " {params.streamed_from} --gpus {resources.gpu}"
 
 
 rule evaluate:
     input:
+        **REFERENCES,
         sae=rules.train.output.sae,
         token_biases=token_bias_reference,
         model=rules.prepare_model.output,
         residuals=rules.index_residuals.output.index,
         heldout=rules.tokenize.output.heldout,
-        unigrams="<results>/unigrams/layer{layer}.safetensors",
         ablations=rules.ablate.output,
         statistics="<results>/residuals/layer{layer}.safetensors",
         code=code(
@@ -88,9 +75,10 @@ rule evaluate:
             "residuals",
             "shards",
             "tokens",
-            "lookup",
             "table",
             "sweep",
+            "sizes",
+            *COMPARISONS_CODE,
             *SAE_CODE,
         ),
     output:
@@ -117,7 +105,8 @@ rule evaluate:
         "python -m tsae --log {log} evaluate --job {params.job:q} --settings {params.settings:q} {params.compatibility}"
         " --features {params.features:q} --min-firings {params.min_firings} --sae $(dirname {input.sae})"
         " --token-biases $(dirname {input.token_biases}) --model $(dirname {input.model}) --residuals {input.residuals} --heldout {input.heldout}"
-        " --unigrams {input.unigrams} --ablations {input.ablations}"
+        f" {TO_REFERENCES}"
+        " --ablations {input.ablations}"
         " --output {output.metrics} --features-output {output.features} --sums-output {output.sums} --gpus {resources.gpu}"
 
 
@@ -128,6 +117,10 @@ rule measure_curve:
         residuals=rules.index_residuals.output.index,
         heldout=rules.tokenize.output.heldout,
         ablations=rules.ablate.output,
+        unigrams="<results>/unigrams/layer{layer}.safetensors",
+        statistics="<results>/residuals/layer{layer}.safetensors",
+        baseline=baseline_reference,
+        token_biases=token_bias_reference,
         checkpoints=rules.train.output.checkpoints,
         code=code(
             "curves",
@@ -141,6 +134,8 @@ rule measure_curve:
             "tokens",
             "table",
             "sweep",
+            "evolution",
+            *COMPARISONS_CODE,
             *SAE_CODE,
         ),
     output:
@@ -166,6 +161,7 @@ rule measure_curve:
         "python -m tsae --log {log} measure-curve --job {params.job:q} --settings {params.settings:q}"
         " --curves {params.curves:q} {params.compatibility} --sae $(dirname {input.sae}) --model $(dirname {input.model})"
         " --residuals {input.residuals} --heldout {input.heldout} --ablations {input.ablations} {params.checkpoints}"
+        " --unigrams {input.unigrams} --baseline $(dirname {input.baseline}) --token-biases $(dirname {input.token_biases})"
         " --output {output.metrics} --sums-output {output.sums} --gpus {resources.gpu}"
 
 

@@ -80,3 +80,59 @@ rule unigrams:
         "python -m tsae --log {log} unigrams --settings {params.settings:q} {params.compatibility}"
         " --model $(dirname {input.model}) --train {input.train} {params.layers} --folder {params.folder}"
         " --gpus {resources.gpu} {params.tf32}"
+
+
+rule ngrams:
+    input:
+        model=rules.prepare_model.output,
+        train=rules.tokenize.output.train,
+        code=code("ngrams", "metrics", "shards", "tokens", *MODEL_CODE),
+    output:
+        expand("<results>/ngrams/layer{layer}.safetensors", layer=LAYERS),
+        spelling="<results>/ngrams/spelling.safetensors",
+    log:
+        "<logs>/ngrams.log",
+    benchmark:
+        "<benchmarks>/ngrams.tsv"
+    threads: ALL_CORES
+    resources:
+        mem_mb=memory_of("ngrams"),
+        gpu=GPU,
+    params:
+        settings=to_json(CONFIG.ngrams),
+        prompt=to_json(CONFIG.unigrams),
+        layers=[f"--layer {layer}" for layer in LAYERS],
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+        compatibility=COMPATIBILITY,
+        tf32=TF32,
+    message:
+        "Computing the residuals of common n-grams"
+    shell:
+        "python -m tsae --log {log} ngrams --settings {params.settings:q} --prompt {params.prompt:q} {params.compatibility}"
+        " --model $(dirname {input.model}) --train {input.train} {params.layers} --folder {params.folder}"
+        " --gpus {resources.gpu} {params.tf32}"
+
+
+rule conditional_means:
+    input:
+        residuals=rules.index_residuals.output.index,
+        statistics="<results>/residuals/layer{layer}.safetensors",
+        model=STREAMED_FROM,
+        code=code("conditional_means", "residuals", "shards", "products", *STREAMED_CODE),
+    output:
+        "<results>/conditional_means/layer{layer}.safetensors",
+    log:
+        "<logs>/conditional_means/layer{layer}.log",
+    benchmark:
+        "<benchmarks>/conditional_means/layer{layer}.tsv"
+    threads: ALL_CORES if CONFIG.streams else 1
+    resources:
+        mem_mb=memory_of("conditional_means"),
+        gpu=GPU if CONFIG.streams else 0,
+    params:
+        streamed_from=streamed_as_trained_on,
+    message:
+        "Averaging the training residuals of every token at layer {wildcards.layer}"
+    shell:
+        "python -m tsae --log {log} conditional-means --residuals {input.residuals} --layer {wildcards.layer} --output {output}"
+        " {params.streamed_from} --gpus {resources.gpu}"

@@ -35,7 +35,10 @@ SUMS = load_sums_of_run(
     [*paths_of_sums(RESULTS / "sums", METRICS), *paths_of_sums(RESULTS / "sums/curves", TABLES["curves"])]
 )
 LEDGER = load_ledger(ROOT / "config/claims.yaml")
-SHARES = ("dead_", "feature_", "simple_", "last_token_detection", "outlier_share", "heldout_tokens_seen")
+SHARES = (
+    *("dead_", "feature_", "features_", "simple_", "last_token_detection", "outlier_share", "heldout_"),
+    *("neighbour_overlap_", "token_bias_feature_first", "unigram_feature_first", "token_bias_same_word"),
+)
 
 
 def test_no_training_failed() -> None:
