@@ -1,6 +1,6 @@
 """The evaluation of one SAE: its features, its table, and everything together."""
 
-from collections import Counter
+import json
 from pathlib import Path
 
 import pytest
@@ -9,14 +9,15 @@ from evaluation import SETTINGS, Evaluated
 from test_train import LAYER, Prepared, one_thread  # noqa: F401
 from torch.nn.functional import cosine_similarity
 
-from tsae.baselines import load_sequences, measure_baselines
+from tsae.baselines import measure_baselines
 from tsae.config import Curves, Features, Phrases
+from tsae.coverage import measure_phrases_of, write_phrase_tables
 from tsae.curves import measure_curve
 from tsae.evaluate import evaluate
 from tsae.features import read_features
 from tsae.lookup import load_unigrams
 from tsae.metrics import METRICS, Measurement
-from tsae.phrases import Phrase, measure_phrases_of, write_phrase_tables, write_phrases
+from tsae.phrases import find_phrases_of
 from tsae.sae import SAE, load, save
 from tsae.sums import load_curve, load_sums
 from tsae.sweep import Job, Point
@@ -226,21 +227,27 @@ def test_every_metric_that_is_measured_is_described_and_no_other(
     prepared: Prepared, evaluated: Evaluated, measured: dict[str, list[Measurement]], tmp_path: Path
 ) -> None:
     sae = evaluated.saes["learned"]
-    pairs = load_sequences(evaluated.train, prepared.train_tokens)
-    both = (pairs.kept[:, 1:-1] & pairs.kept[:, 2:]).nonzero()
-    pair = Counter(tuple(pairs.tokens[s, p + 1 : p + 3].tolist()) for s, p in both.tolist()).most_common(1)[0][0]
-    places = [(s, p + 1) for s, p in both.tolist() if tuple(pairs.tokens[s, p + 1 : p + 3].tolist()) == pair]
-    write_phrases(tmp_path / "phrases.json", [Phrase(pair, "", len(places), *zip(*places, strict=True))])
+    settings = Phrases(min_count=4, min_scored=1, n_common=5, n_phrases=10, bootstrap=10)
+    find_phrases_of(prepared.model, prepared.train_tokens, settings, tmp_path / "phrases.json")
     job = Job(layer=LAYER, point=Point(k=4, expansion=2, table="learned"), seed=0)
     phrases = measure_phrases_of(
-        job, sae, prepared.residuals, tmp_path / "phrases.json", Phrases(bootstrap=10), tmp_path / "examples.csv"
+        job,
+        sae,
+        prepared.residuals,
+        prepared.unigrams,
+        tmp_path / "phrases.json",
+        settings,
+        tmp_path / "one.csv",
+        tmp_path / "examples.csv",
     )
-    write_phrase_tables(tmp_path / "phrases.csv", [tmp_path / "examples.csv"] * 2)
+    write_phrase_tables(tmp_path / "phrases.csv", [tmp_path / "one.csv"] * 2)
     written = read_table(tmp_path / "phrases.csv")
     assert written[["layer", "seed", "table", "encoder_input"]].drop_duplicates().values.tolist() == [
         [LAYER, 0, "learned", "residual"]
     ]
-    assert written["mean_recall"].tolist() == pytest.approx([phrases[1].value] * 2, abs=1e-4)
+    (recall,) = (row.value for row in phrases if row.metric == "phrase_token_recall")
+    lengths = written["ids"].map(lambda ids: len(json.loads(ids)))
+    assert (written["mean_recall"] * lengths).sum() / lengths.sum() == pytest.approx(recall, abs=1e-4)
     files = (prepared.model, prepared.residuals, prepared.heldout_tokens, evaluated.ablations, evaluated.trained_ones)
     sums = tmp_path / "s.safetensors"
     curve = measure_curve(sae, (), *files, SETTINGS, Curves(ce_sequences=2), False, sums)

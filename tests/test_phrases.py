@@ -1,30 +1,24 @@
-import json
+import logging
 import math
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
-from tsae import files
 from tsae.config import Phrases
-from tsae.metrics import Bootstrap
 from tsae.phrases import (
     MAX_OVERLAP,
+    Context,
     Phrase,
     find_phrases,
-    measure_phrases,
+    order_for_examples,
     read_phrases,
-    write_phrase_table,
     write_phrases,
 )
-from tsae.residuals import ResidualCache
-from tsae.sae import SAE
-from tsae.sweep import Point
 
-SETTINGS = Phrases(min_count=4, min_documents=1, n_common=0, bootstrap=20)
+SETTINGS = Phrases(min_count=4, min_scored=1, n_common=0)
 WORDS = ["<bos>", ".", " the", " Golden", " Gate", " Bridge", "ing", " walk", " New", " York", " City", " 3", "\ufffd"]
 BOS, DOT, THE, GOLDEN, GATE, BRIDGE, ING, WALK, NEW, YORK, CITY, THREE, BYTE = range(len(WORDS))
 
@@ -35,19 +29,25 @@ def decode(ids: list[int]) -> str:
 
 
 class Text:
-    """Sequences of 8 tokens, written as their first tokens; the rest are words that occur once."""
+    """Sequences of 8 tokens, written as their first tokens; the rest are words that occur once.
+
+    Each sequence is a document of its own unless its document is said.
+    """
 
     def __init__(self) -> None:
         self.ids: list[list[int]] = []
         self.documents: list[list[int]] = []
         self.next = len(WORDS)
 
-    def add(self, tokens: list[int], times: int, document: int = 0, documents: list[int] | None = None) -> "Text":
+    def add(
+        self, tokens: list[int], times: int, document: int | None = None, documents: list[int] | None = None
+    ) -> "Text":
         for _ in range(times):
             fill = list(range(self.next, self.next + 7 - len(tokens)))
             self.next += len(fill)
+            own = 100 + len(self.ids) if document is None else document
             self.ids.append([BOS, *tokens, *fill])
-            self.documents.append([-1, *(documents or [document] * 7)])
+            self.documents.append([-1, *(documents or [own] * 7)])
         return self
 
     def find(self, settings: Phrases = SETTINGS) -> list[Phrase]:
@@ -58,11 +58,26 @@ def texts(phrases: list[Phrase]) -> list[str]:
     return [phrase.text for phrase in phrases]
 
 
+def starts(phrase: Phrase) -> list[int]:
+    return sorted([*phrase.choosing.starts, *phrase.scoring.starts])
+
+
 def test_a_phrase_by_hand() -> None:
-    text = Text().add([], 1).add([DOT, GOLDEN, GATE, BRIDGE, DOT], 2).add([THE, GOLDEN, GATE, BRIDGE], 3, document=1)
-    assert text.find() == [
-        Phrase((GOLDEN, GATE, BRIDGE), " Golden Gate Bridge", 5, (1, 2, 3, 4, 5), (2,) * 5),
-    ]
+    text = Text().add([], 1).add([DOT, GOLDEN, GATE, BRIDGE, DOT], 2, document=0)
+    text.add([THE, GOLDEN, GATE, BRIDGE], 3, document=1)
+    # Of the two halves of the documents the first holds more; 3 occurrences of 3 tokens leave 12 of 21, and 2 leave 8 of 14.
+    (phrase,) = text.find()
+    assert phrase[:3] == ((GOLDEN, GATE, BRIDGE), " Golden Gate Bridge", 5)
+    assert phrase.choosing[:2] == ((26, 34, 42), (1, 1, 1))
+    assert phrase.scoring[:2] == ((10, 18), (0, 0))
+    outside = {place for first in (24, 32, 40) for place in (first + 1, *range(first + 5, first + 8))}
+    assert set(phrase.choosing.others) == outside and len(phrase.choosing.others) == 129
+    assert set(phrase.scoring.others) == {
+        place for first in (8, 16) for place in (first + 1, *range(first + 5, first + 8))
+    }
+    assert len(phrase.scoring.others) == 128
+    words = (".", *(f" word{'x' * i}" for i in (20, 21)))
+    assert phrase.context == Context(9, (".", " Golden", " Gate", " Bridge", *words), 1)
     assert texts(text.find(SETTINGS.model_copy(update={"lengths": (2,)}))) == [" Golden Gate"]
 
 
@@ -72,13 +87,76 @@ def test_runs_are_frequent_and_within_a_sequence_and_a_document() -> None:
     assert texts(Text().add(golden, 4).find()) == [" Golden Gate"]
     apart = Text()
     apart.ids = [[BOS, DOT, GOLDEN], [BOS, GATE, DOT]] * 4
-    apart.documents = [[-1, 0, 0]] * 8
+    apart.documents = [[-1, row, row] for row in range(8)]
     assert apart.find() == []
     across = Text().add(golden, 3).add(golden, 1, documents=[0, 1, 1, 1, 1, 1, 1])
     assert across.find() == []
-    spread = SETTINGS.model_copy(update={"min_documents": 2})
-    assert Text().add(golden, 4).find(spread) == []
-    assert texts(Text().add(golden, 3).add(golden, 1, document=1).find(spread)) == [" Golden Gate"]
+
+
+def test_phrases_are_of_several_documents(caplog: pytest.LogCaptureFixture) -> None:
+    golden, caplog = [GOLDEN, GATE], caplog
+    caplog.set_level(logging.INFO)
+    assert Text().add(golden, 9, document=0).find() == []
+    assert "1 frequent runs of tokens left out: in fewer than 2 documents" in caplog.text
+    two = Text().add(golden, 7, document=0).add(golden, 2, document=1)
+    assert texts(two.find()) == [" Golden Gate"]
+    assert two.find(SETTINGS.model_copy(update={"min_documents": 3})) == []
+    assert texts(two.find(SETTINGS.model_copy(update={"min_scored": 2}))) == [" Golden Gate"]
+    caplog.clear()
+    assert two.find(SETTINGS.model_copy(update={"min_scored": 3})) == []
+    assert "1 phrases left out: fewer than 3 occurrences in one half of their documents" in caplog.text
+
+
+def test_what_is_left_out_does_not_stand_in_the_way() -> None:
+    text = Text().add([NEW, YORK, CITY, DOT], 30, document=0).add([NEW, YORK, CITY, DOT], 1, document=1)
+    text.add([CITY, DOT], 4).add([NEW, DOT], 3, document=1)
+    assert texts(text.find(SETTINGS.model_copy(update={"min_scored": 2}))) == []
+    text.add([YORK, CITY], 2, document=2)
+    assert texts(text.find(SETTINGS.model_copy(update={"min_scored": 2}))) == [" York City"]
+
+
+def test_halves_share_no_document_and_are_of_one_size() -> None:
+    text = Text()
+    for document, times in enumerate((9, 5, 4, 3, 2, 1)):
+        text.add([GOLDEN, GATE], times, document)
+    (phrase,) = text.find()
+    first, second = phrase.choosing.documents, phrase.scoring.documents
+    assert not set(first) & set(second)
+    assert (len(first), len(second)) == (12, 12)
+    # Other tokens are drawn as often from a document as the phrase occurs in it.
+    lines = torch.tensor(text.documents).flatten()
+    for half in (phrase.choosing, phrase.scoring):
+        drawn = Counter(lines[list(half.others)].tolist())
+        assert drawn == {document: 11 * count for document, count in Counter(half.documents).items()}
+        assert not any(text.ids[place // 8][place % 8] in (GOLDEN, GATE, BOS) for place in half.others)
+    assert text.find() == [phrase]
+    (other,) = text.find(SETTINGS.model_copy(update={"seed": 1}))
+    assert other.choosing.others != phrase.choosing.others
+
+
+def test_a_document_that_is_the_phrase_has_no_other_tokens() -> None:
+    text = Text().add([GOLDEN, GATE], 4)
+    for row in text.documents[:2]:
+        row[3:] = [99] * 5
+    (phrase,) = text.find()
+    lines = torch.tensor(text.documents).flatten()
+    assert {int(lines[place]) for half in (phrase.choosing, phrase.scoring) for place in half.others} == {102, 103}
+
+
+def test_contexts_end_with_the_sequence_and_the_document() -> None:
+    text = Text().add([THE, DOT, GOLDEN, GATE, DOT, THE], 8, documents=[0, 1, 1, 1, 1, 2, 2])
+    for row in range(4):
+        text.documents[row] = [-1, 3, 3, 3, 3, 3, 3, 3]
+    (phrase,) = text.find()
+    shown = {
+        3: (1, (" the", ".", " Golden", " Gate", ".", " the", " word"), 2),
+        1: (2, (".", " Golden", " Gate", "."), 1),
+    }
+    start, expected, before = shown[phrase.scoring.documents[0]]
+    assert phrase.context.start % 8 == start
+    assert phrase.context.before == before
+    assert len(phrase.context.texts) == len(expected)
+    assert all(text.startswith(word) for text, word in zip(phrase.context.texts, expected, strict=True))
 
 
 @pytest.mark.parametrize("between", [DOT, THREE, BYTE])
@@ -92,16 +170,18 @@ def test_phrases_begin_and_end_with_a_word() -> None:
     assert texts(Text().add([DOT, ING, GATE, DOT], 4).find()) == []
     # " Golden walk" is found where " walk" is a whole word, and counted there only.
     text = Text().add([GOLDEN, WALK, DOT], 4).add([GOLDEN, WALK, ING, DOT], 3)
-    assert [(phrase.text, phrase.n_occurrences, phrase.sequences) for phrase in text.find()] == [
-        (" Golden walk", 4, (0, 1, 2, 3))
+    assert [(phrase.text, phrase.n_occurrences, starts(phrase)) for phrase in text.find()] == [
+        (" Golden walk", 4, [1, 9, 17, 25])
     ]
 
 
 def test_common_tokens_are_those_of_many_documents() -> None:
-    text = Text().add([DOT, THE, BRIDGE], 8, document=0).add([BRIDGE, DOT, BRIDGE, CITY], 8, document=0)
-    for document in range(1, 4):
+    text = Text()
+    for document in (0, 1):
+        text.add([DOT, THE, BRIDGE], 4, document).add([BRIDGE, DOT, BRIDGE, CITY], 4, document)
+    for document in range(2, 9):
         text.add([THE, DOT], 1, document).add([DOT], 4, document)
-    text.add([GOLDEN, GATE], 4, document=1)
+    text.add([GOLDEN, GATE], 4)
     # " Bridge" is more frequent than " the", which is in every document.
     assert set(texts(text.find())) == {" the Bridge", " Bridge City", " Golden Gate"}
     assert set(texts(text.find(SETTINGS.model_copy(update={"n_common": 2})))) == {" Bridge City", " Golden Gate"}
@@ -135,7 +215,7 @@ def random_text() -> tuple[Tensor, Tensor]:
 
 def test_phrases_are_those_of_a_naive_search() -> None:
     ids, documents = random_text()
-    settings = Phrases(min_count=5, min_documents=3, n_common=2, n_phrases=40, max_occurrences=1000)
+    settings = Phrases(min_count=5, min_documents=3, min_scored=1, n_common=2, n_phrases=40, max_occurrences=1000)
     found = find_phrases(ids, documents, decode, settings)
 
     counts = Counter(ids[:, 1:].flatten().tolist())
@@ -165,24 +245,29 @@ def test_phrases_are_those_of_a_naive_search() -> None:
         spans = [{(sequence, start + i) for i in range(len(tokens))} for sequence, start in places[tokens]]
         if sum(bool(span & taken) for span in spans) <= MAX_OVERLAP * len(spans):
             taken |= set().union(*spans)
-            sequences, positions = zip(*places[tokens], strict=True)
-            expected.append(Phrase(tokens, decode(list(tokens)), len(spans), sequences, positions))
+            expected.append(
+                (tokens, decode(list(tokens)), [sequence * 16 + start for sequence, start in places[tokens]])
+            )
     assert len(expected) > 20
-    assert {len(phrase.tokens) for phrase in expected} == {2, 3, 4}
-    assert found == expected[:40]
-    assert find_phrases(ids, documents, decode, settings.model_copy(update={"n_phrases": 3})) == expected[:3]
+    assert {len(tokens) for tokens, _, _ in expected} == {2, 3, 4}
+    assert [(phrase.tokens, phrase.text, starts(phrase)) for phrase in found] == expected[:40]
+    assert [phrase.n_occurrences for phrase in found] == [len(places) for _, _, places in expected[:40]]
+    # What is drawn for a phrase does not depend on the others.
+    assert find_phrases(ids, documents, decode, settings.model_copy(update={"n_phrases": 3})) == found[:3]
 
 
-def test_some_occurrences_are_kept() -> None:
-    text = Text().add([GOLDEN, GATE], 50).add([NEW, YORK], 5)
-    settings = SETTINGS.model_copy(update={"max_occurrences": 10})
+def test_some_occurrences_are_kept_from_many_documents() -> None:
+    text = Text().add([GOLDEN, GATE], 40, document=0).add([GOLDEN, GATE], 4, document=1)
+    text.add([GOLDEN, GATE], 1, document=2).add([NEW, YORK], 5)
+    settings = SETTINGS.model_copy(update={"max_occurrences": 11})
     first, second = text.find(settings)
-    assert (first.n_occurrences, len(first.sequences), first.positions) == (50, 10, (1,) * 10)
-    assert list(first.sequences) == sorted(set(first.sequences))
-    assert (second.text, second.sequences) == (" New York", (50, 51, 52, 53, 54))
+    assert (first.n_occurrences, len(starts(first)), len(set(starts(first)))) == (45, 11, 11)
+    assert Counter([*first.choosing.documents, *first.scoring.documents]) == {0: 6, 1: 4, 2: 1}
+    assert list(first.choosing.starts) == sorted(first.choosing.starts)
+    assert (second.text, starts(second)) == (" New York", [8 * row + 1 for row in range(45, 50)])
     assert text.find(settings) == [first, second]
     other = text.find(settings.model_copy(update={"seed": 1}))[0]
-    assert other.sequences != first.sequences
+    assert starts(other) != starts(first)
 
 
 def test_no_phrases() -> None:
@@ -193,204 +278,18 @@ def test_no_phrases() -> None:
         find_phrases(ids, documents[:1], decode, SETTINGS)
 
 
-# --- the measure -----------------------------------------------------------------------------------------------------
-
-
-def write_residuals(folder: Path, x: Tensor, ids: Tensor, norms: Tensor | None = None) -> ResidualCache:
-    """A cache of residuals x (n_seq, n_ctx, d) in shards of two sequences; `norms` (n_seq, n_ctx) above 4 are not kept."""
-    n_sequences, n_ctx, d_model = x.shape
-    norms = torch.ones(n_sequences, n_ctx) if norms is None else norms
-    shards = []
-    for first in range(0, n_sequences, 2):
-        part = slice(first, first + 2)
-        shards.append(folder / f"{first}.safetensors")
-        files.save_tensors(
-            shards[-1],
-            {
-                "residuals": x[part].flatten(0, 1).half(),
-                "tokens": ids[part].flatten().int(),
-                "positions": torch.arange(n_ctx, dtype=torch.int32).repeat(len(x[part])),
-                "norms": norms[part].flatten().float(),
-            },
-            {"fingerprint": "f"},
-        )
-    n_kept = int((norms[:, 1:] <= 4).sum())
-    return ResidualCache(
-        d_model=d_model,
-        vocab_size=int(ids.max()) + 1,
-        n_ctx=n_ctx,
-        n_sequences=n_sequences,
-        n_rows=n_sequences * n_ctx,
-        n_kept=n_kept,
-        n_outliers=n_sequences * (n_ctx - 1) - n_kept,
-        scale=1.0,
-        median_norm=1.0,
-        mean_norm=1.0,
-        max_norm=4.0,
-        include_bos=False,
-        shards=shards,
-        shard_sequences=2,
-        batch_sequences=1,
-        layer=0,
-        fingerprint="f",
-        statistics=folder / "layer0.safetensors",
-        streamed=frozenset(),
-        made_from={},
-        index=folder / "index.json",
-    )
-
-
-RELU = {"architecture": "relu", "l1": 1}
-
-
-def identity_sae(n_features: int, settings: dict = RELU) -> SAE:
-    """Its activations are the residual's positive entries."""
-    eye, zeros = torch.eye(n_features), torch.zeros(n_features)
-    point = Point(**settings, expansion=1, table="none")
-    return SAE(point, eye, eye.clone(), zeros, zeros.clone()).requires_grad_(False)
-
-
-# Five sequences of BOS, " Golden", " Gate" and two other tokens.
-IDS = torch.tensor([[BOS, GOLDEN, GATE, DOT, THE]]).repeat(5, 1)
-BRIDGED = Phrase((GOLDEN, GATE), " Golden Gate", 7, (0, 1, 2, 3, 4), (1,) * 5)
-
-
-def firing() -> Tensor:
-    """Residuals (5, 5, 4) of what fires: everywhere; on the phrase; on its first token; on the phrase and elsewhere."""
-    x = torch.zeros(5, 5, 4)
-    x[:, :, 0] = 1
-    x[:, 1:3, 1] = 2
-    x[:, 1, 2] = 3
-    x[:, 1:4, 3] = 4
-    return x
-
-
-@pytest.mark.parametrize("architecture", ["relu", "topk"])
-def test_coverage_by_hand(tmp_path: Path, architecture: str) -> None:
-    # A feature that TopK chose does not fire if its activation is zero.
-    sae = identity_sae(4, {"architecture": "topk", "k": 4} if architecture == "topk" else RELU)
-    rows, frame = measure_phrases(sae, write_residuals(tmp_path, firing(), IDS), [BRIDGED], SETTINGS)
-    # The feature that fires everywhere has a score of 0, that of the first token alone less; 2 of 4 tokens are the phrase's.
-    assert frame.to_dict("records") == [
-        {
-            "text": " Golden Gate",
-            "ids": [GOLDEN, GATE],
-            "count": 7,
-            "n_measured": 5,
-            "feature": 1,
-            "base_rate": 0.5,
-            "recall": [1.0, 1.0],
-            "score": 0.5,
-        }
-    ]
-    coverage, recall = rows
-    assert (coverage.metric, coverage.value, coverage.n) == ("phrase_coverage", 0.5, 1)
-    assert (recall.metric, recall.value, recall.n) == ("phrase_token_recall", 1.0, 2)
-
-
-def test_the_weakest_place_decides(tmp_path: Path) -> None:
-    x = firing()[..., 2:]
-    x[..., 1] = 0
-    x[:, 2, 1] = 1
-    x[:, 3, 1] = 1
-    _, frame = measure_phrases(identity_sae(2), write_residuals(tmp_path, x, IDS), [BRIDGED], SETTINGS)
-    # Neither fires on both tokens: the first fires on a quarter of all tokens, the second on half of them.
-    assert frame[["feature", "base_rate", "recall", "score"]].to_numpy().tolist() == [[0, 0.25, [1.0, 0.0], -0.25]]
-
-
-def test_means_are_over_phrases_and_over_places(tmp_path: Path) -> None:
-    x = firing()[..., 2:]
-    phrases = [
-        Phrase((GOLDEN, GATE), " Golden Gate", 5, (0, 1, 2, 3, 4), (1,) * 5),
-        Phrase((GOLDEN, GATE, DOT), " Golden Gate.", 5, (0, 1, 2, 3, 4), (1,) * 5),
-        Phrase((GATE, DOT, THE), " Gate. the", 5, (0, 1, 2, 3, 4), (2,) * 5),
-    ]
-    rows, frame = measure_phrases(identity_sae(2), write_residuals(tmp_path, x, IDS), phrases, SETTINGS)
-    assert frame["feature"].tolist() == [1, 1, 0]
-    assert frame["base_rate"].tolist() == [0.75, 0.75, 0.25]
-    assert frame["recall"].tolist() == [[1, 1], [1, 1, 1], [0, 0, 0]]
-    assert frame["score"].tolist() == [0.25, 0.25, -0.25]
-    ones = torch.ones(3)
-    bootstrap = Bootstrap(3, SETTINGS.bootstrap, SETTINGS.seed)
-    assert rows == [
-        bootstrap.ratio("phrase_coverage", torch.tensor([0.25, 0.25, -0.25]), ones, 3),
-        bootstrap.ratio("phrase_token_recall", torch.tensor([2, 3, 0]), torch.tensor([2, 3, 3]), 8),
-    ]
-    assert [row.value for row in rows] == pytest.approx([1 / 12, 5 / 8])
-
-
-def test_occurrences_with_a_token_that_is_not_kept_do_not_count(tmp_path: Path) -> None:
-    norms = torch.ones(5, 5)
-    norms[1, 2] = norms[2, 1] = 5
-    x = firing()
-    x[1:3, 1:3, 1] = 0
-    _, frame = measure_phrases(identity_sae(4), write_residuals(tmp_path, x, IDS, norms), [BRIDGED], SETTINGS)
-    assert frame[["n_measured", "feature", "recall", "base_rate"]].to_numpy().tolist() == [[3, 1, [1.0, 1.0], 6 / 18]]
-    norms[:4, 1] = 5
-    cache = write_residuals(tmp_path, x, IDS, norms)
-    rows, frame = measure_phrases(identity_sae(4), cache, [BRIDGED], SETTINGS)
-    assert rows == []
-    assert frame.empty
-
-
-def test_luck_is_not_scored(tmp_path: Path) -> None:
-    # Each of 300 features fires on every other token by chance: of half of 12 occurrences one of them covers nearly all.
-    x = torch.randn(240, 5, 300, generator=torch.Generator().manual_seed(0))
-    phrases = [
-        BRIDGED._replace(sequences=tuple(range(first, first + 12)), positions=(1,) * 12) for first in range(0, 240, 12)
-    ]
-    cache = write_residuals(tmp_path, x, IDS[:1].repeat(240, 1))
-    rows, frame = measure_phrases(identity_sae(300), cache, phrases, SETTINGS)
-    assert frame["base_rate"].mean() == pytest.approx(0.5, abs=0.05)
-    assert rows[1].value == pytest.approx(0.5, abs=0.1)
-    assert rows[0].value < 0.05
-    in_sample = (x[:12, 1:3] > 0).double().mean(0).amin(0).max()
-    assert in_sample > 0.7
-
-
-def test_base_rates_are_of_a_seeded_sample(tmp_path: Path) -> None:
-    x = torch.randn(40, 5, 3, generator=torch.Generator().manual_seed(0))
-    ids = IDS[:1].repeat(40, 1)
-    phrase = BRIDGED._replace(sequences=tuple(range(40)), positions=(1,) * 40)
-    cache = write_residuals(tmp_path, x, ids)
-
-    def base_rate(n_tokens: int, seed: int = 0) -> float:
-        settings = SETTINGS.model_copy(update={"base_tokens": n_tokens, "seed": seed})
-        (_, frame) = measure_phrases(identity_sae(3), cache, [phrase], settings)
-        return float(frame["base_rate"][0])
-
-    everywhere = (x[:, 1:] > 0).double().mean((0, 1)).tolist()
-    assert any(base_rate(8192) == pytest.approx(rate) for rate in everywhere)
-    assert base_rate(50) == base_rate(50)
-    assert (base_rate(50) * 50) % 1 == pytest.approx(0, abs=1e-9)
-    assert len({base_rate(50, seed) for seed in range(5)}) > 1
-
-
-def test_the_encoder_sees_the_tokens(tmp_path: Path) -> None:
-    directions = torch.zeros(len(WORDS), 4)
-    directions[GATE, 1] = 1
-    point = Point(architecture="relu", l1=1, expansion=1, table="none", encoder_input="without_unigram")
-    eye, zeros = torch.eye(4), torch.zeros(4)
-    sae = SAE(point, eye, eye.clone(), zeros, zeros.clone(), unigram_directions=directions).requires_grad_(False)
-    x = firing()
-    x[..., 3] = 0
-    x[:, 3, 2] = 1
-    _, frame = measure_phrases(sae, write_residuals(tmp_path, x, IDS), [BRIDGED], SETTINGS)
-    # The feature of the phrase is silent on its second token.
-    assert frame[["feature", "score"]].to_numpy().tolist() == [[0, 0]]
-
-
-def test_residuals_of_other_tokens(tmp_path: Path) -> None:
-    cache = write_residuals(tmp_path, firing(), IDS)
-    with pytest.raises(ValueError, match=r"index\.json: made from other tokens than the phrase ' Golden Gate'; find"):
-        measure_phrases(identity_sae(4), cache, [BRIDGED._replace(positions=(2,) * 5)], SETTINGS)
-
-
-def test_nothing_to_measure(tmp_path: Path) -> None:
-    rows, frame = measure_phrases(identity_sae(4), write_residuals(tmp_path, firing(), IDS), [], SETTINGS)
-    assert rows == []
-    write_phrase_table(tmp_path / "phrases.csv", frame)
-    assert (tmp_path / "phrases.csv").read_text() == "text,ids,count,n_measured,feature,base_rate,recall,score\n"
+def test_the_phrase_that_is_named_is_shown_first() -> None:
+    phrases = find_phrases(*random_text(), decode, SETTINGS)
+    assert len(phrases) > 3
+    assert order_for_examples(phrases, None) == phrases
+    named = order_for_examples(phrases, phrases[2].text.strip())
+    assert named == [phrases[2], *phrases[:2], *phrases[3:]]
+    with pytest.raises(
+        ValueError, match=r"phrases\.example: 'Eiffel Tower' is none of the \d+ phrases that were found \('"
+    ):
+        order_for_examples(phrases, "Eiffel Tower")
+    with pytest.raises(ValueError, match=r"none of the 0 phrases that were found \(there is none"):
+        order_for_examples([], "Eiffel Tower")
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -412,15 +311,3 @@ def test_reading_what_is_no_list_of_phrases(tmp_path: Path, content: str | None)
         path.write_text(content)
     with pytest.raises(ValueError, match=r"phrases\.json: not a list of phrases"):
         read_phrases(path)
-
-
-def test_the_table_by_hand(tmp_path: Path) -> None:
-    path = tmp_path / "phrases.csv"
-    _, frame = measure_phrases(identity_sae(4), write_residuals(tmp_path, firing(), IDS), [BRIDGED], SETTINGS)
-    write_phrase_table(path, frame.assign(recall=pd.Series([[1 / 3, 1.0]], dtype=object)))
-    assert path.read_text().splitlines() == [
-        "text,ids,count,n_measured,feature,base_rate,recall,score",
-        ' Golden Gate,"[3, 4]",7,5,1,0.5,"[0.333333, 1.0]",0.5',
-    ]
-    read = pd.read_csv(path)
-    assert json.loads(read["recall"][0]) == [0.333333, 1.0]

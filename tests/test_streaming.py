@@ -10,14 +10,15 @@ from test_train import LAYER, POINTS, SETTINGS, Prepared, one_thread  # noqa: F4
 from tsae.cache import WHOLE, cache_residuals
 from tsae.conditional_means import write_conditional_means
 from tsae.config import Phrases, Residuals
+from tsae.coverage import measure_phrases_of
 from tsae.index import index_residuals
-from tsae.phrases import find_phrases_of, measure_phrases_of
+from tsae.phrases import find_phrases_of
 from tsae.residuals import open_residuals
 from tsae.sweep import Job
 from tsae.train import train
 
 RESIDUALS = Residuals(layers=(1, LAYER), shard_sequences=20, batch_sequences=6, max_norm=1.3, mean_tokens=1500)
-PHRASES = Phrases(min_count=4, n_common=5, n_phrases=12, base_tokens=600, bootstrap=20)
+PHRASES = Phrases(min_count=4, min_scored=1, n_common=5, n_phrases=12, base_tokens=50, bootstrap=20)
 
 
 class Caches(NamedTuple):
@@ -66,12 +67,16 @@ def test_phrases_are_the_same(caches: Caches, prepared: Prepared, tmp_path: Path
     job = Job(layer=LAYER, point=POINTS["none"], seed=0)
     train(job, SETTINGS.model_copy(update={"tokens": 1280}), caches.on_disk, prepared.unigrams, sae)
     find_phrases_of(prepared.model, prepared.train_tokens, PHRASES, phrases)
-    measured = [
-        measure_phrases_of(job, sae, caches.on_disk, phrases, PHRASES, tmp_path / "on_disk.csv"),
-        measure_phrases_of(job, sae, caches.streamed, phrases, PHRASES, tmp_path / "streamed.csv", caches.model),
-    ]
-    assert measured[0] == measured[1] and np.isfinite([row.value for row in measured[0]]).all()
-    assert (tmp_path / "on_disk.csv").read_bytes() == (tmp_path / "streamed.csv").read_bytes()
+    measured = {}
+    for name, index, model in (("on_disk", caches.on_disk, None), ("streamed", caches.streamed, caches.model)):
+        outputs = (tmp_path / f"{name}.csv", tmp_path / f"{name}.examples.csv")
+        measured[name] = measure_phrases_of(
+            job, sae, index, prepared.unigrams, phrases, PHRASES, *outputs, model_folder=model
+        )
+    assert measured["on_disk"] == measured["streamed"]
+    assert np.isfinite([row.value for row in measured["on_disk"]]).all()
+    for ending in ("csv", "examples.csv"):
+        assert (tmp_path / f"on_disk.{ending}").read_bytes() == (tmp_path / f"streamed.{ending}").read_bytes()
 
 
 def test_training_without_the_model_is_refused_at_once(caches: Caches, prepared: Prepared, tmp_path: Path) -> None:

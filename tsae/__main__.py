@@ -360,27 +360,29 @@ def measure_phrases(
     settings: Settings,
     sae: File,
     residuals: File,
+    unigrams: File,
     phrases: File,
     output: File,
+    table: File,
     examples: File,
     model: StreamedFrom = None,
     gpus: Gpus = 0,
     tf32: Tf32 = False,
 ) -> None:
-    """Measure how one SAE fires on the tokens of phrases."""
+    """Measure how one SAE fires on the tokens of phrases, with the unigram directions and without."""
+    from tsae.coverage import measure_phrases_of
     from tsae.devices import claim
-    from tsae.phrases import measure_phrases_of
     from tsae.table import write_measurements
 
     of, how = _parse(Job, job), _parse(config.Phrases, settings)
-    measured = measure_phrases_of(of, sae, residuals, phrases, how, examples, model, claim(gpus, tf32))
+    measured = measure_phrases_of(of, sae, residuals, unigrams, phrases, how, table, examples, model, claim(gpus, tf32))
     write_measurements(output, of.labels, {of.point.id: measured})
 
 
 @app.command()
 def collect_phrases(output: File, tables: list[Path]) -> None:
     """Gather the phrase tables of several SAEs in one."""
-    from tsae.phrases import write_phrase_tables
+    from tsae.coverage import write_phrase_tables
 
     write_phrase_tables(output, tables)
 

@@ -236,17 +236,29 @@ class Phrases(Section):
 
     lengths: tuple[Annotated[int, Field(ge=2)], ...] = Field((2, 3, 4), min_length=1, description="Lengths [tokens]")
     min_count: int = Field(15, ge=4, description="Occurrences in the training split that a phrase needs at least")
-    min_documents: int = Field(2, ge=1, description="Documents that a phrase must occur in at least [documents]")
+    min_documents: int = Field(
+        2,
+        ge=2,
+        description="Documents that a phrase must occur in at least: features are chosen in some and scored in others [documents]",
+    )
+    min_scored: int = Field(
+        4, ge=1, description="Occurrences that a phrase needs at least in either half of its documents"
+    )
     n_common: int = Field(
         100, ge=0, description="Tokens that occur in the most documents, such as ' of', are in no phrase [tokens]"
     )
     n_phrases: int = Field(100, ge=1, description="Phrases measured")
     max_occurrences: int = Field(60, ge=4, description="Occurrences of a phrase that are measured")
     base_tokens: int = Field(
-        8192, ge=1, description="Training tokens on which base rates of features are taken [tokens]"
+        256,
+        ge=2,
+        description="Other tokens of a phrase's documents on which base rates of features are taken, for each phrase [tokens]",
+    )
+    example: str | None = Field(
+        None, min_length=1, description="The phrase that is shown token by token; null: the one ranked highest"
     )
     bootstrap: int = Field(1000, ge=10, description="Bootstrap samples over phrases, for 95% intervals")
-    seed: int = Field(0, ge=0, description="Seed of the choice of occurrences and tokens, and of the bootstrap")
+    seed: int = Field(0, ge=0, description="Seed of the choice of occurrences, halves and tokens, and of the bootstrap")
 
 
 class Evaluation(Section):

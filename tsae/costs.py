@@ -18,6 +18,7 @@ DOCUMENT_BYTES = 900  # of a document of web text, compressed, as C4 is download
 PROCESS_BYTES, MODEL_PROCESS_BYTES = 0.45e9, 0.6e9
 GPU_PROCESS_BYTES = 0.6e9  # CUDA's own
 LOGITS = 6  # tensors of the size of a batch's logits that the loss takes, as measured: four at once, and gaps in the heap between them
+MOST_CONTEXT = 16  # tokens of a phrase and around it, in an example
 TOKEN_WORK_BYTES = 110  # held for every training token while phrases are counted: ids, documents, keys, their order
 HELD = 4  # of a weight in training: itself, its gradient, two moments
 IN_ORDER = 5  # times as fast as into shuffled batches are residuals read in order, as measured
@@ -378,8 +379,10 @@ def _phrases(config: Config) -> Iterator[Cost]:
     jobs = config.jobs("encoder")
     yield Cost("find_phrases", 1, text_tokens=train, memory=PROCESS_BYTES + TOKEN_WORK_BYTES * train)
     settings, d = config.phrases, config.model.d_model
-    # Of a streamed cache the model runs whole shards, for a few rows each.
-    rows = settings.n_phrases * settings.max_occurrences + settings.base_tokens
+    # Of a phrase: its occurrences, other tokens of their documents, and a context. Of a streamed cache the model runs whole
+    # shards, for a few rows each.
+    phrase = settings.max_occurrences * max(settings.lengths)
+    rows = settings.n_phrases * (phrase + settings.base_tokens + MOST_CONTEXT)
     run = min(train, rows * config.residuals.shard_sequences * config.tokens.n_ctx) if config.streams else 0
     yield Cost(
         "measure_phrases",
@@ -388,10 +391,15 @@ def _phrases(config: Config) -> Iterator[Cost]:
         on_gpu=config.streams,
         model_tokens=run * len(jobs),
         model_flops=sum(run * job.layer * _block_flops(config) for job in jobs),
-        dense_flops=sum(2 * settings.base_tokens * _encoder_flops(config, job.point) for job in jobs),
+        # By two encoders each, and half of the occurrences by one for each removal.
+        dense_flops=sum(
+            settings.n_phrases * (6 * phrase + 2 * settings.base_tokens) * _encoder_flops(config, job.point)
+            for job in jobs
+        ),
         memory=PROCESS_BYTES
         + max(sae_bytes(config, job.point) for job in jobs)
-        + 6 * d * 4 * settings.base_tokens
+        + 4 * _table(config)
+        + 2 * 4 * d * rows
         + (4 * weights(config) if config.streams else 0),
         gpu_memory=GPU_PROCESS_BYTES + 4 * weights(config) if config.streams else 0,
     )

@@ -125,9 +125,21 @@ METRICS = {
     "simple_unigram": "share of features with at least `at` of their activation mass on one token",
     "simple_bigram": "share of features with at least `at` of their activation mass on one bigram",
     "phrase_coverage": "mean over phrases of the best feature's recall on the phrase's worst token, less its base rate",
+    "phrase_coverage_untrained": "the same of an encoder of random directions",
     "phrase_token_recall": "mean over the tokens of phrases of the recall of the phrase's best feature",
-    "phrase_firings_lost": "share of the firings of features of phrases that are lost without the token's unigram direction",
-    "phrase_firings_lost_control": "the same without the unigram direction of another token",
+    **{
+        f"phrase_firings_{removal}": f"share of these features' firings on their phrases that are lost {how}"
+        for removal, how in (
+            ("lost", "when the encoder's input loses its part along the token's unigram direction"),
+            ("lost_control", "when it loses its part along another token's unigram direction"),
+            ("lost_matched", "when the input moves as far along another token's unigram direction"),
+            ("lost_raw", "without its part along the token's unigram residual, not centred"),
+            ("lost_raw_control", "without its part along another token's unigram residual, not centred"),
+            ("lost_span", "without its part in the span of the unigram directions of the phrase's tokens"),
+            ("lost_span_control", "without its part in the span of as many other tokens' unigram directions"),
+        )
+    },
+    "phrases_left_out": "share of phrases that are not measured, being whole in none of the documents of one half",
     "heldout_tokens_seen_in_training": "share of held-out tokens that occur in training",
     "heldout_share_by_count": "share of held-out tokens by their training count",
     "outlier_share_train": "share of training tokens left out for their norm",

@@ -1,46 +1,52 @@
-"""Whether one feature fires on every token of a phrase (C10).
+"""Frequent phrases of several tokens in the training text, on which features of phrases are sought (C10).
 
-An SAE has a feature for " Golden Gate Bridge" that fires on " Golden", on " Gate" and on " Bridge", each time partly because
-of that token itself. Take the unigram direction out of the encoder's input and such a feature may go silent on its own
-tokens. To measure it without choosing features by hand: frequent phrases are found in the training tokens, and for each
-the feature is sought that best covers it. On place j of a phrase a feature has the recall
+To measure features of phrases without choosing examples by hand, the phrases are those that the text repeats more often than
+its tokens would by chance. What a feature does on a phrase is measured in firings.py; here is decided on which tokens.
 
-    recall_j = share of the phrase's occurrences in which the feature fires on the j-th token
-
-and over the phrase the score min_j recall_j - base rate, the base rate being the share of all tokens on which it fires.
-The subtraction (Youden's J of the weakest place) keeps features that fire everywhere from covering every phrase: a score
-of 1 belongs to a feature that fires on every token of every occurrence and nowhere else, 0 to one that does not tell the
-phrase's weakest token from any other. The feature is chosen on half of the occurrences and scored on the other half, since the
-best of thousands on few occurrences would be partly luck; a held-out score can therefore be below zero.
-
-Phrases and residuals are those of the training split, where phrases recur often enough; every SAE has seen the same ones.
-Only SAEs of equally many features, as many of them active, compare: the occurrences of a phrase have similar residuals, so
-that a dictionary of random directions, too, has one that fires on most of them, and the more so the larger it is.
+The documents that a phrase occurs in are split into two halves. A feature is chosen on the occurrences in one half of them and
+scored on those in the other, so that one that knows a document does not pass for one of the phrase. With each half come other
+tokens of the same documents, drawn as often from each document as the phrase occurs in it: on these a feature of the documents'
+topic fires, and one of the phrase does not.
 """
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-import torch
 from torch import Tensor
 
 from tsae.config import Phrases
-from tsae.files import check, read_text, write_json, write_text
-from tsae.metrics import Bootstrap, Measurement, failure
-from tsae.residuals import ResidualCache, open_residuals
-from tsae.sae import SAE, check_fits, load
-from tsae.sweep import Job
+from tsae.files import read_text, write_text
 
 LOG = logging.getLogger(__name__)
-BATCH_TOKENS = 1024  # encoded together, which bounds the memory of pre-activations
 # Of a candidate that shares tokens with better phrases in more of its occurrences than this, little is left of its own.
 MAX_OVERLAP = 0.5
-COLUMNS = ["text", "ids", "count", "n_measured", "feature", "base_rate", "recall", "score"]
+CONTEXT_BEFORE, CONTEXT_AFTER = 8, 4  # tokens shown around an occurrence
+
+
+class Half(NamedTuple):
+    """A phrase in one half of its documents. A place is sequence * n_ctx + position in the training split."""
+
+    starts: tuple[int, ...]
+    """Place of each occurrence's first token, ascending."""
+    documents: tuple[int, ...]
+    """Document of each occurrence: its line in the documents file."""
+    others: tuple[int, ...]
+    """Places of tokens of these documents outside the phrase, drawn with replacement."""
+
+
+class Context(NamedTuple):
+    """An occurrence of a phrase, with what stands around it in the same sequence and document."""
+
+    start: int
+    """Place of the first token shown."""
+    texts: tuple[str, ...]
+    """Each token decoded."""
+    before: int
+    """Tokens shown before the phrase."""
 
 
 class Phrase(NamedTuple):
@@ -52,16 +58,18 @@ class Phrase(NamedTuple):
     """The tokens decoded, leading space included."""
     n_occurrences: int
     """Occurrences in the whole split."""
-    sequences: tuple[int, ...]
-    """Sequence of each occurrence that is kept."""
-    positions: tuple[int, ...]
-    """Position of its first token."""
+    choosing: Half
+    """Where its feature is chosen."""
+    scoring: Half
+    """Where that feature is scored."""
+    context: Context
+    """The first occurrence of the scoring half."""
 
 
 class _Candidate(NamedTuple):
     nats_saved: float
     tokens: tuple[int, ...]
-    starts: np.ndarray  # places of the first token, sequence * n_ctx + position
+    starts: np.ndarray  # places of the first token
 
 
 def find_phrases(ids: Tensor, documents: Tensor, decode: Callable[[list[int]], str], settings: Phrases) -> list[Phrase]:
@@ -77,32 +85,134 @@ def find_phrases(ids: Tensor, documents: Tensor, decode: Callable[[list[int]], s
         settings: lengths, frequencies and numbers.
 
     Returns:
-        At most `settings.n_phrases` phrases, each with at most `settings.max_occurrences` seeded occurrences.
+        At most `settings.n_phrases` phrases, each with at most `settings.max_occurrences` seeded occurrences, as even over its
+        documents as these allow. Left out are those of few documents, or nearly all in one.
 
     Raises:
         ValueError: shapes differ.
     """
     if ids.shape != documents.shape:
         raise ValueError(f"documents of shape {tuple(documents.shape)} for tokens of shape {tuple(ids.shape)}")
-    n_ctx = ids.shape[1]
     tokens, lines = (column.numpy().astype(np.int64).ravel() for column in (ids, documents))
-    candidates = _find_candidates(tokens, lines, decode, settings)
-    rng = np.random.default_rng(settings.seed)
     covered = np.zeros(len(tokens), dtype=bool)
-    phrases: list[Phrase] = []
-    for candidate in sorted(candidates, key=lambda c: (-c.nats_saved, c.tokens)):
-        places = candidate.starts[:, None] + np.arange(len(candidate.tokens))
+    chosen: list[_Chosen] = []
+    n_of_one_document = 0
+    for candidate in sorted(_find_candidates(tokens, lines, decode, settings), key=lambda c: (-c.nats_saved, c.tokens)):
+        places = _places(candidate.starts, len(candidate.tokens))
         if covered[places].any(1).mean() > MAX_OVERLAP:
             continue
+        # A generator of its own, so that no phrase depends on which others there are.
+        rng = np.random.default_rng([settings.seed, *candidate.tokens])
+        starts = _spread(candidate.starts, lines, settings.max_occurrences, rng)
+        first = _first_half(lines[starts], rng)
+        if min(first.sum(), (~first).sum()) < settings.min_scored:
+            n_of_one_document += 1
+            continue
         covered[places] = True
-        starts, count = candidate.starts, len(candidate.starts)
-        if count > settings.max_occurrences:
-            starts = np.sort(rng.choice(starts, settings.max_occurrences, replace=False))
-        sequences, positions = (tuple(part.tolist()) for part in np.divmod(starts, n_ctx))
-        phrases.append(Phrase(candidate.tokens, decode(list(candidate.tokens)), count, sequences, positions))
-        if len(phrases) == settings.n_phrases:
+        chosen.append(_Chosen(candidate, starts[first], starts[~first], rng))
+        if len(chosen) == settings.n_phrases:
             break
-    return phrases
+    LOG.info(
+        "%d phrases left out: fewer than %d occurrences in one half of their documents",
+        n_of_one_document,
+        settings.min_scored,
+    )
+    text = _Text(tokens, lines, decode, _places_of(lines, [lines[each.candidate.starts] for each in chosen]))
+    return [_describe(each, text, settings.base_tokens) for each in chosen]
+
+
+class _Chosen(NamedTuple):
+    candidate: _Candidate
+    choosing: np.ndarray  # starts in either half of the documents
+    scoring: np.ndarray
+    rng: np.random.Generator
+
+
+class _Text(NamedTuple):
+    tokens: np.ndarray
+    lines: np.ndarray  # the document of each
+    decode: Callable[[list[int]], str]
+    places_of: Mapping[int, np.ndarray]  # a document's places
+
+
+def _places(starts: np.ndarray, n: int) -> np.ndarray:
+    """Places of the n tokens from each start on (m, n)."""
+    return starts[:, None] + np.arange(n)
+
+
+def _places_of(lines: np.ndarray, wanted: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
+    """The places of each document that occurs in `wanted`, ascending."""
+    if not wanted:
+        return {}
+    places = np.flatnonzero(np.isin(lines, np.unique(np.concatenate(wanted))))
+    return {int(lines[group[0]]): group for group in _group(places, lines[places], 1)}
+
+
+def _describe(chosen: _Chosen, text: _Text, base_tokens: int) -> Phrase:
+    """A phrase with other tokens of its documents, and the context of an occurrence."""
+    tokens, everywhere = chosen.candidate.tokens, _places(chosen.candidate.starts, len(chosen.candidate.tokens))
+
+    def half(starts: np.ndarray) -> Half:
+        documents, per_occurrence = text.lines[starts], -(-base_tokens // (2 * len(starts)))
+        others = []
+        for document, count in zip(*np.unique(documents, return_counts=True), strict=True):
+            outside = np.setdiff1d(text.places_of[int(document)], everywhere)
+            if len(outside):
+                others.extend(chosen.rng.choice(outside, count * per_occurrence).tolist())
+        return Half(tuple(starts.tolist()), tuple(documents.tolist()), tuple(others))
+
+    return Phrase(
+        tokens,
+        text.decode(list(tokens)),
+        len(chosen.candidate.starts),
+        half(chosen.choosing),
+        half(chosen.scoring),
+        _context(int(chosen.scoring[0]), len(tokens), text),
+    )
+
+
+def _ranks(labels: np.ndarray) -> np.ndarray:
+    """How many of the same label come before each (n,)."""
+    order = np.argsort(labels, kind="stable")
+    new = np.diff(labels[order], prepend=labels[order[:1]] - 1) != 0
+    group_starts = np.maximum.accumulate(np.where(new, np.arange(len(labels)), 0))
+    ranks = np.empty(len(labels), dtype=np.int64)
+    ranks[order] = np.arange(len(labels)) - group_starts
+    return ranks
+
+
+def _spread(starts: np.ndarray, lines: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """At most so many of the starts, ascending, as evenly over documents as these allow."""
+    if len(starts) <= most:
+        return starts
+    shuffled = rng.permutation(starts)
+    kept: np.ndarray = np.sort(shuffled[np.argsort(_ranks(lines[shuffled]), kind="stable")[:most]])
+    return kept
+
+
+def _first_half(documents: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Mask (n,) of the occurrences in one half of the documents; the halves hold about as many occurrences each."""
+    named, counts = np.unique(documents, return_counts=True)
+    order = rng.permutation(len(named))
+    sizes, first = [0, 0], []
+    # The largest documents first: each goes where there is less.
+    for index in order[np.argsort(-counts[order], kind="stable")]:
+        smaller = int(sizes[1] < sizes[0])
+        sizes[smaller] += counts[index]
+        if smaller == 0:
+            first.append(named[index])
+    return np.isin(documents, first)
+
+
+def _context(start: int, n: int, text: _Text) -> Context:
+    """What stands around the n tokens from `start` on; BOS, of no document, bounds it too."""
+    low, high = start, start + n
+    while low > max(start - CONTEXT_BEFORE, 0) and text.lines[low - 1] == text.lines[start]:
+        low -= 1
+    end = min(start + n + CONTEXT_AFTER, len(text.lines))
+    while high < end and text.lines[high] == text.lines[start]:
+        high += 1
+    return Context(low, tuple(text.decode([token]) for token in text.tokens[low:high].tolist()), start - low)
 
 
 def _find_candidates(
@@ -122,7 +232,7 @@ def _find_candidates(
 
     # `run` holds where the runs of n tokens start, `label` which run it is: the same number for the same tokens.
     run, label = in_run.nonzero()[0], tokens[in_run]
-    candidates = []
+    candidates, n_of_few_documents = [], 0
     for n in range(2, max(settings.lengths) + 1):
         last = run + n - 2
         longer = linked[last]
@@ -133,11 +243,15 @@ def _find_candidates(
             whole = starts_word[tokens[run]] & ~word_goes_on[run + n - 1]
             for starts in _group(run[whole], label[whole], settings.min_count):
                 if len(np.unique(lines[starts])) < settings.min_documents:
+                    n_of_few_documents += 1
                     continue
                 phrase = tuple(tokens[starts[0] : starts[0] + n].tolist())
                 information = np.log(len(starts) / is_text.sum()) - log_p[list(phrase)].sum()
                 if information > 0:
                     candidates.append(_Candidate(len(starts) * float(information), phrase, starts))
+    LOG.info(
+        "%d frequent runs of tokens left out: in fewer than %d documents", n_of_few_documents, settings.min_documents
+    )
     return candidates
 
 
@@ -169,131 +283,11 @@ def _group(places: np.ndarray, labels: np.ndarray, min_count: int) -> list[np.nd
     return [group for group in groups if len(group) >= min_count]
 
 
-def measure_phrases(
-    sae: SAE, cache: ResidualCache, phrases: Sequence[Phrase], settings: Phrases
-) -> tuple[list[Measurement], pd.DataFrame]:
-    """Measure how well the best single feature covers each phrase, and average over the phrases.
-
-    `phrase_coverage` is the mean held-out score of the phrases' best features, `phrase_token_recall` the mean of those
-    features' held-out recall over all places of all phrases; see the module for the score. Intervals are a bootstrap over
-    phrases. Occurrences with a token that is not kept are left out, and phrases of which fewer than two remain.
-
-    Args:
-        sae: the SAE, speaking raw residuals.
-        cache: residuals of the training split, of the same tokens as the phrases.
-        phrases: of `find_phrases`.
-        settings: number of tokens for base rates, samples of the bootstrap, and the seed.
-
-    Returns:
-        The two measurements, or none without a phrase; and a row per phrase with its text, token ids, count in the split,
-        n_measured occurrences (both halves), feature, its base_rate, its held-out recall (a list, by place) and score.
-
-    Raises:
-        ValueError: the cache was made from other tokens than the phrases.
-    """
-    # All at once, so that every shard is opened, or computed, once.
-    places = [_sample_kept(cache, settings), *(_rows_of(phrase, cache.n_ctx) for phrase in phrases)]
-    columns = (column.split([len(rows) for rows in places]) for column in _read_rows(cache, torch.cat(places)))
-    (x, tokens, _), *found = zip(*columns, strict=True)
-    base_rates = _base_rates(sae, x, tokens)
-    rng = np.random.default_rng(settings.seed)
-    rows = []
-    for phrase, (x, tokens, kept) in zip(phrases, found, strict=True):
-        tokens = tokens.view(-1, len(phrase.tokens))
-        if (tokens != torch.tensor(phrase.tokens)).any():
-            raise ValueError(
-                f"{cache.index}: made from other tokens than the phrase {phrase.text!r}; find phrases again"
-            )
-        whole = kept.view(tokens.shape).all(1)
-        x, tokens = x.view(*tokens.shape, -1)[whole], tokens[whole]
-        if len(tokens) < 2:
-            continue
-        shuffled = torch.from_numpy(rng.permutation(len(tokens)))
-        choosing, scoring = shuffled.tensor_split(2)
-        best = int(np.argmax(_recalls(sae, x[choosing], tokens[choosing]).min(0) - base_rates))
-        recall, base_rate = _recalls(sae, x[scoring], tokens[scoring])[:, best], float(base_rates[best])
-        score = float(recall.min()) - base_rate
-        rows.append(
-            (
-                phrase.text,
-                list(phrase.tokens),
-                phrase.n_occurrences,
-                len(tokens),
-                best,
-                base_rate,
-                recall.tolist(),
-                score,
-            )
-        )
-    frame = pd.DataFrame(rows, columns=COLUMNS)
-    if frame.empty:
-        return [], frame
-    bootstrap = Bootstrap(len(frame), settings.bootstrap, settings.seed)
-    scores, recalls, lengths = (
-        torch.tensor(column.tolist(), dtype=torch.float64)
-        for column in (frame["score"], frame["recall"].map(sum), frame["recall"].map(len))
-    )
-    return [
-        bootstrap.ratio("phrase_coverage", scores, torch.ones(len(frame)), len(frame)),
-        bootstrap.ratio("phrase_token_recall", recalls, lengths, int(lengths.sum())),
-    ], frame
-
-
-def _rows_of(phrase: Phrase, n_ctx: int) -> Tensor:
-    """Rows of the split that hold the tokens of a phrase, occurrence by occurrence."""
-    first = torch.tensor(phrase.sequences) * n_ctx + torch.tensor(phrase.positions)
-    return (first[:, None] + torch.arange(len(phrase.tokens))).flatten()
-
-
-def _sample_kept(cache: ResidualCache, settings: Phrases) -> Tensor:
-    """Rows of a seeded sample of kept tokens."""
-    ranks = np.random.default_rng(settings.seed).choice(
-        cache.n_kept, min(settings.base_tokens, cache.n_kept), replace=False
-    )
-    ranks.sort()
-    places, n_before = [], 0
-    for index in range(len(cache.shards)):
-        kept = cache.kept(index).nonzero().squeeze(1)
-        here = ranks[(ranks >= n_before) & (ranks < n_before + len(kept))] - n_before
-        places.append(kept[torch.from_numpy(here)] + index * cache.shard_sequences * cache.n_ctx)
-        n_before += len(kept)
-    return torch.cat(places)
-
-
-def _base_rates(sae: SAE, x: Tensor, tokens: Tensor) -> np.ndarray:
-    """Share of tokens on which each feature fires (F,)."""
-    counts = np.zeros(sae.n_features)
-    for x_part, tokens_part in zip(x.split(BATCH_TOKENS), tokens.split(BATCH_TOKENS), strict=True):
-        counts += _recalls(sae, x_part[:, None], tokens_part[:, None])[0] * len(tokens_part)
-    return counts / len(tokens)
-
-
-def _read_rows(cache: ResidualCache, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Residuals (n, d) float32, tokens (n,) int64 and kept (n,) of rows (n,) of the whole split, in any order."""
-    x, tokens = torch.empty(len(rows), cache.d_model), torch.empty(len(rows), dtype=torch.int64)
-    kept = torch.empty(len(rows), dtype=torch.bool)
-    shard_rows = cache.shard_sequences * cache.n_ctx
-    for index in (rows // shard_rows).unique().tolist():
-        here = rows // shard_rows == index
-        shard, local = cache.shard(index), rows[here] - index * shard_rows
-        x[here] = shard.residuals[local].float()
-        tokens[here], kept[here] = shard.tokens[local].long(), shard.kept[local]
-    return x, tokens, kept
-
-
-def _recalls(sae: SAE, x: Tensor, tokens: Tensor) -> np.ndarray:
-    """Share of occurrences in which each feature fires at each place (n, F): x (m, n, d), tokens (m, n)."""
-    n = tokens.shape[1]
-    active = sae.active(x.flatten(0, 1), tokens.flatten())
-    fired = active.values != 0
-    places = active.rows[fired] % n
-    counts = torch.bincount(places * sae.n_features + active.features[fired], minlength=n * sae.n_features)
-    return counts.view(n, -1).double().numpy() / len(tokens)
-
-
 def write_phrases(path: Path, phrases: Sequence[Phrase]) -> None:
-    """Write phrases as JSON."""
-    write_json(path, [phrase._asdict() for phrase in phrases])
+    """Write phrases as JSON, a line each."""
+    nested = ("choosing", "scoring", "context")
+    rows = (phrase._asdict() | {name: getattr(phrase, name)._asdict() for name in nested} for phrase in phrases)
+    write_text(path, "[" + ",\n".join(map(json.dumps, rows)) + "]\n")
 
 
 def read_phrases(path: Path) -> list[Phrase]:
@@ -303,62 +297,45 @@ def read_phrases(path: Path) -> list[Phrase]:
         ValueError: the file is missing, or holds no phrases.
     """
     try:
-        return [
-            Phrase(tuple(e["tokens"]), e["text"], e["n_occurrences"], tuple(e["sequences"]), tuple(e["positions"]))
-            for e in json.loads(read_text(path))
-        ]
+        return [_phrase_of(entry) for entry in json.loads(read_text(path))]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: not a list of phrases ({error!r})") from error
 
 
-def write_phrase_table(path: Path, frame: pd.DataFrame) -> None:
-    """Write the table of `measure_phrases` as CSV, lists as JSON."""
-    written = frame.assign(
-        ids=frame["ids"].map(json.dumps),
-        recall=frame["recall"].map(lambda recall: json.dumps([round(share, 6) for share in recall])),
+def _phrase_of(entry: dict[str, Any]) -> Phrase:
+    choosing, scoring = (
+        Half(*(tuple(entry[name][field]) for field in Half._fields)) for name in ("choosing", "scoring")
     )
-    write_text(path, written.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    context = Context(entry["context"]["start"], tuple(entry["context"]["texts"]), entry["context"]["before"])
+    return Phrase(tuple(entry["tokens"]), entry["text"], entry["n_occurrences"], choosing, scoring, context)
+
+
+def order_for_examples(phrases: Sequence[Phrase], example: str | None) -> list[Phrase]:
+    """The phrases, the one that is named before all others; a leading space is no difference.
+
+    Raises:
+        ValueError: it is not one of them.
+    """
+    named = [phrase for phrase in phrases if example is not None and phrase.text.strip() == example.strip()]
+    if example is not None and not named:
+        known = ", ".join(repr(phrase.text) for phrase in phrases[:5]) or "there is none"
+        raise ValueError(
+            f"phrases.example: {example!r} is none of the {len(phrases)} phrases that were found ({known}, ...)"
+        )
+    return [*named, *(phrase for phrase in phrases if phrase not in named)]
 
 
 def find_phrases_of(model: Path, train: Path, settings: Phrases, output: Path) -> None:
-    """Find phrases in a training split, with the tokenizer of a model folder, and write them."""
+    """Find phrases in a training split, with the tokenizer of a model folder, and write them.
+
+    Raises:
+        ValueError: the phrase `settings.example` is not among them.
+    """
     from tsae.tokens import load_tokenizer, load_tokens
 
     decode: Any = load_tokenizer(model).decode
     split = load_tokens(train)
     phrases = find_phrases(split.ids, split.documents, decode, settings)
     LOG.info("%d phrases: %s", len(phrases), ", ".join(repr(phrase.text) for phrase in phrases[:10]))
+    order_for_examples(phrases, settings.example)
     write_phrases(output, phrases)
-
-
-def measure_phrases_of(
-    job: Job,
-    sae_folder: Path,
-    residuals: Path,
-    phrases: Path,
-    settings: Phrases,
-    examples: Path,
-    model_folder: Path | None = None,
-    device: torch.device | str = "cpu",
-) -> list[Measurement]:
-    """Measure the SAE of a job on phrases; write a row per phrase to `examples`.
-
-    The model computes, on a device, the residuals that are not on disk.
-    """
-    sae = load(sae_folder)
-    cache = open_residuals(residuals, "train", sae.metadata["layer"], model_folder, device)
-    check_fits(sae, sae_folder, cache.d_model, cache.vocab_size)
-    measured, frame = measure_phrases(sae, cache, read_phrases(phrases), settings)
-    labels = {key: value for key, value in job.labels.items() if key in ("layer", "seed", "table", "encoder_input")}
-    stopped = failure(sae.metadata)
-    write_phrase_table(examples, (frame.iloc[:0] if stopped else frame).assign(subject=job.point.id, **labels))
-    return stopped or measured
-
-
-def write_phrase_tables(path: Path, tables: Sequence[Path]) -> None:
-    """Write the phrase tables of several SAEs as one, with the mean recall over each phrase's places."""
-    for table in tables:
-        check(table)
-    rows = pd.concat([pd.read_csv(table, keep_default_na=False) for table in tables])
-    mean_recall = [float(np.mean(json.loads(recall))) for recall in rows["recall"]]
-    write_text(path, rows.assign(mean_recall=mean_recall).to_csv(index=False, float_format="%.6g", lineterminator="\n"))

@@ -191,12 +191,26 @@ rule measure_phrases:
     input:
         sae=rules.train.output.sae,
         residuals=rules.index_residuals.output.index,
+        unigrams="<results>/unigrams/layer{layer}.safetensors",
         phrases=rules.find_phrases.output,
         model=STREAMED_FROM,
-        code=code("phrases", "metrics", "residuals", "shards", "table", "sweep", *SAE_CODE, *STREAMED_CODE),
+        code=code(
+            "coverage",
+            "firings",
+            "phrases",
+            "lookup",
+            "metrics",
+            "residuals",
+            "shards",
+            "table",
+            "sweep",
+            *SAE_CODE,
+            *STREAMED_CODE,
+        ),
     output:
         metrics="<results>/phrases/layer{layer}/{point}-s{seed}.json",
-        examples="<results>/phrases/layer{layer}/{point}-s{seed}.csv",
+        table="<results>/phrases/layer{layer}/{point}-s{seed}.csv",
+        examples="<results>/phrases/layer{layer}/{point}-s{seed}.examples.csv",
     log:
         "<logs>/measure_phrases/layer{layer}/{point}-s{seed}.log",
     benchmark:
@@ -213,14 +227,15 @@ rule measure_phrases:
         "Measuring how {wildcards.point} fires on phrases, layer {wildcards.layer}, seed {wildcards.seed}"
     shell:
         "python -m tsae --log {log} measure-phrases --job {params.job:q} --settings {params.settings:q}"
-        " --sae $(dirname {input.sae}) --residuals {input.residuals} --phrases {input.phrases}"
-        " --output {output.metrics} --examples {output.examples} {params.streamed_from} --gpus {resources.gpu}"
+        " --sae $(dirname {input.sae}) --residuals {input.residuals} --unigrams {input.unigrams}"
+        " --phrases {input.phrases} --output {output.metrics} --table {output.table} --examples {output.examples}"
+        " {params.streamed_from} --gpus {resources.gpu}"
 
 
 rule collect_phrases:
     input:
         tables=expand("<results>/phrases/{job}.csv", job=saes_of("encoder")),
-        code=code("phrases"),
+        code=code("coverage"),
     output:
         "<results>/tables/phrases.csv",
     log:

@@ -38,6 +38,7 @@ LEDGER = load_ledger(ROOT / "config/claims.yaml")
 SHARES = (
     *("dead_", "feature_", "features_", "simple_", "last_token_detection", "outlier_share", "heldout_"),
     *("neighbour_overlap_", "token_bias_feature_first", "unigram_feature_first", "token_bias_same_word"),
+    *("phrase_token_recall", "phrase_firings_", "phrases_left_out"),
 )
 
 
