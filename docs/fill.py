@@ -164,7 +164,10 @@ def encoder() -> str:
         "NMSE": NMSE,
         "CE added": CE,
         "phrase coverage": ("phrase_coverage", "{:.3f}", 1.0),
+        "of an untrained encoder": ("phrase_coverage_untrained", "{:.3f}", 1.0),
         "recall on tokens of phrases": ("phrase_token_recall", "{:.3f}", 1.0),
+        "firings lost": ("phrase_firings_lost", "{:.1f}%", 100.0),
+        "moved as far": ("phrase_firings_lost_matched", "{:.1f}%", 100.0),
     }
     return sweep("encoder", columns)
 

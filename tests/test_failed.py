@@ -39,7 +39,7 @@ WITH_THRESHOLD = ("similarity", "similarity_alive", "_share", "simple_unigram", 
 def measurements(job: Job) -> list[Measurement]:
     """A value of every metric of an SAE: of its layer, so that points of two layers are told apart."""
     of_tables = ("token_bias_", "last_token_detection")
-    of_layers = ("table_fvu", "residual_", "heldout_tokens", "outlier_", "scale", "failed", "phrase_")
+    of_layers = ("table_fvu", "residual_", "heldout_tokens", "outlier_", "scale", "failed", "phrase")
     return [
         Measurement(
             metric,
@@ -80,11 +80,20 @@ class Tables:
                     m for m in measurements(job) if features_compared or not m.metric.startswith("feature_token_bias")
                 ]
                 if block == "encoder":
-                    measured += [Measurement("phrase_coverage", 0.5, 0.4, 0.6), Measurement("phrase_token_recall", 0.5)]
+                    measured += [Measurement(m, 0.5, 0.4, 0.6) for m in METRICS if m.startswith("phrase")]
                 files.append(folder / f"metrics/{job.id}.json")
                 write_measurements(files[-1], job.labels, {job.subject: stopped if job.id in failed else measured})
-                phrases = pd.DataFrame({"text": [" a b"], "count": [9], "recall": [json.dumps([0.9, 0.2])]})
-                write_text(folder / f"{job.id}.csv", phrases.iloc[: int(job.id not in failed)].to_csv(index=False))
+                tokens = pd.DataFrame(
+                    {
+                        "text": " a b",
+                        "token": ["\n", " a", " b"],
+                        "of_phrase": [False, True, True],
+                        "activation": [None, 1.5, 3],
+                        "activation_without": [None, 0, 2],
+                    }
+                )
+                examples = folder / f"{job.id}.examples.csv"
+                write_text(examples, tokens.iloc[: 3 * int(job.id not in failed)].to_csv(index=False))
             write_table(folder / f"tables/{block}.csv", files)
         for layer in (1, 2):
             write_measurements(folder / f"layer{layer}.json", {"layer": layer}, baselines(layer))
@@ -112,11 +121,11 @@ class Tables:
     def draw(self, figure: str) -> tuple[dict[str, Any], str]:
         """Run the script of a figure: what it has at its end, and the text of the SVG."""
         inputs = {path.stem: str(path) for path in (self.folder / "tables").glob("*.csv")}
-        phrases = [str(self.folder / f"{job.id}.csv") for job in SMOKE.jobs("encoder")]
+        examples = [str(self.folder / f"{job.id}.examples.csv") for job in SMOKE.jobs("encoder")]
         snakemake = SimpleNamespace(
             input=SimpleNamespace(
                 **inputs,
-                phrases=phrases,
+                examples=examples,
                 released=[],
                 ledger=ROOT / "config/claims.yaml",
                 published=ROOT / "config/published.yaml",
@@ -192,6 +201,25 @@ def test_a_table_that_failed_is_compared_with_nothing(tmp_path: Path) -> None:
     _, text = tables.draw("token_bias_similarity")
     assert text.count("not measured") == 3  # in the panels of both layers and of expansions
     assert f"{TOKENIZED} (layer 2, seed 0)" in text
+
+
+@pytest.mark.parametrize("failed", [[], ["topk-k4-x4-learned"], [job.subject for job in SMOKE.jobs("encoder")]])
+def test_the_example_of_an_sae_that_failed_is_missing_alone(tmp_path: Path, failed: list[str]) -> None:
+    found, text = Tables(tmp_path, [job_of(subject, 2) for subject in dict.fromkeys(failed)]).draw("encoder_ablation")
+    rows = [label.get_text() for label in found["panel"].get_yticklabels()]
+    whole = ["learned table, whole", "learned table, whole, removed", "learned table, trained without"]
+    activations = [label.get_text() for label in found["panel"].texts]
+    match len(failed):
+        case 0:
+            assert rows == whole
+            assert activations == ["·", "1.5", "3", "·", "·", "2", "·", "1.5", "3"]
+        case 1:
+            assert rows == whole[2:]
+            assert activations == ["·", "1.5", "3"]
+        case _:
+            assert rows == activations == []
+            assert "no phrase is frequent enough" in text
+    assert tick_labels(found["panel"]) == (["↵", "a", "b"] if rows else [])
 
 
 def taken(declared: dict[str, Any], run: selection.Run) -> list[Measured]:

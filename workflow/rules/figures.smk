@@ -202,7 +202,7 @@ rule simple_features:
 rule encoder_ablation:
     input:
         encoder="<results>/tables/encoder.csv",
-        phrases=expand("<results>/phrases/{job}.csv", job=saes_of("encoder")),
+        examples=expand("<results>/phrases/{job}.examples.csv", job=saes_of("encoder")),
         code=code("plots", "table"),
     output:
         svg=report("<figures>/encoder_ablation.svg", caption="../report/encoder_ablation.rst", category="Features"),
