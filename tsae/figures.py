@@ -82,7 +82,7 @@ def _family(block: str, point: Point) -> tuple[str, bool] | None:
     if hidden and block not in WITHOUT_UNIGRAM:
         return None
     name = family_of(point.table, "residual" if hidden else point.encoder_input, point.rows)
-    return name and (name, hidden)
+    return None if name is None else (name, hidden)
 
 
 def _check_families(figure: str, block: str, points: Sequence[Point]) -> None:

@@ -30,7 +30,8 @@ COLOURS = {
     "token-biases": "#D55E00",
     "unigram residuals": "#009E73",
     "conditional means": "#CC79A7",
-    "random directions": "0.45",
+    "random residuals": "0.1",
+    "random directions": "0.6",
 }
 # Of a line that stands for a family.
 MARKERS = {BASELINE: "o", FIXED: "s", LEARNED: "D", REMAINDER: "^"}
@@ -38,7 +39,15 @@ LINES = {BASELINE: "-", FIXED: ":", LEARNED: "--", REMAINDER: "-."}
 # By table alone, where the fill of a marker says what the encoder sees.
 TABLES = {"none": BASELINE, "fixed": FIXED, "learned": LEARNED}
 RELEASED = {"marker": "*", "markersize": 8, "ls": ""}  # the authors' own SAEs, measured here
-SEED = {"marker": "o", "markersize": 1.8, "mfc": "white", "mec": "black", "mew": 0.4, "ls": "", "zorder": 6}
+SEED: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 1.8,
+    "mfc": "white",
+    "mec": "black",
+    "mew": 0.4,
+    "ls": "",
+    "zorder": 6,
+}
 PUBLISHED = "0.55"  # the authors' numbers: faint grey, or the faint colour of the thing
 METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 PAGE = 7.2  # width of a figure, so that it is printed as it is drawn [inches]
