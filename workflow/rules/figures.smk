@@ -125,7 +125,7 @@ rule token_counts:
 rule encoder_offset:
     input:
         centre="<results>/tables/centre.csv",
-        encoder=tables_of("encoder"),
+        more=tables_of("encoder"),
         code=code("plots", "families", "table"),
     output:
         svg=report("<figures>/encoder_offset.svg", caption="../report/encoder_offset.rst", category="Features"),

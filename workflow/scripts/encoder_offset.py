@@ -23,7 +23,7 @@ PANELS = {
 }
 SAE = ["layer", "subject", "seed"]
 # An SAE may be in both blocks.
-table = read_tables([snakemake.input.centre, *snakemake.input.encoder])
+table = read_tables([snakemake.input.centre, *snakemake.input.more])
 table = table.drop_duplicates([*SAE, "metric", "at", "min_count"], ignore_index=True)
 offsets = table[table["metric"] == OFFSET].set_index(SAE)["value"]
 table = table.join(offsets.rename("offset"), on=SAE)
