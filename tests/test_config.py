@@ -164,7 +164,13 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
                 ("expansion", "table", ["none", "scaled"], "expansion", "topk-k32-x2-scaled"),
                 ("pareto", "table", ["none", "embedding"], "pareto", "topk-k16-x4-embedding"),
                 ("init", "rows", ["permuted"], "init_sweep", "topk-k32-x4-learned-permuted-lookup0.25"),
-                ("init", "encoder_input", ["without_unigram"], "init_sweep", "topk-k32-x4-learned-lookup0.25-nounigram"),
+                (
+                    "init",
+                    "encoder_input",
+                    ["without_unigram"],
+                    "init_sweep",
+                    "topk-k32-x4-learned-lookup0.25-nounigram",
+                ),
                 ("centre", "table", ["none", "scaled"], "encoder_offset", "topk-k32-x4-scaled-centre0"),
             )
         ),

@@ -175,8 +175,8 @@ def test_a_figure_names_what_failed_and_draws_the_rest_in_its_place(tmp_path: Pa
             ax = found["axes"][0]
             assert tick_labels(ax)[:4] == ["1", "2", "1", "2"]
             # At equal loss that of layer 2 alone, twice or more; on one schedule that of the remainder at both.
-            drawn = [(x, y) for bars in ax.containers for x, y in zip(*bars.lines[0].get_data(), strict=True)]
-            equal, *one_schedule = sorted(drawn)
+            points = [(x, y) for bars in ax.containers for x, y in zip(*bars.lines[0].get_data(), strict=True)]
+            equal, *one_schedule = sorted(points)
             assert equal == pytest.approx((1, 2))
             assert one_schedule == [pytest.approx((x, 2)) for x in (2.95, 3.65, 3.95)]
         case "training_curves":

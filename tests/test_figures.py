@@ -1,5 +1,6 @@
 """What scripts of figures draw, from tables made up by hand."""
 
+import itertools
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from measured import BASELINE, REMAINDER, TOKENIZED, near, row, table
 
 ROOT = Path(__file__).parent.parent
@@ -53,10 +55,10 @@ def drawn(ax: Axes) -> dict[str, list[tuple[float, float]]]:
     """By label, the points with error bars, to six places; those of a label that is drawn twice together."""
     found: dict[str, list[tuple[float, float]]] = {}
     for bars in ax.containers:
-        if hasattr(bars, "has_yerr"):
+        if isinstance(bars, ErrorbarContainer):
             data = (np.asarray(part, float).round(6).tolist() for part in bars.lines[0].get_data())
             points = zip(*data, strict=True)
-            found.setdefault(bars.get_label(), []).extend(points)
+            found.setdefault(str(bars.get_label()), []).extend(points)
     return found
 
 
@@ -153,13 +155,13 @@ def test_speed_ups_are_drawn_at_equal_loss_and_on_one_schedule(tmp_path: Path) -
     found = draw("speedup", tmp_path, speed())
     nmse, ce_added = found["axes"]
     # Half the tokens at equal loss; on one schedule step 20 of 160.
-    assert sum(drawn(nmse).values(), []) == [(0, 2), (1.8, 8)]
+    assert list(itertools.chain(*drawn(nmse).values())) == [(0, 2), (1.8, 8)]
     assert [text.get_text() for text in nmse.texts[:2]] == ["this run,\nequal loss", "this run,\none schedule"]
     seeds = [line.get_ydata() for line in nmse.lines if line.get_markersize() == near(1.8)]
     assert [sorted(map(float, of)) for of in seeds if len(of)] == [near([2, 2])]
     assert drawn(ce_added) == {}  # not measured
     found = draw("speedup", tmp_path, speed() | {"speed": []})
-    assert sum(drawn(found["axes"][0]).values(), []) == [(0, 8)]
+    assert list(itertools.chain(*drawn(found["axes"][0]).values())) == [(0, 8)]
 
 
 def test_a_speed_up_beyond_the_budgets_is_a_bound(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Families, and the means and intervals that figures draw, against cases worked by hand."""
 
+import itertools
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest
@@ -14,7 +16,7 @@ from tsae import families, plots
 FAMILIES = list(families.FAMILIES.values())
 
 
-def settings(kind: str, seen: str = "residual", rows: str = "unigram") -> dict[str, str]:
+def settings(kind: str, seen: str = "residual", rows: str = "unigram") -> dict[str, Any]:
     return {"table": kind, "encoder_input": seen, "rows": rows}
 
 
@@ -24,7 +26,7 @@ def test_families_are_apart_in_colour_marker_line_and_grey() -> None:
         assert len({style[key] for style in styles}) == len(FAMILIES) == 4
     # Luma as grey printing has it; neighbours in it are told apart by markers and lines too.
     greys = sorted(sum(w * c for w, c in zip((0.299, 0.587, 0.114), to_rgb(s["color"]), strict=True)) for s in styles)
-    assert min(b - a for a, b in zip(greys, greys[1:], strict=False)) > 0.1
+    assert min(b - a for a, b in itertools.pairwise(greys)) > 0.1
 
 
 def test_a_table_falls_into_its_families() -> None:
@@ -59,8 +61,8 @@ def test_bars_are_of_one_seed_and_not_the_hull_of_all() -> None:
         row("a", "nmse", 0.3, 0.01, seed=0), row("a", "nmse", 0.4, 0.03, seed=1), row("b", "nmse", 0.5, 0.02, seed=0)
     )
     summary = plots.over_seeds(of, "subject")
-    assert summary.loc["a"].tolist() == near([0.35, 0.33, 0.37])  # the hull is 0.29 to 0.43
-    assert summary.loc["b"].tolist() == near([0.5, 0.48, 0.52])
+    assert list(summary.loc["a"]) == near([0.35, 0.33, 0.37])  # the hull is 0.29 to 0.43
+    assert list(summary.loc["b"]) == near([0.5, 0.48, 0.52])
     below, above = plots.bars(summary, 100)
     assert (below.tolist(), above.tolist()) == (near([2, 2]), near([2, 2]))
 
