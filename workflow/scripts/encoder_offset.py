@@ -1,6 +1,8 @@
 """Dead features and NMSE against how far off centre the encoder's input is when training starts (C6)."""
 
-from tsae.families import REMAINDER
+import pandas as pd
+
+from tsae.families import FAMILIES, REMAINDER
 from tsae.plots import (
     TABLES,
     bars,
@@ -27,12 +29,9 @@ table = read_tables([snakemake.input.centre, *snakemake.input.more])
 table = table.drop_duplicates([*SAE, "metric", "at", "min_count"], ignore_index=True)
 offsets = table[table["metric"] == OFFSET].set_index(SAE)["value"]
 table = table.join(offsets.rename("offset"), on=SAE)
+names = table["table"].map(TABLES).mask(table["encoder_input"] == "remainder", REMAINDER)
+table["family"] = pd.Categorical(names, [name for name in FAMILIES.values() if (names == name).any()])
 layers = layers_of(table)
-
-
-def order_of(rows):
-    """The place of each SAE's table among all kinds."""
-    return rows["table"].map(list(TABLES).index)
 
 
 def fill_of(rows):
@@ -47,8 +46,8 @@ places = [(layer, metric) for layer in layers for metric in PANELS]
 for ax, (layer, metric) in zip(axes, places, strict=True):
     label, scale = PANELS[metric]
     rows = table[(table["layer"] == layer) & (table["metric"] == metric)]
-    for (kind, seen, _), family in rows.groupby([order_of(rows), "encoder_input", "start"]):
-        style = style_of(REMAINDER if seen == "remainder" else list(TABLES.values())[kind])
+    for (name, *_), family in rows.groupby(["family", "encoder_input", "start"], observed=True):
+        style = style_of(name)
         points = over_seeds(family, "subject") * scale
         x = family.groupby("subject")["offset"].mean().loc[points.index].sort_values()
         points, fill = points.loc[x.index], fill_of(family)
@@ -61,7 +60,11 @@ for ax, (layer, metric) in zip(axes, places, strict=True):
     ax.set_ylabel(label)
     ax.set_title(f"layer {layer}")
     start_at_zero(ax)
-marks = [key("authors' start", marker="o", ls="", fillstyle="left", markerfacecoloralt="white")]
+# A family may have no filled markers, whose legend is theirs.
+filled = {bars.get_label() for ax in axes for bars in ax.containers}
+marks = [key(**style_of(name)) for name in table["family"].cat.categories if name not in filled]
+if (table["start"] == "authors").any():
+    marks.append(key("authors' start", marker="o", ls="", fillstyle="left", markerfacecoloralt="white"))
 if (table["encoder_input"] == "without_unigram").any():
     marks.append(key("no unigram direction in the input", marker="o", ls="", mfc="none"))
 legend_above(fig, axes[0], *marks)

@@ -44,6 +44,7 @@ for row, layer in zip(panels, layers, strict=True):
             ax.set_xlabel("features / d_model")
         else:
             log_axis(ax, "x", rows[against].dropna())
+            ax.tick_params("x", labelsize="x-small")
             ax.set_xlabel("trained parameters\n(millions)")
         ax.set_ylabel(label)
         ax.set_title(f"layer {layer}")
