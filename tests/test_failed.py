@@ -118,15 +118,16 @@ class Tables:
         """Run the script of a figure: what it has at its end, and the text of the SVG."""
         inputs = {path.stem: str(path) for path in (self.folder / "tables").glob("*.csv")}
         phrases = [str(self.folder / f"{job.id}.csv") for job in SMOKE.jobs("encoder")]
-        several = {"speed": [inputs["speed"]], "more": [inputs[block] for block in MORE.get(figure, ())]}
         snakemake = SimpleNamespace(
             input=SimpleNamespace(
-                **inputs | several,
-                sums=[],
+                **inputs,
                 phrases=phrases,
                 released=[],
                 ledger=ROOT / "config/claims.yaml",
                 published=ROOT / "config/published.yaml",
+                budgets=[inputs["speed"]],
+                more=[inputs[block] for block in MORE.get(figure, ())],
+                sums=[],
             ),
             output=[str(self.folder / f"{figure}.svg")],
             params=SimpleNamespace(

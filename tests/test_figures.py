@@ -148,7 +148,7 @@ def speed(scale: float = 1.0) -> dict[str, Any]:
     ]
     headline = [one for (subject, _), of in rows.items() if subject in (BASELINE, TOKENIZED) for one in of]
     fewer = [one for (subject, _), of in rows.items() if subject not in (BASELINE, TOKENIZED) for one in of]
-    return {"headline": headline, "curves": curves, "speed": [fewer]}
+    return {"headline": headline, "curves": curves, "budgets": [fewer]}
 
 
 def test_speed_ups_are_drawn_at_equal_loss_and_on_one_schedule(tmp_path: Path) -> None:
@@ -160,18 +160,18 @@ def test_speed_ups_are_drawn_at_equal_loss_and_on_one_schedule(tmp_path: Path) -
     seeds = [line.get_ydata() for line in nmse.lines if line.get_markersize() == near(1.8)]
     assert [sorted(map(float, of)) for of in seeds if len(of)] == [near([2, 2])]
     assert drawn(ce_added) == {}  # not measured
-    found = draw("speedup", tmp_path, speed() | {"speed": []})
+    found = draw("speedup", tmp_path, speed() | {"budgets": []})
     assert list(itertools.chain(*drawn(found["axes"][0]).values())) == [(0, 8)]
 
 
 def test_a_speed_up_beyond_the_budgets_is_a_bound(tmp_path: Path) -> None:
     tables = speed()
     for value, place in ((0.1, "above"), (0.9, "below")):
-        budgets = [one | {"value": value, "low": value, "high": value} for one in tables["speed"][0]]
+        budgets = [one | {"value": value, "low": value, "high": value} for one in tables["budgets"][0]]
         whole = [
             one | {"value": one["value"] * 9} if one["subject"] == TOKENIZED else one for one in tables["headline"]
         ]
-        changed = {"speed": [budgets], "headline": whole if place == "below" else tables["headline"]}
+        changed = {"budgets": [budgets], "headline": whole if place == "below" else tables["headline"]}
         ax = draw("speedup", tmp_path, tables | changed)["axes"][0]
         (equal,) = (line for line in ax.lines if line.get_marker() in ("D", "x") and line.get_xdata()[0] == 0)
         assert equal.get_marker() == ("D" if place == "above" else "x")

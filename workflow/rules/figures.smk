@@ -38,7 +38,7 @@ rule speedup:
     input:
         headline="<results>/tables/headline.csv",
         curves="<results>/tables/curves.csv",
-        speed=tables_of("speed"),
+        budgets=tables_of("speed"),
         sums=[
             *sums_of("headline", "speed"),
             *expand("<results>/sums/curves/{job}.safetensors", job=saes_of("headline")),

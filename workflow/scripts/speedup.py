@@ -28,7 +28,7 @@ from tsae.table import read_table, read_tables
 curves, headline = read_table(snakemake.input.curves), read_table(snakemake.input.headline)
 published = load_published(snakemake.input.published)["speedup"]
 run = Run(
-    {"curves": curves, "headline": headline, "speed": read_tables(snakemake.input.speed)},
+    {"curves": curves, "headline": headline, "speed": read_tables(snakemake.input.budgets)},
     {role: getattr(snakemake.params, role) for role in ROLES if hasattr(snakemake.params, role)},
     simple_threshold=0,
     sums=load_sums_of_run(map(Path, snakemake.input.sums)),
