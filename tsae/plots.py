@@ -88,7 +88,7 @@ def save(fig: Figure, outputs: Iterable[str], *tables: pd.DataFrame) -> None:
     """
     if len(fig.axes) > 1:
         for ax, letter in zip(fig.axes, string.ascii_lowercase, strict=False):
-            ax.annotate(letter, (0, 1), (-14, 4), "axes fraction", "offset points", weight="bold")
+            ax.set_title(letter, loc="left", ha="right", weight="bold")
     failed = pd.concat(tables).query("metric == 'failed'") if tables else pd.DataFrame()
     if len(failed):
         names = failed.drop_duplicates(["subject", "layer", "seed"]).agg(
