@@ -28,6 +28,8 @@ init:
   - {layers: [12], k: [32], expansion: [4], table: [learned], lookup_scale: [0.25, 0.5]}
 encoder:
   - {layers: [12], k: [32], expansion: [4], table: [none, learned], encoder_input: [residual, without_unigram]}
+centre:
+  - {layers: [12], k: [32], expansion: [4], table: [none, learned], centre: [0, null]}
 """
 
 
@@ -131,13 +133,46 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
         (
             "sweep.expansion.0.k",
             [16, 32],
-            "sweep.expansion: the figure expansion shows one point for each table and exp",
+            "sweep.expansion: the figure expansion shows one point for each family and expansion, but",
         ),
         (
             "sweep.init.0.encoder_scale",
             [None, 0.5],
-            "sweep.init: the figure init_sweep shows one point for each table and lookup_scale, but "
-            "topk-k32-x4-learned-lookup0.25 and topk-k32-x4-learned-lookup0.25-enc0.5 have both alike",
+            "sweep.init: the figure init_sweep shows one point for each family and lookup_scale, but "
+            "topk-k32-x4-learned-lookup0.25 and topk-k32-x4-learned-lookup0.25-enc0.5 have them alike",
+        ),
+        (
+            "sweep.pareto.0.start",
+            ["centred", "authors"],
+            "sweep.pareto: the figure pareto shows one point for each family and architecture and k and l1, but "
+            "topk-k16-x4-none and topk-k16-x4-none-authors have them alike",
+        ),
+        (
+            "sweep.encoder.0.centre",
+            [0, 1],
+            "sweep.encoder: the figure encoder_ablation shows one point for each family, but topk-k32-x4-none-centre0 and "
+            "topk-k32-x4-none-centre1 have them alike",
+        ),
+        *(
+            (
+                f"sweep.{block}.0.{key}",
+                values,
+                f"sweep.{block}: the figure {figure} shows the families baseline; tokenized, fixed table; tokenized, learned "
+                f"table; tokenized, remainder, and {point} is of none; move it to a block of its own, or leave {figure} out",
+            )
+            for block, key, values, figure, point in (
+                ("expansion", "table", ["none", "scaled"], "expansion", "topk-k32-x2-scaled"),
+                ("pareto", "table", ["none", "embedding"], "pareto", "topk-k16-x4-embedding"),
+                ("init", "rows", ["permuted"], "init_sweep", "topk-k32-x4-learned-permuted-lookup0.25"),
+                (
+                    "init",
+                    "encoder_input",
+                    ["without_unigram"],
+                    "init_sweep",
+                    "topk-k32-x4-learned-lookup0.25-nounigram",
+                ),
+                ("centre", "table", ["none", "scaled"], "encoder_offset", "topk-k32-x4-scaled-centre0"),
+            )
         ),
         ("simple", {"treshold": 0.5}, "simple.treshold: unknown key; did you mean 'threshold'?"),
         ("phrases.lengths", [1], "phrases.lengths.0: Input should be greater than or equal to 2"),
@@ -186,7 +221,7 @@ def test_a_block_is_not_named_like_another_table(data: dict[str, Any], name: str
     assert error_of(data) == f"config: sweep: '{name}' is the name of another table; call the block otherwise"
 
 
-@pytest.mark.parametrize("block", ["pareto", "expansion", "init", "encoder"])
+@pytest.mark.parametrize("block", ["pareto", "expansion", "init", "encoder", "centre"])
 def test_a_figure_needs_its_block_unless_it_is_left_out(data: dict[str, Any], block: str) -> None:
     del data["sweep"][block]
     figures = [name for name, blocks in FIGURE_BLOCKS.items() if block in blocks]
@@ -213,6 +248,7 @@ def test_a_figure_needs_its_block_unless_it_is_left_out(data: dict[str, Any], bl
         ("encoder", {"encoder_input": ["residual"]}, "a point with encoder_input: without_unigram"),
         ("encoder", {"encoder_input": ["without_unigram"]}, "topk-k32-x4-learned (encoder_input: residual)"),
         ("encoder", {"table": ["none"]}, "a point with a table"),
+        ("centre", {"table": ["none"]}, "a point with a table"),
     ],
 )
 def test_a_figure_needs_the_points_that_it_compares(
@@ -232,6 +268,17 @@ def test_the_points_that_a_figure_compares_may_be_in_several_grids(data: dict[st
     config.parse(data)
     data["sweep"]["encoder"][1]["table"] = ["learned"]
     assert "needs topk-k32-x4-none (encoder_input: residual)" in error_of(data)
+
+
+def test_every_form_of_a_tokenized_sae_has_its_place_in_a_sweep(data: dict[str, Any]) -> None:
+    for block in ("pareto", "expansion", "init", "encoder", "centre"):
+        grid = data["sweep"][block][0]
+        remainder = grid | {"table": ["learned"], "encoder_input": ["remainder"]}
+        data["sweep"][block] = [*data["sweep"][block], remainder]
+    data["sweep"]["centre"].append(data["sweep"]["encoder"][0])
+    # What figures leave to others may be in blocks of their own.
+    data["sweep"]["controls"] = [data["sweep"]["expansion"][0] | {"table": ["scaled", "embedding"]}]
+    config.parse(data)
 
 
 def test_a_missing_section_is_named(data: dict[str, Any]) -> None:
@@ -294,8 +341,8 @@ def test_a_shared_point_is_trained_once(data: dict[str, Any]) -> None:
         "layer12/topk-k32-x4-learned-lookup0.25-s0",
         "layer12/topk-k32-x4-learned-s0",
     ]
-    # Of the pareto block two are headline SAEs; of expansion one, of init one, of encoder two.
-    assert len(first.jobs()) == 18 + (6 - 2) + (4 - 1) + (2 - 1) + (4 - 2)
+    # Of the pareto block two are headline SAEs; of expansion one, of init one, of encoder and centre two each.
+    assert len(first.jobs()) == 18 + (6 - 2) + (4 - 1) + (2 - 1) + (4 - 2) + (4 - 2)
     assert len({job.id for job in first.jobs()}) == len(first.jobs())
     assert {job for block in data["sweep"] for job in first.jobs(block)} == set(first.jobs())
     data["sweep"]["more"] = [{"layers": [12], "k": [8, 16], "expansion": [4], "table": ["none", "learned"]}]

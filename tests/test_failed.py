@@ -33,7 +33,9 @@ SMOKE = config.load(ROOT / "config/smoke.yaml")
 BASELINE, TOKENIZED, REMAINDER = SMOKE.headline()
 STEPS = (39, 78, 156)
 WITH_COUNT = ("feature_", "token_bias_")
-WITH_THRESHOLD = ("similarity", "similarity_alive", "_share", "simple_unigram", "simple_bigram")
+WITH_THRESHOLD = ("similarity", "similarity_alive", "_share", "_unigram", "_bigram")
+# Tables of blocks that a figure shows where a profile has them.
+MORE = {"token_counts": ("controls", "expansion"), "encoder_offset": ("encoder",)}
 
 
 def measurements(job: Job) -> list[Measurement]:
@@ -52,7 +54,9 @@ def measurements(job: Job) -> list[Measurement]:
         )
         for metric in METRICS
         if not metric.startswith(of_layers) and (job.point.table != "none" or not metric.startswith(of_tables))
-        for at in ((0.4, 0.5) if metric.endswith(WITH_THRESHOLD) else (None,))
+        for at in (
+            (0.4, 0.5) if metric.endswith(WITH_THRESHOLD) else (0.0, 1.0) if metric.endswith("_by_count") else (None,)
+        )
     ]
 
 
@@ -63,6 +67,7 @@ def baselines(layer: int) -> dict[str, list[Measurement]]:
         for other in ("unigram", "other")
         for at in (2, 8)
     ]
+    cosines += [Measurement("heldout_share_by_count", 0.5, at=float(edge)) for edge in (0, 1)]
     return {"unigram-residuals": detections, "conditional-means": detections, "residuals": cosines}
 
 
@@ -129,9 +134,19 @@ class Tables:
                 released=[],
                 ledger=ROOT / "config/claims.yaml",
                 published=ROOT / "config/published.yaml",
+                budgets=[inputs["speed"]],
+                more=[inputs[block] for block in MORE.get(figure, ())],
+                sums=[],
             ),
             output=[str(self.folder / f"{figure}.svg")],
-            params=SimpleNamespace(baseline=BASELINE, tokenized=TOKENIZED, simple_threshold=0.5),
+            params=SimpleNamespace(
+                baseline=BASELINE,
+                tokenized=TOKENIZED,
+                remainder=REMAINDER,
+                simple_threshold=0.5,
+                bootstrap=20,
+                bootstrap_seed=0,
+            ),
         )
         found = runpy.run_path(str(ROOT / f"workflow/scripts/{figure}.py"), {"snakemake": snakemake})
         svg = (self.folder / f"{figure}.svg").read_text()
@@ -167,25 +182,30 @@ def test_a_figure_names_what_failed_and_draws_the_rest_in_its_place(tmp_path: Pa
     assert f"failed in training, and not drawn: {TOKENIZED} (layer 1, seed 0) at step 7" in text
     match figure:
         case "speedup":
-            assert tick_labels(found["axes"][0])[:2] == ["1", "2"]
-            points = found["axes"][0].lines[0]
-            assert points.get_xdata().tolist() == [1]
-            assert points.get_ydata().tolist() == pytest.approx([2])
+            ax = found["axes"][0]
+            assert tick_labels(ax)[:4] == ["1", "2", "1", "2"]
+            # At equal loss that of layer 2 alone, twice or more; on one schedule that of the remainder at both.
+            points = [(x, y) for bars in ax.containers for x, y in zip(*bars.lines[0].get_data(), strict=True)]
+            equal, *one_schedule = sorted(points)
+            assert equal == pytest.approx((1, 2))
+            assert one_schedule == [pytest.approx((x, 2)) for x in (2.95, 3.65, 3.95)]
         case "training_curves":
             assert "training tokens (thousands)" in text
             (drawn, whole) = (
                 {line.get_label() for line in ax.lines if len(line.get_xdata())} for ax in found["panels"][0]
             )
-            assert "tokenized" in whole - drawn and "baseline" in drawn & whole
+            assert "tokenized, learned table" in whole - drawn
+            assert {"baseline", "tokenized, remainder"} <= drawn & whole
         case "last_token_detection":
             assert tick_labels(found["axes"][0]) == ["1", "2"]
-            assert places(found["axes"][0], "token-biases") == pytest.approx([0.88])
-            assert places(found["axes"][0], "unigram residuals") == [0, 1]
+            assert places(found["axes"][0], "token-biases") == pytest.approx([0.805])
+            assert places(found["axes"][0], "unigram residuals") == pytest.approx([0.065, 1.065])
         case "reconstruction_by_layer":
             for ax in found["axes"]:
                 assert tick_labels(ax) == ["1", "2"]
-                assert places(ax, "tokenized") == pytest.approx([1.1])
-                assert places(ax, "baseline") == pytest.approx([-0.1, 0.9])
+                assert places(ax, "tokenized, learned table") == pytest.approx([1])
+                assert places(ax, "tokenized, remainder") == pytest.approx([0.16, 1.16])
+                assert places(ax, "baseline") == pytest.approx([-0.16, 0.84])
 
 
 def test_no_smaller_baseline_takes_the_place_of_the_largest(tmp_path: Path) -> None:
@@ -199,7 +219,7 @@ def test_no_smaller_baseline_takes_the_place_of_the_largest(tmp_path: Path) -> N
 def test_a_table_that_failed_is_compared_with_nothing(tmp_path: Path) -> None:
     tables = Tables(tmp_path, [job_of(TOKENIZED, layer) for layer in (1, 2)], features_compared=False)
     _, text = tables.draw("token_bias_similarity")
-    assert text.count("not measured") == 3  # in the panels of both layers and of expansions
+    assert text.count("not measured") == 4  # of the baseline, in the panels of both layers and of expansions
     assert f"{TOKENIZED} (layer 2, seed 0)" in text
 
 

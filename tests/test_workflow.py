@@ -100,7 +100,7 @@ def test_every_figure_is_there(finished: Path) -> None:
         for ending in ("svg", "pdf", "png"):
             assert (finished / f"figures/smoke/{figure}.{ending}").stat().st_size > 5000
         assert image.imread(finished / f"figures/smoke/{figure}.png").std() > 0.05
-    assert len({(finished / f"figures/smoke/{figure}.svg").read_text() for figure in FIGURES}) == len(FIGURES) == 12
+    assert len({(finished / f"figures/smoke/{figure}.svg").read_text() for figure in FIGURES}) == len(FIGURES) == 14
 
 
 def test_every_sae_is_measured(finished: Path) -> None:

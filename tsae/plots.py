@@ -1,5 +1,6 @@
 """One style for every figure."""
 
+import string
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,21 +17,37 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from tsae.families import BASELINE, FAMILIES, FIXED, LEARNED, REMAINDER
 from tsae.files import replacing
 
-# Colour-blind safe (Okabe and Ito). One colour per thing, the same in every figure.
+# Colour-blind safe (Okabe and Ito, and a brown of Tol's), and apart in grey. One colour per thing, the same in every figure.
 COLOURS = {
-    "baseline": "#0072B2",
+    BASELINE: "#0072B2",
+    FIXED: "#E69F00",
+    LEARNED: "#D55E00",
+    REMAINDER: "#661100",
     "tokenized": "#D55E00",
-    "tokenized, fixed table": "#E69F00",
-    "tokenized, learned table": "#D55E00",
     "token-biases": "#D55E00",
     "unigram residuals": "#009E73",
     "conditional means": "#CC79A7",
+    "random residuals": "0.1",
+    "random directions": "0.6",
 }
-TABLES = {"none": "baseline", "fixed": "tokenized, fixed table", "learned": "tokenized, learned table"}
-STYLES = {"none": "o-", "fixed": "s--", "learned": "D-"}
+# Of a line that stands for a family.
+MARKERS = {BASELINE: "o", FIXED: "s", LEARNED: "D", REMAINDER: "^"}
+LINES = {BASELINE: "-", FIXED: ":", LEARNED: "--", REMAINDER: "-."}
+# By table alone, where the fill of a marker says what the encoder sees.
+TABLES = {"none": BASELINE, "fixed": FIXED, "learned": LEARNED}
 RELEASED = {"marker": "*", "markersize": 8, "ls": ""}  # the authors' own SAEs, measured here
+SEED: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 1.8,
+    "mfc": "white",
+    "mec": "black",
+    "mew": 0.4,
+    "ls": "",
+    "zorder": 6,
+}
 PUBLISHED = "0.55"  # the authors' numbers: faint grey, or the faint colour of the thing
 METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 PAGE = 7.2  # width of a figure, so that it is printed as it is drawn [inches]
@@ -65,10 +82,13 @@ def figure(panels: int, height: float = 2.4, **options: Any) -> tuple[Figure, li
 
 
 def save(fig: Figure, outputs: Iterable[str], *tables: pd.DataFrame) -> None:
-    """Write the figure to each path, in the format of its ending, without dates.
+    """Write the figure to each path, in the format of its ending, without dates; several panels get letters.
 
     SAEs of the tables that are missing in it because their training failed are named below it.
     """
+    if len(fig.axes) > 1:
+        for ax, letter in zip(fig.axes, string.ascii_lowercase, strict=False):
+            ax.set_title(letter, loc="left", ha="right", weight="bold")
     failed = pd.concat(tables).query("metric == 'failed'") if tables else pd.DataFrame()
     if len(failed):
         names = failed.drop_duplicates(["subject", "layer", "seed"]).agg(
@@ -116,9 +136,44 @@ def layers_of(table: pd.DataFrame) -> list[int]:
     return [int(layer) for layer in sorted(table["layer"].unique())]
 
 
+def families_in(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of each family that a table has, by its name, in the order of the legend."""
+    plain = table if "rows" not in table else table[table["rows"].ne("permuted")]
+    found = {
+        name: plain[(plain["table"] == kind) & (plain["encoder_input"] == seen)]
+        for (kind, seen), name in FAMILIES.items()
+    }
+    return {name: rows for name, rows in found.items() if len(rows)}
+
+
+def headline_families(table: pd.DataFrame, params: Any) -> dict[str, str]:
+    """By family, the id of the headline's baseline, its tokenized SAE and, if the profile has one, its remainder.
+
+    Args:
+        table: has the tokenized SAE among its subjects.
+        params: of the rule: the ids by role.
+    """
+    kinds = table.loc[table["subject"] == params.tokenized, "table"]
+    subjects = {BASELINE: params.baseline, TABLES[kinds.iloc[0]]: params.tokenized}
+    return subjects | ({REMAINDER: params.remainder} if hasattr(params, "remainder") else {})
+
+
+def style_of(family: str) -> dict[str, Any]:
+    """Colour, marker, line style and label of a family."""
+    return {"color": COLOURS[family], "marker": MARKERS[family], "ls": LINES[family], "label": family}
+
+
+def line_of(family: str) -> dict[str, Any]:
+    """The same without the marker, for curves of many points."""
+    return style_of(family) | {"marker": ""}
+
+
 def over_seeds(rows: pd.DataFrame, by: str) -> pd.DataFrame:
-    """For every value of the column `by`: the mean of the seeds, and the hull `low`, `high` of their 95% intervals."""
-    return rows.groupby(by).agg(value=("value", "mean"), low=("low", "min"), high=("high", "max"))
+    """For every value of the column `by` the mean of the seeds, and around it the 95% interval of one seed.
+
+    `low` and `high` are the means of the seeds' own ends: the uncertainty from documents (or features), without that from seeds.
+    """
+    return rows.groupby(by)[["value", "low", "high"]].mean()
 
 
 def bars(summary: pd.DataFrame, scale: float = 1.0) -> list[Any]:
@@ -129,19 +184,19 @@ def bars(summary: pd.DataFrame, scale: float = 1.0) -> list[Any]:
 def draw_by_layer(
     ax: Axes, rows: pd.DataFrame, layers: Sequence[int], offset: float, scale: float = 1.0, **style: Any
 ) -> None:
-    """Draw, over layers as categories, the mean of the seeds with the hull of their 95% intervals, and, where several, every seed.
+    """Draw, over layers as categories, the mean of the seeds with the 95% interval of one, and, where several, every seed.
 
     `layers` are the categories; rows may lack some.
     """
     summary = over_seeds(rows, "layer")
     x = [layers.index(layer) + offset for layer in summary.index]
-    ax.errorbar(x, summary["value"] * scale, yerr=bars(summary, scale), **({"marker": "o", "ls": ""} | style))
+    ax.errorbar(x, summary["value"] * scale, yerr=bars(summary, scale), **({"marker": "o"} | style | {"ls": ""}))
     if rows["seed"].nunique() > 1:
         draw_seeds(ax, [layers.index(layer) + offset for layer in rows["layer"]], rows["value"] * scale)
 
 
 def draw_against(ax: Axes, rows: pd.DataFrame, column: str, scale: float = 1.0, **style: Any) -> None:
-    """Draw against a setting the mean of the seeds with the hull of their 95% intervals, and, where several, every seed."""
+    """Draw against a setting the mean of the seeds with the 95% interval of one, and, where several, every seed."""
     summary = over_seeds(rows, column)
     ax.errorbar(summary.index, summary["value"] * scale, yerr=bars(summary, scale), **style)
     if rows["seed"].nunique() > 1:
@@ -149,8 +204,8 @@ def draw_against(ax: Axes, rows: pd.DataFrame, column: str, scale: float = 1.0, 
 
 
 def draw_seeds(ax: Axes, x: Iterable[float], y: Iterable[float]) -> None:
-    """Draw every seed as a small black dot."""
-    ax.plot(list(x), list(y), ".", color="black", alpha=0.6, markersize=2, zorder=4)
+    """Draw every seed as a small dot."""
+    ax.plot(list(x), list(y), **SEED)
 
 
 def draw_curve(ax: Axes, rows: pd.DataFrame, column: str, scale: float = 1.0, **style: Any) -> None:

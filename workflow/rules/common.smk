@@ -210,6 +210,17 @@ def saes_of(block):
     return [job.id for job in CONFIG.jobs(block)]
 
 
+def tables_of(*blocks):
+    """The tables of those blocks that the sweep has."""
+    return [f"<results>/tables/{block}.csv" for block in blocks if block in CONFIG.sweep]
+
+
+def sums_of(*blocks):
+    """The sums over held-out documents of the SAEs of those blocks that the sweep has, each once."""
+    jobs = dict.fromkeys(job for block in blocks if block in CONFIG.sweep for job in saes_of(block))
+    return expand("<results>/sums/{job}.safetensors", job=jobs)
+
+
 def embedding_of_table(wildcards):
     """The model's embedding, if the SAE's table is a map of it."""
     return "<results>/unigrams/embedding.safetensors" if job_of(wildcards).point.table == "embedding" else []

@@ -1,7 +1,7 @@
 rule token_subspaces:
     input:
         baselines="<results>/tables/baselines.csv",
-        code=code("plots", "table"),
+        code=code("plots", "families", "table"),
     output:
         svg=report("<figures>/token_subspaces.svg", caption="../report/token_subspaces.rst", category="Token subspaces"),
         pdf="<figures>/token_subspaces.pdf",
@@ -20,7 +20,7 @@ rule pareto:
         pareto="<results>/tables/pareto.csv",
         released=RELEASED_TABLE,
         published=PUBLISHED,
-        code=code("plots", "table", *LEDGER_CODE),
+        code=code("plots", "families", "table", *LEDGER_CODE),
     output:
         svg=report("<figures>/pareto.svg", caption="../report/pareto.rst", category="Reconstruction"),
         pdf="<figures>/pareto.pdf",
@@ -36,9 +36,15 @@ rule pareto:
 
 rule speedup:
     input:
+        headline="<results>/tables/headline.csv",
         curves="<results>/tables/curves.csv",
+        budgets=tables_of("speed"),
+        sums=[
+            *sums_of("headline", "speed"),
+            *expand("<results>/sums/curves/{job}.safetensors", job=saes_of("headline")),
+        ],
         published=PUBLISHED,
-        code=code("plots", "table", *LEDGER_CODE),
+        code=code("plots", "families", "table", *LEDGER_CODE),
     output:
         svg=report("<figures>/speedup.svg", caption="../report/speedup.rst", category="Training"),
         pdf="<figures>/speedup.pdf",
@@ -48,6 +54,8 @@ rule speedup:
     localrule: True
     params:
         **HEADLINE,
+        bootstrap=CONFIG.evaluation.bootstrap,
+        bootstrap_seed=CONFIG.evaluation.seed,
     message:
         "Drawing speedup"
     script:
@@ -57,7 +65,7 @@ rule speedup:
 rule training_curves:
     input:
         curves="<results>/tables/curves.csv",
-        code=code("plots", "table"),
+        code=code("plots", "families", "table"),
     output:
         svg=report("<figures>/training_curves.svg", caption="../report/training_curves.rst", category="Training"),
         pdf="<figures>/training_curves.pdf",
@@ -76,7 +84,7 @@ rule training_curves:
 rule expansion:
     input:
         expansion="<results>/tables/expansion.csv",
-        code=code("plots", "table"),
+        code=code("plots", "families", "table"),
     output:
         svg=report("<figures>/expansion.svg", caption="../report/expansion.rst", category="Reconstruction"),
         pdf="<figures>/expansion.pdf",
@@ -90,13 +98,55 @@ rule expansion:
         "../scripts/expansion.py"
 
 
+rule token_counts:
+    input:
+        headline="<results>/tables/headline.csv",
+        baselines="<results>/tables/baselines.csv",
+        more=tables_of("controls", "expansion"),
+        sums=sums_of("headline", "controls", "expansion"),
+        code=code("plots", "families", "table", *LEDGER_CODE),
+    output:
+        svg=report("<figures>/token_counts.svg", caption="../report/token_counts.rst", category="Reconstruction"),
+        pdf="<figures>/token_counts.pdf",
+        png="<figures>/token_counts.png",
+    log:
+        "<logs>/figures/token_counts.log",
+    localrule: True
+    params:
+        **HEADLINE,
+        bootstrap=CONFIG.evaluation.bootstrap,
+        bootstrap_seed=CONFIG.evaluation.seed,
+    message:
+        "Drawing token_counts"
+    script:
+        "../scripts/token_counts.py"
+
+
+rule encoder_offset:
+    input:
+        centre="<results>/tables/centre.csv",
+        more=tables_of("encoder"),
+        code=code("plots", "families", "table"),
+    output:
+        svg=report("<figures>/encoder_offset.svg", caption="../report/encoder_offset.rst", category="Features"),
+        pdf="<figures>/encoder_offset.pdf",
+        png="<figures>/encoder_offset.png",
+    log:
+        "<logs>/figures/encoder_offset.log",
+    localrule: True
+    message:
+        "Drawing encoder_offset"
+    script:
+        "../scripts/encoder_offset.py"
+
+
 rule token_bias_similarity:
     input:
         headline="<results>/tables/headline.csv",
         expansion="<results>/tables/expansion.csv",
         ledger=LEDGER,
         published=PUBLISHED,
-        code=code("plots", "table", *LEDGER_CODE),
+        code=code("plots", "families", "table", *LEDGER_CODE),
     output:
         svg=report(
             "<figures>/token_bias_similarity.svg",
@@ -119,9 +169,10 @@ rule token_bias_similarity:
 rule lookup_geometry:
     input:
         headline="<results>/tables/headline.csv",
+        baselines="<results>/tables/baselines.csv",
         ledger=LEDGER,
         published=PUBLISHED,
-        code=code("plots", "table", *LEDGER_CODE),
+        code=code("plots", "families", "table", *LEDGER_CODE),
     output:
         svg=report("<figures>/lookup_geometry.svg", caption="../report/lookup_geometry.rst", category="Token-biases"),
         pdf="<figures>/lookup_geometry.pdf",
@@ -144,7 +195,7 @@ rule last_token_detection:
         released=RELEASED_TABLE,
         ledger=LEDGER,
         published=PUBLISHED,
-        code=code("plots", "table", *LEDGER_CODE),
+        code=code("plots", "families", "table", *LEDGER_CODE),
     output:
         svg=report(
             "<figures>/last_token_detection.svg", caption="../report/last_token_detection.rst", category="Token-biases"
@@ -165,7 +216,7 @@ rule last_token_detection:
 rule init_sweep:
     input:
         init="<results>/tables/init.csv",
-        code=code("plots", "table"),
+        code=code("plots", "families", "table"),
     output:
         svg=report("<figures>/init_sweep.svg", caption="../report/init_sweep.rst", category="Reconstruction"),
         pdf="<figures>/init_sweep.pdf",
@@ -182,7 +233,7 @@ rule init_sweep:
 rule simple_features:
     input:
         headline="<results>/tables/headline.csv",
-        code=code("plots", "table"),
+        code=code("plots", "families", "table"),
     output:
         svg=report("<figures>/simple_features.svg", caption="../report/simple_features.rst", category="Features"),
         pdf="<figures>/simple_features.pdf",
@@ -203,7 +254,7 @@ rule encoder_ablation:
     input:
         encoder="<results>/tables/encoder.csv",
         examples=expand("<results>/phrases/{job}.examples.csv", job=saes_of("encoder")),
-        code=code("plots", "table"),
+        code=code("plots", "families", "table"),
     output:
         svg=report("<figures>/encoder_ablation.svg", caption="../report/encoder_ablation.rst", category="Features"),
         pdf="<figures>/encoder_ablation.pdf",
@@ -221,7 +272,7 @@ rule reconstruction_by_layer:
     input:
         headline="<results>/tables/headline.csv",
         released=RELEASED_TABLE,
-        code=code("plots", "table"),
+        code=code("plots", "families", "table"),
     output:
         svg=report(
             "<figures>/reconstruction_by_layer.svg",

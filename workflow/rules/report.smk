@@ -34,6 +34,7 @@ rule notebook:
             "features",
             "table",
             "plots",
+            "families",
             *LEDGER_CODE,
             "baselines",
             "sums",

@@ -3,37 +3,64 @@
 import pandas as pd
 
 from tsae.ledger import load_ledger, published_range
-from tsae.plots import PUBLISHED, figure, key, layers_of, legend_above, name_layer_colours, pick, save
+from tsae.plots import PUBLISHED, bars, grid, key, layers_of, legend_above, name_layer_colours, over_seeds, pick, save
 from tsae.table import read_table
 
-table = read_table(snakemake.input.headline)
+table, baselines = read_table(snakemake.input.headline), read_table(snakemake.input.baselines)
 ledger = load_ledger(snakemake.input.ledger, snakemake.input.published)
 PANELS = {
-    "token_bias_unigram_cosine": ("to its own unigram residual", "C8", "cosine of token-bias and unigram residual"),
-    "token_bias_neighbour_cosine": ("to the nearest other token-bias", "C7", "cosine to the nearest other token-bias"),
+    "token_bias_unigram_cosine": ("its own unigram residual", "C8", "cosine of token-bias and unigram residual"),
+    "token_bias_neighbour_cosine": ("the nearest other token-bias", "C7", "cosine to the nearest other token-bias"),
 }
+# What the medians by count are to be compared with: another token's unigram residual, and the nearest other unigram residual.
+REFERENCES = {
+    "token_bias_unigram_cosine": (table, snakemake.params.tokenized, "token_bias_other_cosine"),
+    "token_bias_neighbour_cosine": (baselines, "unigram-residuals", "unigram_neighbour_cosine"),
+}
+FORMS = {"_by_count": {"lw": 0.7, "markersize": 2.5, "mfc": "white"}, "_centred_by_count": {}}
+tokenized = snakemake.params.tokenized
+colours = name_layer_colours(layers_of(table))
+# A table of an older run has no medians by count.
+by_count = table["metric"].str.endswith("_by_count") & table["metric"].str.startswith("token_bias")
+edges = sorted(table.loc[by_count, "at"].dropna().unique())
 
-fig, axes = figure(len(PANELS), sharey=True)
-for ax, (metric, (title, claim, check)) in zip(axes, PANELS.items(), strict=True):
-    own = pick(table, snakemake.params.tokenized, f"{metric}_share")
-    floor = pick(table, snakemake.params.tokenized, "token_bias_other_cosine_share")
+fig, panels = grid(1 + bool(edges), len(PANELS), height=2.5, sharey="row")
+for ax, (metric, (what, claim, check)) in zip(panels[0], PANELS.items(), strict=True):
+    own = pick(table, tokenized, f"{metric}_share")
+    floor = pick(table, tokenized, "token_bias_other_cosine_share")
     often = own["min_count"].max()  # missing if every training failed
     ax.axvline(published_range(ledger, claim, check)[0], color=PUBLISHED, lw=0.8, zorder=1)
     ax.axhline(50, color="0.85", lw=0.6, zorder=0)
-    for layer, colour in name_layer_colours(layers_of(table)).items():
+    for layer, colour in colours.items():
         for rows, style, label in ((own, "-", f"layer {layer}"), (floor, ":", None)):
             chosen = rows[(rows["layer"] == layer) & (rows["min_count"] == often)]
             if chosen.empty:
                 continue
             curve = chosen.groupby("at")["value"].mean() * 100
             ax.plot(curve.index, curve, style, color=colour, label=label)
-    ax.set_xlabel(f"cosine similarity {title} ≥")
+    ax.set_xlabel(f"cosine similarity to {what} ≥")
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 101)
-axes[0].set_ylabel("token-biases (%)" if pd.isna(often) else f"token-biases of tokens\nseen ≥ {often} times (%)")
-marks = (
-    key("another token's (floor)", ls=":"),
+panels[0][0].set_ylabel("token-biases (%)" if pd.isna(often) else f"token-biases of tokens\nseen ≥ {often} times (%)")
+for ax, metric in zip(panels[-1] if edges else (), PANELS, strict=bool(edges)):
+    for of, style in ((REFERENCES[metric], ":"), ((table, tokenized, metric), "-")):
+        rows = of[0][of[0]["subject"] == of[1]]
+        for form, marks in FORMS.items():
+            for layer, colour in colours.items():
+                chosen = rows[(rows["metric"] == of[2] + form) & (rows["layer"] == layer)]
+                median = over_seeds(chosen, "at")
+                x = [edges.index(at) for at in median.index]
+                ax.errorbar(x, median["value"], yerr=bars(median), fmt=f"o{style}", color=colour, **marks)
+    ax.set_xticks(range(len(edges)), [f"{edge:g}" for edge in edges])
+    ax.set_xlabel("times that the token was seen in training,\nat least (lower edge of a bin)")
+    ax.set_ylim(top=1.03)
+if edges:
+    panels[1][0].set_ylabel("cosine similarity\n(median)")
+marks = [
+    key("floor (d: of unigram residuals)" if edges else "another token's (floor)", ls=":"),
     key("published median (GPT-2)", PUBLISHED, lw=0.8),
-)
-legend_above(fig, axes[0], *marks, columns=5)
+]
+if edges:
+    marks += [key("centred", marker="o"), key("not centred", marker="o", **FORMS["_by_count"])]
+legend_above(fig, panels[0][0], *marks, columns=4)
 save(fig, snakemake.output, table)

@@ -1,10 +1,11 @@
-"""Held-out NMSE, FVU and CE added by layer: baseline against tokenized."""
+"""Held-out NMSE, FVU and CE added by layer: baseline against both tokenized forms."""
 
+from tsae.families import BASELINE
 from tsae.plots import (
-    COLOURS,
     RELEASED,
     draw_by_layer,
     figure,
+    headline_families,
     key,
     label_layers,
     layers_of,
@@ -13,6 +14,7 @@ from tsae.plots import (
     pick,
     save,
     start_at_zero,
+    style_of,
 )
 from tsae.table import read_table, read_tables
 
@@ -22,19 +24,21 @@ PANELS = {
     "fvu": ("FVU", 1),
     "ce_added": ("CE added (% of clean CE)", 100),
 }
-SUBJECTS = (("baseline", snakemake.params.baseline, -0.1), ("tokenized", snakemake.params.tokenized, 0.1))
+subjects = headline_families(table, snakemake.params)
 released = of_the_same_size(released, table)
 released = released[released["k"].isin(table["k"])]
 layers = layers_of(table)
 
 fig, axes = figure(len(PANELS))
 for ax, (metric, (label, scale)) in zip(axes, PANELS.items(), strict=True):
-    for name, subject, offset in SUBJECTS:
-        rows = pick(table, subject, metric)
-        draw_by_layer(ax, rows, layers, offset, scale, color=COLOURS[name], label=name)
-        theirs = released[released["table"].ne("none") == (name == "tokenized")]
+    for place, (name, subject) in enumerate(subjects.items()):
+        offset = 0.16 * (place - (len(subjects) - 1) / 2)
+        draw_by_layer(ax, pick(table, subject, metric), layers, offset, scale, **style_of(name))
+        if subject == getattr(snakemake.params, "remainder", None):
+            continue  # the authors have none
+        theirs = released[released["table"].ne("none") == (name != BASELINE)]
         for _, of_k in theirs[theirs["metric"] == metric].groupby("subject"):
-            draw_by_layer(ax, of_k, layers, 2.5 * offset, scale, color=COLOURS[name], **RELEASED)
+            draw_by_layer(ax, of_k, layers, offset, scale, **style_of(name) | RELEASED | {"label": None})
     label_layers(ax, layers)
     ax.set_ylabel(label)
     start_at_zero(ax)

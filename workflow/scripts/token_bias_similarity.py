@@ -1,4 +1,4 @@
-"""How many features resemble a token, by their most similar token-bias or unigram residual (C4, C5)."""
+"""How many features resemble a token, by their most similar token-bias or unigram residual, and controls (C4, C5)."""
 
 from tsae.ledger import load_ledger, published_range
 from tsae.plots import (
@@ -6,26 +6,33 @@ from tsae.plots import (
     PUBLISHED,
     draw_against,
     draw_curve,
-    figure,
+    grid,
+    headline_families,
     key,
     layers_of,
     legend_above,
     log2_ticks,
-    over_seeds,
-    pick,
     save,
 )
 from tsae.table import read_table
 
 headline, expansion = read_table(snakemake.input.headline), read_table(snakemake.input.expansion)
 SEEN = 1  # compared with rows of tokens that occur in training
-STYLES = {"token_bias": ("-", "token-biases"), "unigram": (":", "unigram residuals")}
 BAND = (0.4, 0.9)  # the authors' "similar"
-ledger = load_ledger(snakemake.input.ledger, snakemake.input.published)
+TO = {
+    "token_bias": ("token-biases", "-"),
+    "unigram": ("unigram residuals", "--"),
+    "conditional_mean": ("conditional means", "-."),
+    "gaussian": ("random residuals", (0, (1, 1))),
+    "random": ("random directions", ":"),
+}
+# A table of an older run has no controls, and one whose tokenized SAE failed no token-biases.
+measured = set(headline["metric"])
+TARGETS = [name for name in TO if name in ("token_bias", "unigram") or f"feature_{name}_similar" in measured]
 PUBLISHED_EXPANSION = 64
+ledger = load_ledger(snakemake.input.ledger, snakemake.input.published)
 published_share, _ = published_range(ledger, "C4", "similar features, 64x baseline")
 _, published_most = published_range(ledger, "C4", "similar features, 4x baseline")  # "up to" at smaller expansions
-ALIVE = {"color": COLOURS["baseline"], "lw": 0.7, "alpha": 0.6}
 layers, baselines = layers_of(headline), expansion[expansion["table"] == "none"]
 by_expansion = layers_of(baselines)
 
@@ -36,40 +43,43 @@ def say_what_is_not_measured(ax, rows):
         ax.text(0.5, 0.97, "to token-biases:\nnot measured", transform=ax.transAxes, ha="center", va="top", color="red")
 
 
-fig, axes = figure(len(layers) + len(by_expansion))
-for ax, layer in zip(axes, layers, strict=False):
-    ax.axvspan(*BAND, color="0.93", lw=0, zorder=-1)
-    for name, subject in (("baseline", snakemake.params.baseline), ("tokenized", snakemake.params.tokenized)):
-        for target, (style, target_name) in STYLES.items():
-            rows = pick(headline, subject, f"feature_{target}_similarity_alive", layer=layer, min_count=SEEN)
-            label = f"{name}, to {target_name}"
-            draw_curve(ax, rows, "at", 100, color=COLOURS[name], linestyle=style, label=label)
-    of_baseline = (headline["layer"] == layer) & (headline["subject"] == snakemake.params.baseline)
-    say_what_is_not_measured(ax, headline[of_baseline & (headline["metric"] != "failed")])
-    ax.set_title(f"layer {layer}")
-    ax.set_xlabel("cosine similarity ≥")
-    ax.set_xlim(0, 1)
-for ax, layer in zip(axes[len(layers) :], by_expansion, strict=True):
-    saes = baselines[baselines["layer"] == layer]
-    rows = saes[saes["min_count"] == SEEN]
-    say_what_is_not_measured(ax, rows)
-    for target, (style, _) in STYLES.items():
-        similar = rows[rows["metric"] == f"feature_{target}_similar"]
-        draw_against(ax, similar, "expansion", 100, color=COLOURS["baseline"], fmt=f"o{style}")
-        alive = over_seeds(rows[rows["metric"] == f"feature_{target}_similar_alive"], "expansion")["value"] * 100
-        ax.plot(alive.index, alive, style, **ALIVE)
-    ax.axhline(published_most * 100, color=PUBLISHED, lw=0.6, ls="--", zorder=1)
-    ax.plot(PUBLISHED_EXPANSION, published_share * 100, "o", mfc="none", color=PUBLISHED)
-    log2_ticks(ax, [*saes["expansion"], PUBLISHED_EXPANSION])
-    ax.set_title(f"layer {layer}, baseline")
-    ax.set_xlabel("expansion")
-    ax.set_ylabel("similar features (%)")
-for ax in axes:
+subjects = headline_families(headline, snakemake.params)
+subjects = {name: subjects[name] for name in list(subjects)[:2]}
+fig, panels = grid(2, len(layers) + len(by_expansion), height=2.1, sharey=True)
+for row, (family, subject) in zip(panels, subjects.items(), strict=True):
+    for ax, layer in zip(row, layers, strict=False):
+        ax.axvspan(*BAND, color="0.93", lw=0, zorder=-1)
+        rows = headline[(headline["subject"] == subject) & (headline["layer"] == layer)]
+        for target in TARGETS:
+            name, line = TO[target]
+            curve = rows[(rows["metric"] == f"feature_{target}_similarity_alive") & (rows["min_count"] == SEEN)]
+            draw_curve(ax, curve, "at", 100, color=COLOURS[name], linestyle=line, label=name)
+        say_what_is_not_measured(ax, rows[rows["metric"] != "failed"])
+        ax.set_title(f"layer {layer}")
+        ax.set_xlim(0, 1)
+        if row is panels[-1]:
+            ax.set_xlabel("cosine similarity ≥")
+    row[0].set_ylabel(f"alive features (%)\n{family}")
+for row, (suffix, of) in zip(panels, (("", "all"), ("_alive", "alive")), strict=True):
+    for ax, layer in zip(row[len(layers) :], by_expansion, strict=True):
+        saes = baselines[baselines["layer"] == layer]
+        rows = saes[saes["min_count"] == SEEN]
+        say_what_is_not_measured(ax, rows)
+        for target in TARGETS:
+            name, line = TO[target]
+            similar = rows[rows["metric"] == f"feature_{target}_similar{suffix}"]
+            draw_against(ax, similar, "expansion", 100, color=COLOURS[name], marker="o", ls=line)
+        if of == "all":
+            ax.axhline(published_most * 100, color=PUBLISHED, lw=0.6, ls="--", zorder=1)
+            ax.plot(PUBLISHED_EXPANSION, published_share * 100, "o", mfc="none", color=PUBLISHED)
+        log2_ticks(ax, [*saes["expansion"], PUBLISHED_EXPANSION])
+        ax.tick_params("x", labelsize="x-small")
+        ax.set_title(f"layer {layer}, baseline", fontsize="small")
+        ax.set_ylabel(f"similar, of {of} features (%)", fontsize="small")
+        if row is panels[-1]:
+            ax.set_xlabel("expansion")
+for ax in panels[0]:
     ax.set_ylim(0, 100)
-axes[0].set_ylabel("alive features (%)")
-marks = (
-    key("of alive features alone", **ALIVE),
-    key("published (GPT-2)", PUBLISHED, lw=0.6, ls="--", marker="o", mfc="none"),
-)
-legend_above(fig, axes[0], *marks, columns=3)
+marks = (key("published (GPT-2)", PUBLISHED, lw=0.6, ls="--", marker="o", mfc="none"),)
+legend_above(fig, panels[0][0], *marks, columns=3)
 save(fig, snakemake.output, headline, expansion)
