@@ -72,7 +72,6 @@ class Prepared(NamedTuple):
 def prepare(corpus: Path, model: Path, folder: Path) -> Prepared:
     """Run the stages up to training."""
     unigrams, embedding = folder / "unigrams.safetensors", folder / "embedding.safetensors"
-    compared_with = (folder / f"{name}.safetensors" for name in ("conditional_means", "ngrams", "spelling"))
     paths = Prepared(
         folder / "model",
         folder / "train.safetensors",
@@ -80,7 +79,13 @@ def prepare(corpus: Path, model: Path, folder: Path) -> Prepared:
         folder / "residuals" / "index.json",
         unigrams,
         embedding,
-        References(unigrams, *compared_with, embedding),
+        References(
+            unigrams,
+            folder / "conditional_means.safetensors",
+            folder / "ngrams.safetensors",
+            folder / "spelling.safetensors",
+            embedding,
+        ),
     )
     prepare_model(FolderModel(kind="folder", path=model), folder, paths.model)
     source = FileCorpus(kind="files", paths=(corpus,), format="lines")

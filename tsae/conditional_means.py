@@ -25,7 +25,7 @@ class ConditionalMeans(NamedTuple):
     mean: Tensor
     """(d_model,) float32, the mean residual of all."""
     root: Tensor
-    """(d_model, d_model) float32, the symmetric root of the residuals' covariance."""
+    """(d_model, d_model) float32, the symmetric root of the residuals' covariance; of many, of a sample."""
 
     def table(self, vocab_size: int) -> Tensor:
         """A row per token (vocab_size, d_model), NaN where the token was not seen."""
@@ -35,24 +35,24 @@ class ConditionalMeans(NamedTuple):
 
 
 def conditional_means(cache: ResidualCache) -> ConditionalMeans:
-    """Average the kept training residuals of a layer in one pass."""
-    counts = cache.token_counts(cache.vocab_size)
+    """Average the kept training residuals of a layer in one pass; the covariance is that of the shards that the mean is of."""
+    counts, mean = cache.token_counts(cache.vocab_size), cache.mean()
     sums = torch.zeros(len(counts), cache.d_model)
-    # Around a mean that is almost theirs: the square of a mean that is most of a residual would swallow the spread.
-    about = cache.mean()
-    spread = torch.zeros(cache.d_model, cache.d_model, dtype=torch.float64)
+    spread, n_sampled = torch.zeros(cache.d_model, cache.d_model, dtype=torch.float64), 0
     for index in tqdm(range(len(cache.shards)), desc="conditional means", unit="shard", disable=None):
         shard = cache.shard(index)
         x = shard.residuals[shard.kept].float()
         sums.index_add_(0, shard.tokens[shard.kept], x)
-        deviations = (x - about).T.contiguous()
-        spread += product(deviations, deviations).double()
+        if index in cache.sampled:
+            # Less their mean, which is their whole mean: the square of a mean that is most of a residual would swallow the rest.
+            deviations = (x - mean).T.contiguous()
+            spread += product(deviations, deviations).double()
+            n_sampled += len(x)
     seen = counts.nonzero().flatten()
-    mean = sums.double().sum(0) / counts.sum()
-    offset = mean - about
-    eigenvalues, directions = torch.linalg.eigh(spread / counts.sum() - offset[:, None] * offset)
+    eigenvalues, directions = torch.linalg.eigh(spread / n_sampled)
     root = (directions * eigenvalues.clamp(min=0).sqrt()) @ directions.T
-    return ConditionalMeans(seen, sums[seen] / counts[seen, None], mean.float(), root.float())
+    whole_mean = sums.double().sum(0) / counts.sum()
+    return ConditionalMeans(seen, sums[seen] / counts[seen, None], whole_mean.float(), root.float())
 
 
 def write_conditional_means(

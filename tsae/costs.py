@@ -234,7 +234,7 @@ def _conditional_means(config: Config) -> Cost:
         on_gpu=config.streams,
         model_tokens=train * n_layers if config.streams else 0,
         model_flops=sum(train * layer * _block_flops(config) for layer in layers(config)) if config.streams else 0,
-        dense_flops=2 * train * d**2 * n_layers,
+        dense_flops=2 * min(train, config.residuals.mean_tokens) * d**2 * n_layers,
         read_bytes=train * (2 * d + TOKEN_BYTES) * n_layers / IN_ORDER,
         memory=PROCESS_BYTES + 8 * _table(config) + 4 * shard + (4 * weights(config) if config.streams else 0),
         gpu_memory=GPU_PROCESS_BYTES + 4 * weights(config) if config.streams else 0,
@@ -356,6 +356,9 @@ def _measure_curve(config: Config) -> Cost:
     scored = min(_scored(config, limit) for limit in limits)
     heldout = split_tokens(config)[1]
     held = 4 * weights(config) + _logits_bytes(config) + max(sae_bytes(config, job.point) for job in jobs)
+    # A sample of features with a table on the way, or with two.
+    compared = 2 * config.evaluation.similarity_rows * _seen(config) * config.model.d_model
+    similarity = sum(compared * (1 + (job.point.table == "none")) for job in jobs)
     return Cost(
         "measure_curve",
         len(jobs),
@@ -363,7 +366,8 @@ def _measure_curve(config: Config) -> Cost:
         on_gpu=True,
         model_tokens=n_checkpoints * scored * len(jobs),
         model_flops=sum(n_checkpoints * scored * _upper_flops(config, job.layer) for job in jobs),
-        dense_flops=sum(n_checkpoints * (heldout + scored) * _encoder_flops(config, job.point) for job in jobs),
+        dense_flops=n_checkpoints
+        * (similarity + sum((heldout + scored) * _encoder_flops(config, job.point) for job in jobs)),
         sparse_flops=sum(
             n_checkpoints * (heldout + scored) * 2 * config.model.d_model * _active(job.point) for job in jobs
         ),

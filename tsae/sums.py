@@ -164,7 +164,8 @@ def _load(path: Path) -> DocumentSums:
     if not torch.equal(sums.documents, tensors["documents"]):
         raise ValueError(f"{path}: its documents are not numbers of lines in ascending order; {REMEDY}")
     for key, count in n_tokens.items():
-        ratio = Ratio(*(tensors[f"{key}/{part}"] for part in PARTS))
+        # Copied: a product with what lies in a file, wherever it lies there, may have other last bits.
+        ratio = Ratio(*(tensors[f"{key}/{part}"].clone() for part in PARTS))
         if any(len(part) != len(sums.documents) for part in ratio):
             raise ValueError(f"{path}: the sums of {key} are not of its {len(sums.documents)} documents; {REMEDY}")
         sums._ratios[key], sums._n_tokens[key] = ratio, count
