@@ -11,6 +11,7 @@ CORES ?= all
 CONFIGFILE ?= config/config.yaml
 ROUNDS ?= 10
 PROCESS_ROUNDS ?= 3
+QUALITY_SEEDS ?= 1
 BIN := .venv/bin
 RESULTS = results/$(shell sed -n "s/^profile: *['\"]*\([A-Za-z0-9._-]*\).*/\1/p" $(CONFIGFILE))
 REPORT = $(RESULTS)/report.html
@@ -38,7 +39,7 @@ help:
 	@echo "make verify-artefacts     compare every file of a profile with the sha256 recorded at its writing (REMOVE=1 removes damaged ones)"
 	@echo "make test-slurm           the smoke run on a SLURM of one node that it starts and, as root on Debian, installs"
 	@echo "make docs                 fill README.md and docs/ from the last run"
-	@echo "make bench                time and memory of training against other tools, of stages, and growth (ROUNDS=$(ROUNDS))"
+	@echo "make bench                time, memory and quality of training against other tools, of stages, and growth (ROUNDS=$(ROUNDS))"
 	@echo "make env                  the environment alone, in .venv"
 	@echo "make lock                 write envs/*.lock from pyproject.toml and envs/*.txt (UPGRADE=1 for newer versions)"
 
@@ -120,6 +121,12 @@ $(PEERS_READY): envs/bench.lock envs/torch.txt
 bench: $(READY) $(PEERS_READY)
 	@test -n "$(JOB_ENVIRONMENT)" || { echo "error: workflow/rules/common.smk exports no settings"; exit 1; }
 	@env $(STEP_ENVIRONMENT) PYTHONPATH=$(CURDIR) $(PEERS)/python benchmarks/training_step.py --rounds $(ROUNDS) --output $(BENCH)
+	@if test -f $(RESULTS)/residuals/index.json -a -d $(RESULTS)/unigrams; then \
+	  env $(STEP_ENVIRONMENT) PYTHONPATH=$(CURDIR) $(PEERS)/python benchmarks/quality.py --config $(CONFIGFILE) --results $(RESULTS) \
+	    --seeds $(QUALITY_SEEDS) --output $(BENCH); \
+	else \
+	  echo "$(RESULTS)/residuals: there are no residuals, so the quality of reconstructions is not compared; run: make reproduce"; \
+	fi
 	@env $(STEP_ENVIRONMENT) $(BIN)/python benchmarks/kernels.py --rounds $(ROUNDS) --output $(BENCH)
 	@env $(STEP_ENVIRONMENT) $(BIN)/python benchmarks/growth.py --rounds $(ROUNDS) --output $(BENCH)
 	@$(BIN)/python benchmarks/stages.py --results $(RESULTS) --output $(BENCH)

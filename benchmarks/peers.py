@@ -7,7 +7,9 @@ does not stop the others.
 
 import itertools
 import os
+from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from steps import Contender, Shape, initial_rows
@@ -46,16 +48,37 @@ def sparsify(shape: Shape, optimizer: str) -> Contender:
             updates = torch.optim.Adam(sae.parameters(), lr=2e-4 / scale)
         case _:
             updates = torch.optim.Adam(sae.parameters(), lr=2e-4 / scale, fused=True)
-    since_fired = torch.zeros(shape.n_features, dtype=torch.long)
-    did_fire = torch.zeros(shape.n_features, dtype=torch.bool)
+
+    def reconstruct(x: Tensor) -> Tensor:
+        x_hat: Tensor = sae(x).sae_out
+        return x_hat
+
+    step = sparsify_step(sae, updates)
+    return Contender(step, reconstruct, f"eai-sparsify {version('eai-sparsify')}, {optimizer}, {decoder_impl.__name__}")
+
+
+def sparsify_step(
+    sae: Any, updates: torch.optim.Optimizer, dead_window: int = 10_000_000, auxk_alpha: float = 0.0
+) -> Callable[[Batch], float]:
+    """What `sparsify.Trainer` does with a batch.
+
+    Args:
+        sae: a `SparseCoder`.
+        updates: its optimizer.
+        dead_window: a feature is dead that has not fired in so many tokens.
+        auxk_alpha: weight of the loss of dead features.
+    """
+    since_fired = torch.zeros(sae.num_latents, dtype=torch.long)
+    did_fire = torch.zeros(sae.num_latents, dtype=torch.bool)
 
     def step(batch: Batch) -> float:
         x = batch.residuals
         sae.set_decoder_norm_to_unit_norm()
-        out = sae(x=x, y=x, dead_mask=None, total_variance=(x - x.mean(0)).pow(2).sum())
+        dead = since_fired > dead_window if auxk_alpha > 0 else None
+        out = sae(x=x, y=x, dead_mask=dead, total_variance=(x - x.mean(0)).pow(2).sum())
         did_fire[out.latent_indices.flatten()] = True
         fvu = float(out.fvu.detach())
-        (out.fvu + 0.0 * out.auxk_loss + out.multi_topk_fvu / 8).backward()
+        (out.fvu + auxk_alpha * out.auxk_loss + out.multi_topk_fvu / 8).backward()
         sae.remove_gradient_parallel_to_decoder_directions()
         updates.step()
         updates.zero_grad()
@@ -64,11 +87,7 @@ def sparsify(shape: Shape, optimizer: str) -> Contender:
         did_fire.zero_()
         return fvu
 
-    def reconstruct(x: Tensor) -> Tensor:
-        x_hat: Tensor = sae(x).sae_out
-        return x_hat
-
-    return Contender(step, reconstruct, f"eai-sparsify {version('eai-sparsify')}, {optimizer}, {decoder_impl.__name__}")
+    return step
 
 
 def dictionary_learning(shape: Shape) -> Contender:

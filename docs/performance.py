@@ -86,6 +86,52 @@ def training_step_summary() -> str:
     return "\n".join(lines)
 
 
+def quality() -> str:
+    """How well the SAEs of every tool reconstruct, and ours beside the best of the others."""
+    bench = measured("quality")
+    settings, training = bench["settings"], bench["settings"]["training"]
+    rows = [row for row in bench["tools"] if "error" not in row]
+    lines: list[dict[str, object]] = [
+        {
+            "trained by": f"**{row['tool']}**" if row["tool"] == "ours" else row["tool"],
+            "held-out NMSE": f"{row['nmse']:.4f}",
+            "by seed": ", ".join(f"{one['nmse']:.4f}" for one in row["seeds"]),
+            "dead, held-out": f"{row['dead']:.1%}",
+            "training [s]": f"{row['seconds']:.0f}",
+            "what runs": row["path"],
+        }
+        for row in sorted(rows, key=lambda row: row["nmse"])
+    ]
+    failed = [f"{row['tool']} failed: {row['error']}" for row in bench["tools"] if "error" in row]
+    return "\n\n".join(
+        [
+            f"Layer {settings['layer']}, {settings['n_features']} features, k {settings['k']}, {training['tokens']} tokens in "
+            f"batches of {training['batch_size']}, learning rate {training['lr']:g} to {training['lr_end']:g}:",
+            markdown(lines),
+            *failed,
+            beside_the_best(rows),
+        ]
+    )
+
+
+def beside_the_best(rows: list[dict[str, Any]]) -> str:
+    """Our NMSE relative to that of the best other tool, seed by seed, in a sentence; nothing where either is missing."""
+    ours = {one["seed"]: one["nmse"] for row in rows if row["tool"] == "ours" for one in row["seeds"]}
+    others = [row for row in rows if not row["tool"].startswith("ours")]
+    if not ours or not others:
+        return "Ours and others were not measured together."
+    best = min(others, key=lambda row: row["nmse"])
+    relative = [ours[one["seed"]] / one["nmse"] - 1 for one in best["seeds"] if one["seed"] in ours]
+    mean = sum(relative) / len(relative)
+    by_seed = (
+        "one seed" if len(relative) == 1 else f"{min(relative):+.1%} to {max(relative):+.1%} over {len(relative)} seeds"
+    )
+    return (
+        f"The NMSE of ours is {abs(mean):.1%} {'above' if mean > 0 else 'below'} that of the best other, {best['tool']} "
+        f"({by_seed})."
+    )
+
+
 def kernel_ways() -> str:
     """The ways to compute each part of a step."""
     parts = []
@@ -222,6 +268,7 @@ BLOCKS: tuple[Callable[[], str], ...] = tuple(
         benchmark_machine,
         training_step,
         training_step_summary,
+        quality,
         kernel_ways,
         growth,
         processes,
