@@ -323,7 +323,7 @@ def assert_it_plans(profile: Config) -> None:
     assert jobs and len(set(ids)) == len(ids) <= MOST_SAES
     for name in ids:
         assert re.fullmatch(r"layer\d+/[A-Za-z0-9_.+-]+", name) and shlex.quote(name) == name
-    assert set(profile.headline()) <= {job.point.id for job in profile.jobs("headline")}
+    assert set(profile.headline()) - {None} <= {job.point.id for job in profile.jobs("headline")}
     assert {profile.token_bias_reference(job.layer, job.seed) for job in jobs} <= set(profile.jobs("headline"))
     for block in profile.sweep:
         assert profile.jobs(block) and shlex.quote(block) == block

@@ -10,8 +10,10 @@ EDGES = (0, 1, 2, 5, 20, 100, 1000)  # lower edges: 0, 1, 2 to 4, 5 to 19, 20 to
 
 def count_bins(counts: Tensor) -> Tensor:
     """The lower edge of each count's bin: counts (...) int64 give (...) int64."""
-    edges = torch.tensor(EDGES, device=counts.device)
-    return edges[torch.searchsorted(edges, counts, right=True) - 1]
+    bins = torch.zeros_like(counts)
+    for edge in EDGES:
+        bins = torch.where(counts >= edge, edge, bins)
+    return bins
 
 
 def add_by_count(sums: DocumentSums, metric: str, values: Tensor, counts: Tensor, documents: Tensor) -> None:
