@@ -113,7 +113,7 @@ def test_the_second_selection_inherits_from_the_first() -> None:
         (
             {"measure": {"kind": "phrases", "of": {"table": "learned", "column": "lots"}, "to": {"column": "lost"}}},
             "checks.0.measure.phrases.of.column: Input should be 'score', 'untrained_score', 'mean_recall', 'lost', 'lost_control', "
-            "'lost_span' or 'lost_span_control' (got 'lots')",
+            "'lost_matched', 'lost_raw', 'lost_raw_control', 'lost_span' or 'lost_span_control' (got 'lots')",
         ),
         (
             {"measure": {"kind": "equal_loss_speedup", "metric": "nmse", "of": "baseline"}},

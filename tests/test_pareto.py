@@ -95,6 +95,22 @@ def test_interpolation_is_paired_over_documents() -> None:
     assert measured[:4] == (*[near(0.8)] * 3, "documents")
 
 
+def test_a_baseline_that_reaches_zero_on_some_documents_leaves_the_ratio_unbounded() -> None:
+    # Resamples without the second document have a baseline at or below zero, as a small CE added may be.
+    found = {
+        (1, subject, 0, None): sums(l0=[(l0, 1.0)] * 2, nmse=values)
+        for subject, l0, values in (
+            ("topk-k1-x4-none", 1, [(-0.1, 1.0), (2.0, 1.0)]),
+            ("topk-k2-x4-none", 100, [(-0.1, 1.0), (1.0, 1.0)]),
+            ("topk-k1-x4-learned", 10, [(0.3, 1.0), (0.7, 1.0)]),
+        )
+    }
+    rows = [*curve("none", (1, 0.95), (100, 0.45)), *curve("learned", (10, 0.5))]
+    measured = take_one(run_of(found, pareto=table(*rows)), **PARETO)
+    assert (measured.value, measured.high) == (near(0.5 / (0.95 * 0.45) ** 0.5), np.inf)
+    assert 0 < measured.low < measured.value
+
+
 def test_what_cannot_be_compared_says_why() -> None:
     def missing(*rows: dict[str, Any], **declared: Any) -> str:
         return take_one(run_of(pareto=table(*rows)), **PARETO | declared).missing

@@ -105,9 +105,9 @@ def _text(measured: Measured) -> str:
         least, most = measured.ends
         if number < least or number > most:
             return f"< {least:.3g}" if number < least else f"> {most:.3g}"
-        if math.isfinite(number) and abs(number) >= 1e5:
-            return f"{number / 1e6:.3g} million"
-        return f"{number:.3g}"
+        if math.isinf(number):
+            return "unbounded"
+        return f"{number / 1e6:.3g} million" if abs(number) >= 1e5 else f"{number:.3g}"
 
     value, low, high = map(shown, measured[:3])
     alone = low == high and (not measured.over or low[0] in "<>")

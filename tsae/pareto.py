@@ -15,7 +15,7 @@ from tsae.table import COLUMNS
 # What tells apart SAEs that are no points of one curve.
 FAMILY = [name for name in COLUMNS[COLUMNS.index("architecture") : COLUMNS.index("step")] if name not in ("k", "l1")]
 SLACK = 0.02  # of two TopK SAEs with one k, one may have a little fewer active features: a ReLU follows
-TINY = 1e-300  # in place of a replicate that is not above zero and has no logarithm
+TINY = 1e-300  # in place of a replicate that is not above zero and has no logarithm: a ratio of about zero
 
 
 class Pareto(Section):
@@ -82,13 +82,15 @@ def measure_pareto(run: Run, measure: Pareto, layer: int) -> Measured:
     n_baseline = len(arms[0])
 
     def ratio(*arrays: Any) -> Array:
-        stacked = np.maximum(np.stack(np.broadcast_arrays(*arrays)), TINY)
+        stacked = np.stack(np.broadcast_arrays(*arrays))
+        lowest_baseline = stacked[1 : 2 * n_baseline : 2].min(0)
+        stacked = np.maximum(stacked, TINY)
         x, y = stacked[::2].reshape(len(compared), -1), stacked[1::2].reshape(len(compared), -1)
         ratios = [
             ratio_at_equal_l0(x[:n_baseline, b], y[:n_baseline, b], x[n_baseline:, b], y[n_baseline:, b])
             for b in range(x.shape[1])
         ]
-        return np.asarray(ratios).reshape(stacked.shape[1:])
+        return np.where(lowest_baseline > 0, np.reshape(ratios, stacked.shape[1:]), np.inf)
 
     return estimate(run, ratio, [s for point in compared for s in point], log=True)
 

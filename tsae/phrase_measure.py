@@ -13,7 +13,10 @@ from tsae.selection import NotMeasuredError, Run, keep, refuse_failed, table_of
 from tsae.sweep import EncoderInput, TableName
 
 # Means over phrases, and counts of lost firings, whose share of all firings is taken.
-Column = Literal["score", "untrained_score", "mean_recall", "lost", "lost_control", "lost_span", "lost_span_control"]
+Column = Literal[
+    "score", "untrained_score", "mean_recall",
+    "lost", "lost_control", "lost_matched", "lost_raw", "lost_raw_control", "lost_span", "lost_span_control",
+]  # fmt: skip
 
 
 class PhraseChange(Section):
