@@ -16,7 +16,7 @@ from tsae.figures import FIGURE_NAMES
 from tsae.sweep import Point
 
 PROFILES = ("gpt2", "pythia", "gpt2-small-budget")
-LAYERS = {8, 12}  # one of GPT-2 and one of Pythia
+LAYERS = {8, 16}  # one of GPT-2 and one of Pythia
 
 
 def copy_project(folder: Path) -> None:
