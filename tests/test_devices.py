@@ -139,10 +139,11 @@ def planned_options(folder: Path, *arguments: str, residuals: str = "{}") -> dic
 
 def test_jobs_take_a_gpu_each_and_evaluate_in_full_float32(tmp_path: Path) -> None:
     options = planned_options(tmp_path)
-    assert options["cache-residuals"] == options["unigrams"] == options["train"] == "--gpus 1 --tf32"
+    for stage in ("cache-residuals", "unigrams", "ngrams", "train"):
+        assert options[stage] == "--gpus 1 --tf32"
     assert options["ablate"] == options["measure-curve"] == "--gpus 1"
     assert options["conditional-means"] == options["measure-phrases"] == "--gpus 0"
-    assert options["tokenize"] == ""
+    assert options["tokenize"] == options["measure-baselines"] == ""
 
 
 def test_residuals_from_the_model_are_of_one_precision(tmp_path: Path) -> None:

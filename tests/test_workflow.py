@@ -201,6 +201,8 @@ def test_changed_training_trains_anew_from_the_same_residuals(finished: Path) ->
         "cache_residuals",
         "index_residuals",
         "unigrams",
+        "ngrams",
+        "conditional_means",
         "tokenize",
         "prepare_model",
         "ablate",
