@@ -193,3 +193,15 @@ def test_too_few_tokens_have_no_neighbours_to_compare() -> None:
     counts = torch.zeros(40, dtype=torch.int64)
     counts[:NEIGHBOURS] = 50
     assert measure_inheritance("unigram", table, {"embedding": table}, torch.arange(40), counts, SETTINGS) == []
+
+
+def test_rows_of_zeros_have_no_direction_and_are_left_out() -> None:
+    unigrams = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    counts = torch.arange(40) // 10
+    table = torch.where(counts[:, None] > 0, 2 * unigrams, 0)
+    settings = SETTINGS.model_copy(update={"min_counts": (0, 1)})
+    measured = measure_table(table, unigrams, counts, settings)
+    assert all(math.isfinite(row.value) for row in measured)
+    own = {row.min_count: row for row in measured if row.metric == "token_bias_unigram_cosine"}
+    assert own[0].n == own[1].n == 30 and own[0].value == pytest.approx(1)
+    assert 0.0 not in {row.at for row in measured if row.metric.endswith("_by_count")}

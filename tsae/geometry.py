@@ -43,7 +43,7 @@ def measure_table(table: Tensor, unigrams: Tensor, counts: Tensor, settings: Eva
     squares = table.square().sum(1)
     generator = torch.Generator().manual_seed(settings.seed)
     rows = []
-    for at, min_count, tokens, n_queries in _groups(counts.to(table.device), settings):
+    for at, min_count, tokens, n_queries in _groups(counts.to(table.device), squares > 0, settings):
         shuffled = tokens[torch.randperm(len(tokens), generator=generator).to(tokens.device)]
         centre = table[tokens].mean(0)
         neighbour, neighbour_centred = nearest_other(table, squares, shuffled[:n_queries], centre)
@@ -81,22 +81,27 @@ def measure_neighbours(unigrams: Tensor, counts: Tensor, settings: Evaluation) -
     squares = unigrams.square().sum(1)
     generator = torch.Generator().manual_seed(settings.seed)
     rows = []
-    for at, min_count, tokens, n_queries in _groups(counts, settings):
+    for at, min_count, tokens, n_queries in _groups(counts, squares > 0, settings):
         shuffled = tokens[torch.randperm(len(tokens), generator=generator)]
         found = nearest_other(unigrams, squares, shuffled[:n_queries], unigrams[tokens].mean(0))
         rows += _medians("unigram_neighbour_cosine", *found, at, min_count)
     return rows
 
 
-def _groups(counts: Tensor, settings: Evaluation) -> Iterator[tuple[float | None, int | None, Tensor, int]]:
-    """`at`, `min_count`, the tokens, and how many of them are queries: those seen often enough, and those of each bin."""
+def _groups(
+    counts: Tensor, usable: Tensor, settings: Evaluation
+) -> Iterator[tuple[float | None, int | None, Tensor, int]]:
+    """`at`, `min_count`, the tokens, and how many of them are queries: those seen often enough, and those of each bin.
+
+    A row of zeros, as of a token never seen where the table starts at zero, has no direction: it is not usable (V,), and left out.
+    """
     for min_count in settings.min_counts:
-        tokens = (counts >= min_count).nonzero().flatten()
+        tokens = ((counts >= min_count) & usable).nonzero().flatten()
         if len(tokens) > 1:
             yield None, min_count, tokens, settings.similarity_rows
     bins = count_bins(counts)
     for edge in EDGES:
-        tokens = (bins == edge).nonzero().flatten()
+        tokens = ((bins == edge) & usable).nonzero().flatten()
         if len(tokens) > 1:
             yield float(edge), None, tokens, max(2, settings.similarity_rows // len(EDGES))
 
