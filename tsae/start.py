@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -14,6 +13,8 @@ from tsae.shards import evenly_spaced
 from tsae.sweep import Point
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tsae.sae import SAE
 
 OFFSET_SHARDS = 4  # of the training split, on which the offset of an encoder's input is taken
@@ -118,7 +119,7 @@ def offset_of(inputs: Iterable[Tensor]) -> Offset:
     return Offset(norm, math.sqrt(max(squares / n - norm**2, 0.0)))
 
 
-def off_centre(table: pd.DataFrame) -> pd.DataFrame:
+def off_centre(table: "pd.DataFrame") -> "pd.DataFrame":
     """Rows of a table of metrics: SAEs that should start on centre, and did not."""
     rows = table[(table["metric"] == "encoder_offset_at_start") & (table["start"] == "centred")]
     return rows[rows["centre"].fillna(1).eq(1) & (rows["value"] > MOST_OFFSET)]

@@ -70,10 +70,12 @@ class Trainer:
         """Move every parameter once."""
         sae, (x, tokens) = self.sae, batch
         self.steps += 1
-        # A baseline's zeros would cost several passes over the batch.
-        rows = None if sae.W_lookup is None else sae.token_biases(tokens)
+        rows: Tensor | None
         if self.table is not None:
             rows = self.table.rows(tokens).requires_grad_()
+        else:
+            # A baseline's zeros would cost several passes over the batch.
+            rows = None if sae.W_lookup is None else sae.token_biases(tokens)
         # An encoder that sees what the table leaves gives the table no gradient.
         active = sae.active(x, tokens, None if rows is None else rows.detach())
         # The squared error summed, which has one pass forward and one back.
