@@ -55,6 +55,7 @@ def make_sae(name: str = "topk") -> SAE:
         b_dec=normal(D, seed=3),
         W_lookup=None if point.table == "none" else normal(V, D, seed=4),
         unigram_directions=normalize(UNIGRAMS) if point.encoder_input == "without_unigram" else None,
+        mean=MEAN if point.encoder_input == "without_unigram" else None,
     )
     if isinstance(sae.activation, Gated):
         sae.activation.r_mag.data.copy_(normal(F, seed=10) / 2)
@@ -171,11 +172,11 @@ def test_the_encoder_sees_the_centred_residual() -> None:
 @pytest.mark.parametrize("name", [name for name in POINTS if "without_unigram" in name])
 def test_the_encoder_does_not_see_the_unigram_direction(name: str) -> None:
     sae = make_sae(name)
-    seen = sae.encoder_input(X, TOKENS) + sae.b_dec
+    seen = sae.encoder_input(X, TOKENS) + sae.b_dec - MEAN
     cosines = (seen * UNIGRAMS[TOKENS]).sum(1) / (seen.norm(dim=1) * UNIGRAMS[TOKENS].norm(dim=1))
     assert cosines.abs().max() < 1e-6
     # Only that direction is taken away, and all of it.
-    torch.testing.assert_close((X - seen).norm(dim=1), (X * normalize(UNIGRAMS[TOKENS])).sum(1).abs())
+    torch.testing.assert_close((X - MEAN - seen).norm(dim=1), ((X - MEAN) * normalize(UNIGRAMS[TOKENS])).sum(1).abs())
     moved = X + normal(20, 1, seed=12) * UNIGRAMS[TOKENS]
     torch.testing.assert_close(sae.encode(moved, TOKENS), sae.encode(X, TOKENS), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(sae(moved, TOKENS), sae(X, TOKENS), rtol=1e-4, atol=1e-5)
@@ -286,7 +287,7 @@ def test_a_loaded_sae_speaks_raw_residuals(tmp_path: Path, name: str) -> None:
 def test_loading_scales_what_has_the_units_of_residuals(tmp_path: Path) -> None:
     loaded = load(write(tmp_path, "gated, without_unigram")).state_dict()
     for name, tensor in make_sae("gated, without_unigram").state_dict().items():
-        scaled = name in ("b_enc", "b_dec", "W_lookup", "activation.b_mag")
+        scaled = name in ("b_enc", "b_dec", "W_lookup", "mean", "activation.b_mag")
         assert torch.equal(loaded[name], SCALE * tensor if scaled else tensor)
 
 
@@ -295,7 +296,7 @@ def test_a_checkpoint_holds_the_parameters_as_trained(tmp_path: Path, name: str)
     tensors = files.load_tensors(write(tmp_path, name) / "sae.safetensors")
     expected = {"W_enc", "W_dec", "b_enc", "b_dec", "last_fired"}
     expected |= set() if "no table" in name else {"W_lookup"}
-    expected |= {"unigram_directions"} if "without_unigram" in name else set()
+    expected |= {"unigram_directions", "mean"} if "without_unigram" in name else set()
     expected |= GATED if "gated" in name else set()
     assert set(tensors) == expected
     trained = make_sae(name).state_dict() | {"last_fired": LAST_FIRED}
@@ -356,7 +357,7 @@ def test_a_config_whose_point_is_none_is_named(checkpoint: Path) -> None:
         load(checkpoint)
 
 
-@pytest.mark.parametrize("part", ["W_enc", "W_dec", "b_enc", "b_dec", "W_lookup", "unigram_directions", *GATED])
+@pytest.mark.parametrize("part", ["W_enc", "W_dec", "b_enc", "b_dec", "W_lookup", "unigram_directions", "mean", *GATED])
 def test_a_missing_parameter_is_named(tmp_path: Path, part: str) -> None:
     checkpoint = write(tmp_path / "sae", "gated, without_unigram")
     load(checkpoint)

@@ -43,11 +43,11 @@ def kept(cache: ResidualCache) -> tuple[Tensor, Tensor]:
 def test_means_are_those_of_what_an_encoder_sees(by_hand: ResidualCache) -> None:
     x, tokens = kept(by_hand)
     unigrams = UNIGRAMS[: by_hand.vocab_size]
-    rows, directions = 0.5 * unigrams[tokens], normalize(unigrams)[tokens]
+    rows, directions = 0.5 * unigrams[tokens], normalize(unigrams - unigrams[tokens].mean(0))[tokens]
     seen = {
         "residual": x,
         "remainder": x - rows,
-        "without_unigram": x - (x * directions).sum(1, keepdim=True) * directions,
+        "without_unigram": x - ((x - x.mean(0)) * directions).sum(1, keepdim=True) * directions,
     }
     for name, inputs in seen.items():
         point = Point.model_validate({"k": 2, "expansion": 2, "table": "learned", "encoder_input": name})

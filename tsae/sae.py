@@ -4,7 +4,7 @@
     x_hat = a W_dec + b_dec + W_lookup[t]
 
 The encoder sees r: the residual x itself, as in the paper, or x less the token's row of the table (the remainder), or the part
-of x orthogonal to the token's unigram residual. A constant in the encoder's input favours some features for every token, and
+of x without the direction of the token's unigram residual. A constant in the encoder's input favours some features for every token, and
 under TopK the others die. So training takes the mean of r away, the centre, which stays as it is; `load` folds it into b_enc,
 and the SAE is of the form above.
 
@@ -35,6 +35,7 @@ class SAE(nn.Module):
 
     W_lookup: Tensor | None
     unigram_directions: Tensor | None
+    mean: Tensor | None
     centre: Tensor | None
 
     def __init__(
@@ -46,6 +47,7 @@ class SAE(nn.Module):
         b_dec: Tensor,
         W_lookup: Tensor | None = None,
         unigram_directions: Tensor | None = None,
+        mean: Tensor | None = None,
         centre: Tensor | None = None,
     ):
         """Take the parameters as they are.
@@ -59,6 +61,7 @@ class SAE(nn.Module):
             W_lookup: (V, d) token-biases; None for a baseline.
             unigram_directions: (V, d) unit rows, the direction that is taken out of the encoder's input at each token;
                 None if it stays.
+            mean: (d,) mean residual: the direction is taken out of what differs from it; None: of the residual itself.
             centre: (d,) what is taken away from the encoder's input; None: b_dec, as in the paper.
         """
         super().__init__()
@@ -69,6 +72,7 @@ class SAE(nn.Module):
         # Outside autograd: a batch touches few rows, and its optimizer takes those rows' gradients alone.
         self.register_buffer("W_lookup", W_lookup)
         self.register_buffer("unigram_directions", unigram_directions)
+        self.register_buffer("mean", mean)
         self.register_buffer("centre", centre)
         self.activation: Architecture = ARCHITECTURES[point.architecture](point, len(b_enc))
         self.point = point
@@ -101,6 +105,7 @@ class SAE(nn.Module):
             b_dec=torch.zeros(d_model) if authors else start.mean - start.mean_row,
             W_lookup=start.W_lookup,
             unigram_directions=start.unigram_directions,
+            mean=None if authors or start.unigram_directions is None else start.mean,
             centre=None if authors else share * start.mean_input,
         )
 
@@ -136,7 +141,8 @@ class SAE(nn.Module):
             )
         if self.unigram_directions is not None:
             directions = embedding(tokens.long(), self.unigram_directions)
-            return x - (x * directions).sum(-1, keepdim=True) * directions
+            from_mean = x if self.mean is None else x - self.mean
+            return x - (from_mean * directions).sum(-1, keepdim=True) * directions
         return x - (self.token_biases(tokens) if token_biases is None else token_biases)
 
     @property
@@ -249,12 +255,12 @@ def load(folder: str | Path) -> SAE:
     sae = SAE(
         point,
         *(tensors[name] for name in ("W_enc", "W_dec", "b_enc", "b_dec")),
-        *(tensors[name].float() if name in tensors else None for name in ("W_lookup", "unigram_directions", "centre")),
+        *(tensors[name].float() if name in tensors else None for name in ("W_lookup", "unigram_directions", "mean", "centre")),
     )
     sae.load_state_dict(tensors)
     sae.requires_grad_(False)
     sae.fold_centre_()
-    for part in (sae.b_enc, sae.b_dec, sae.W_lookup):
+    for part in (sae.b_enc, sae.b_dec, sae.W_lookup, sae.mean):
         if part is not None:
             part.mul_(scale)
     sae.activation.rescale_(scale)
@@ -296,6 +302,8 @@ def _load_parameters(path: Path, point: Point) -> dict[str, Tensor]:
     expected |= {f"activation.{name}": tuple(tensor.shape) for name, tensor in own.items()}
     if point.start == "centred" and "centre" in shapes:
         expected["centre"] = (d_model,)
+    if point.start == "centred" and point.encoder_input == "without_unigram":
+        expected["mean"] = (d_model,)
     for table, present in (
         ("W_lookup", point.table != "none"),
         ("unigram_directions", point.encoder_input == "without_unigram"),

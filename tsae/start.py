@@ -33,7 +33,8 @@ class Start(NamedTuple):
     W_lookup: Tensor | None
     """(V, d) token-biases; None without a table."""
     unigram_directions: Tensor | None
-    """(V, d) unit rows, the direction that is taken out of the encoder's input at each token; None if it stays."""
+    """(V, d) unit rows, the direction that is taken out of the encoder's input at each token; None if it stays. Centred, it is the
+    direction of the token's unigram residual less the mean one, and is taken out of the residual less its mean."""
 
 
 def start_from(
@@ -56,15 +57,18 @@ def start_from(
     mean = cache.mean() / cache.scale
     table = None if point.table == "none" else _first_rows(point, unigrams, counts, seed, embedding)
     mean_row = torch.zeros_like(mean) if table is None else counts / cache.n_kept @ table
-    directions = normalize(unigrams) if point.encoder_input == "without_unigram" else None
+    directions = None
     match point.encoder_input:
         case "residual":
             mean_input = mean
         case "remainder":
             mean_input = mean - mean_row
         case "without_unigram":
-            assert directions is not None
-            mean_input = mean - _mean_along(cache, directions)
+            # Most of two unigram residuals is what all have in common, so the raw direction is hardly the token's own, and a
+            # residual's part along it still tells which token it is.
+            centred = point.start == "centred"
+            directions = normalize(unigrams - counts / cache.n_kept @ unigrams if centred else unigrams)
+            mean_input = mean - _mean_along(cache, directions, mean if centred else torch.zeros_like(mean))
     return Start(mean, mean_row, mean_input, table, directions)
 
 
@@ -82,16 +86,17 @@ def _first_rows(point: Point, unigrams: Tensor, counts: Tensor, seed: int, embed
     return embedding @ torch.linalg.lstsq(embedding, rows).solution
 
 
-def _mean_along(cache: ResidualCache, directions: Tensor) -> Tensor:
-    """(d,) mean over training tokens of the part of a residual along its token's direction, in scaled units."""
+def _mean_along(cache: ResidualCache, directions: Tensor, mean: Tensor) -> Tensor:
+    """(d,) mean over training tokens of the part of a residual less `mean` along its token's direction, in scaled units."""
     total, n = torch.zeros(directions.shape[1], dtype=torch.float64), 0
     for index in cache.sampled:
         shard = cache.shard(index)
         along = directions[shard.tokens[shard.kept].long()]
-        part = (shard.residuals[shard.kept].float() * along).sum(1, keepdim=True) * along
+        x = shard.residuals[shard.kept].float() / cache.scale - mean
+        part = (x * along).sum(1, keepdim=True) * along
         total += part.sum(0, dtype=torch.float64)
         n += len(along)
-    return (total / n / cache.scale).float()
+    return (total / n).float()
 
 
 class Offset(NamedTuple):

@@ -172,7 +172,7 @@ class Grid(Section):
         ("residual",),
         min_length=1,
         description="What the encoder sees: residual, as in the paper; remainder, the residual less the token's row of the "
-        "table; without_unigram, its part orthogonal to the token's unigram residual. Of each, its mean is taken away",
+        "table; without_unigram, the residual without the direction of the token's unigram residual, both centred. Of each, its mean is taken away",
     )
     start: tuple[Literal["centred", "authors"], ...] = Field(
         ("centred",),
