@@ -255,7 +255,10 @@ def load(folder: str | Path) -> SAE:
     sae = SAE(
         point,
         *(tensors[name] for name in ("W_enc", "W_dec", "b_enc", "b_dec")),
-        *(tensors[name].float() if name in tensors else None for name in ("W_lookup", "unigram_directions", "mean", "centre")),
+        *(
+            tensors[name].float() if name in tensors else None
+            for name in ("W_lookup", "unigram_directions", "mean", "centre")
+        ),
     )
     sae.load_state_dict(tensors)
     sae.requires_grad_(False)
@@ -300,10 +303,9 @@ def _load_parameters(path: Path, point: Point) -> dict[str, Tensor]:
     with torch.device("meta"):
         own = ARCHITECTURES[point.architecture](point, n_features).state_dict()
     expected |= {f"activation.{name}": tuple(tensor.shape) for name, tensor in own.items()}
-    if point.start == "centred" and "centre" in shapes:
-        expected["centre"] = (d_model,)
-    if point.start == "centred" and point.encoder_input == "without_unigram":
-        expected["mean"] = (d_model,)
+    # SAEs that were trained here and start centred have them; the authors' do not.
+    constants = {"centre": point.start == "centred", "mean": point.encoder_input == "without_unigram"}
+    expected |= {name: (d_model,) for name, has in constants.items() if has and name in shapes}
     for table, present in (
         ("W_lookup", point.table != "none"),
         ("unigram_directions", point.encoder_input == "without_unigram"),
