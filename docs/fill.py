@@ -20,7 +20,7 @@ import licences
 import pandas as pd
 import performance
 import verdicts
-from run import BASELINE, FIGURES, PROFILE, RESULTS, ROOT, TOKENIZED, markdown, of_seeds, read, rows_of, write_json
+from run import BASELINE, FIGURES, PROFILE, REMAINDER, RESULTS, ROOT, TOKENIZED, markdown, of_seeds, read, rows_of, write_json
 
 from tsae import config
 from tsae.claims import read_claims
@@ -47,14 +47,14 @@ def cells(rows: pd.DataFrame, columns: Columns) -> dict[str, object]:
 
 
 def headline() -> str:
-    """Reconstruction of the two headline SAEs by layer."""
+    """Reconstruction of the headline SAEs by layer."""
     recovered = ("ce_recovered_mean", "{:.2f}%", 100.0)
     columns = {"NMSE": NMSE, "FVU": FVU, "CE added": CE, "CE recovered (mean abl.)": recovered, "dead, held-out": DEAD}
     return markdown(
         [
             {"layer, SAE": f"{layer}, {name}"} | cells(rows_of(read("metrics"), layer=layer, subject=subject), columns)
             for layer in PROFILE.residuals.layers
-            for name, subject in (("baseline", BASELINE), ("tokenized", TOKENIZED))
+            for name, subject in (("baseline", BASELINE), ("tokenized", TOKENIZED), ("remainder", REMAINDER))
         ]
     )
 
@@ -90,6 +90,9 @@ def similarity() -> str:
             ("token-bias to its unigram residual", "token_bias_unigram_cosine"),
             ("token-bias to the nearest other", "token_bias_neighbour_cosine"),
             ("token-bias to another token's unigram residual", "token_bias_other_cosine"),
+            ("centred, token-bias to its unigram residual", "token_bias_unigram_cosine_centred"),
+            ("centred, token-bias to the nearest other", "token_bias_neighbour_cosine_centred"),
+            ("centred, token-bias to another token's unigram residual", "token_bias_other_cosine_centred"),
         ):
             count = max(PROFILE.evaluation.min_counts)
             row[f"{label} (median, seen ≥ {count} times)"] = of_seeds(
@@ -172,17 +175,15 @@ def encoder() -> str:
     return sweep("encoder", columns)
 
 
-def zero_bias() -> str:
-    """What the start of b_dec does, at the layer where both are trained, for the seed that both have."""
-    job = PROFILE.jobs("zero_bias")[0]
-    measured = rows_of(read("metrics"), layer=job.layer, seed=job.seed)
-    columns = {"dead, held-out": DEAD, "NMSE": NMSE, "FVU": FVU, "CE added": CE}
-    rows = [
-        {"b_dec starts at": f"{start}, {name}"} | cells(rows_of(measured, subject=subject + suffix), columns)
-        for start, suffix in (("mean", ""), ("zero, as the authors", "-bzero"))
-        for name, subject in (("baseline", BASELINE), ("tokenized", TOKENIZED))
-    ]
-    return f"Layer {job.layer}, seed {job.seed}:\n\n{markdown(rows)}"
+def centre() -> str:
+    """Every point of the sweep over what constant is left in the encoder's input."""
+    offset = ("encoder_offset_at_start", "{:.3f}", 1.0)
+    return sweep("centre", {"offset at the start": offset, "dead, held-out": DEAD, "NMSE": NMSE, "CE added": CE})
+
+
+def controls() -> str:
+    """Every point of the controls: tables that know less, and other learning rates of the table."""
+    return sweep("controls", {"NMSE": NMSE, "CE added": CE, "dead, held-out": DEAD})
 
 
 def ratios() -> str:
@@ -377,6 +378,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
         claims_summary,
         configuration,
         encoder,
+        centre,
+        controls,
         expansion,
         faults,
         findings,
@@ -391,7 +394,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
         rulegraph,
         similarity,
         tables,
-        zero_bias,
         *performance.BLOCKS,
         *cost.BLOCKS,
         *licences.BLOCKS,
