@@ -415,7 +415,7 @@ def test_what_the_residuals_take_on_disk(data: dict[str, Any]) -> None:
 
 
 def test_what_a_command_does_not_take_is_left_out(data: dict[str, Any]) -> None:
-    residuals = config.parse(with_value(data, "residuals.disk_gb", 2.0)).residuals
+    residuals = config.parse(with_value(data, "residuals.disk_gb", 20.0)).residuals
     text = config.to_json(residuals, exclude=["disk_gb", "jobs"])
     assert config.Residuals.model_validate_json(text) == residuals.model_copy(update={"disk_gb": None})
 
