@@ -20,7 +20,20 @@ import licences
 import pandas as pd
 import performance
 import verdicts
-from run import BASELINE, FIGURES, PROFILE, REMAINDER, RESULTS, ROOT, TOKENIZED, markdown, of_seeds, read, rows_of, write_json
+from run import (
+    BASELINE,
+    FIGURES,
+    PROFILE,
+    REMAINDER,
+    RESULTS,
+    ROOT,
+    TOKENIZED,
+    markdown,
+    of_seeds,
+    read,
+    rows_of,
+    write_json,
+)
 
 from tsae import config
 from tsae.claims import read_claims
@@ -299,7 +312,9 @@ def findings() -> str:
 def prefixes() -> str:
     """Unigram prefixes of the embedded model."""
     path = RESULTS / "prefixes.json"
-    return describe(read_prefixes(path)) if path.is_file() else f"Not measured: there is no `{path.relative_to(ROOT)}`."
+    if not path.is_file():
+        raise performance.NotMeasuredError(path.relative_to(ROOT))
+    return describe(read_prefixes(path))
 
 
 def _fields(schema: dict[str, Any], node: dict[str, Any], prefix: str) -> Iterator[dict[str, object]]:
@@ -357,7 +372,7 @@ def faults() -> str:
     """What the fault suite did."""
     path = ROOT / "results/faults.json"
     if not path.is_file():
-        return "Not measured: run `make test-faults`."
+        raise performance.NotMeasuredError(path.relative_to(ROOT))
     rows = [
         {
             "fault": row["fault"],
@@ -402,10 +417,14 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 
 def fill(path: Path) -> None:
-    """Replace every block and every verdict of a file."""
+    """Replace every block and every verdict of a file; a block that nothing was measured for stays as it is."""
 
     def replace(match: re.Match[str]) -> str:
-        return f"{match[1]}\n{BLOCKS[match[2]]()}\n{match[3]}"
+        try:
+            return f"{match[1]}\n{BLOCKS[match[2]]()}\n{match[3]}"
+        except performance.NotMeasuredError as error:
+            print(f"{path.name}: {match[2]} stays as it is: there is no {error}")
+            return match[0]
 
     text = re.sub(r"(<!-- begin (\w+) -->).*?(<!-- end \2 -->)", replace, path.read_text(), flags=re.DOTALL)
     path.write_text(verdicts.fill_verdicts(text, run_claims()) if verdicts.MARKER.search(text) else text)
