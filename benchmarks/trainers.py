@@ -68,10 +68,16 @@ class Trained(NamedTuple):
     path: str  # what is run, in words
 
 
-def ours(settings: Settings, clip: bool = True, **changes: Any) -> Trained:
-    """`tsae.train.Trainer`; with changes of the point, and perhaps without clipping, to show what each is worth."""
+def ours(settings: Settings, clip: bool = True, lr: float = 1.0, **changes: Any) -> Trained:
+    """`tsae.train.Trainer`; with changes of the point, another learning rate, or without clipping, to show what each is worth.
+
+    `lr` is a factor of both ends of the schedule.
+    """
     point = Point.model_validate(settings.point.model_dump() | changes)
-    training = settings.training if clip else settings.training.model_copy(update={"clip_norm": None})
+    training = settings.training.model_copy(
+        update={"lr": lr * settings.training.lr, "lr_end": lr * settings.training.lr_end}
+        | ({} if clip else {"clip_norm": None})
+    )
     start = start_from(point, settings.cache, settings.unigrams, settings.seed)
     sae = SAE.initialise(point, start, settings.seed)
 
@@ -185,6 +191,8 @@ TOOLS: dict[str, Callable[[Settings], Trained]] = {
     "ours": ours,
     "ours, gradients not clipped": partial(ours, clip=False),
     "ours, decoder rows of length 1": partial(ours, decoder_norm=1.0),
+    "ours, half the learning rate": partial(ours, lr=0.5),
+    "ours, twice the learning rate": partial(ours, lr=2.0),
     "ours, the authors' start": partial(ours, start="authors"),
     "ours, tokenized": partial(ours, table="learned"),
     "ours, tokenized, remainder": partial(ours, table="learned", encoder_input="remainder"),

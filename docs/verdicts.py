@@ -13,7 +13,8 @@ import pandas as pd
 from tsae.claims import claim_verdicts, statement, verdict_sentence
 
 MARKER = re.compile(r"(<!-- (verdict|sentence) (C\d+) -->)(.*?)(<!-- end -->)", re.DOTALL)
-BLOCK = re.compile(r"<!-- begin (\w+) -->.*?<!-- end \1 -->", re.DOTALL)
+# What is copied from the ledger's own report; other blocks are sentences like any.
+REPORT = re.compile(r"<!-- begin (claims|claims_summary) -->.*?<!-- end \1 -->", re.DOTALL)
 # A claim and what is said of it within a sentence, such as "so C6 holds" or "calls C3 undecided".
 TYPED = re.compile(
     r"\bC\d+\b[^.;:|]{0,60}?\b(holds|does not hold|do not hold|hold|undecided|inconclusive|reproduced|not comparable)\b"
@@ -53,6 +54,6 @@ def wrong_verdicts(text: str, verdicts: Mapping[str, str]) -> Iterator[str]:
         right = stated == verdict if kind == "verdict" else stated.startswith(f"{statement(claim, verdict)}. ")
         if not right:
             yield f"{claim}: the run on record has {verdict!r}, and the document says {stated!r}"
-    rest = BLOCK.sub("", MARKER.sub("", text))
+    rest = REPORT.sub("", MARKER.sub("", text))
     for match in TYPED.finditer(rest):
         yield f"a verdict typed by hand: {' '.join(match[0].split())!r}; write <!-- verdict ... --><!-- end --> instead"

@@ -91,7 +91,9 @@ def test_a_planted_verdict_is_found(planted: str, complaint: str) -> None:
     assert found.startswith(complaint)
 
 
-def test_blocks_of_the_ledger_are_no_typed_verdicts() -> None:
+def test_the_ledgers_own_report_holds_no_typed_verdicts_and_other_blocks_may() -> None:
+    found = list(verdicts.wrong_verdicts("<!-- begin findings -->\nSo C3 holds.\n<!-- end findings -->", VERDICTS))
+    assert found and found[0].startswith("a verdict typed by hand: 'C3 holds'")
     text = "<!-- begin claims -->\n| C3 | does not hold |\n<!-- end claims -->\nC3 compares 8x with 64x. It holds up to scrutiny."
     assert not list(verdicts.wrong_verdicts(text, VERDICTS))
 

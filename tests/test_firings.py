@@ -80,10 +80,13 @@ def test_what_is_taken_out_of_the_input_of_a_phrase() -> None:
             assert moved[0] == pytest.approx(moved[1], rel=1e-4)
 
 
-def test_other_tokens_are_any_but_those_of_the_phrase() -> None:
-    drawn = draw_others(np.random.default_rng(0), (3, 0, 3), 400, 6)
+def test_other_tokens_are_those_of_the_pool_but_for_the_phrases() -> None:
+    pool = [3, 1, 1, 2, 4, 0]
+    drawn = draw_others(np.random.default_rng(0), (3, 0, 3), 400, pool)
     assert drawn.shape == (400, 3)
-    assert set(drawn.flatten().tolist()) == {1, 2, 4, 5}
-    counts = torch.bincount(drawn.flatten())[[1, 2, 4, 5]]
-    assert (counts - 300).abs().max() < 60
-    assert torch.equal(drawn, draw_others(np.random.default_rng(0), (3, 0, 3), 400, 6))
+    assert set(drawn.flatten().tolist()) == {1, 2, 4}
+    counts = torch.bincount(drawn.flatten())[[1, 2, 4]]
+    assert (counts - torch.tensor([600, 300, 300])).abs().max() < 60  # 1 is there twice
+    assert torch.equal(drawn, draw_others(np.random.default_rng(0), (3, 0, 3), 400, pool))
+    with pytest.raises(ValueError, match="nothing to compare with"):
+        draw_others(np.random.default_rng(0), (3, 0), 1, [0, 3])

@@ -110,13 +110,17 @@ def measure_phrases(
     means = _means(sae, unigrams, [rows for parts in found for rows in parts[1:4:2]])
     trained, untrained = encoders(sae, means.input, seed)
     rows, examples = [], {}
+    # A token that is in several phrases is drawn as often as it is.
+    pool = [token for phrase in phrases for token in phrase.tokens]
+    if len({phrase.tokens for phrase in phrases}) == 1:
+        pool = list(range(len(unigrams)))
     for phrase, parts in zip(phrases, found, strict=True):
         choosing, scoring = (
             _see(sae, means.input, phrase, half, *parts[first : first + 2])
             for first, half in ((0, phrase.choosing), (2, phrase.scoring))
         )
         rng = np.random.default_rng([settings.seed, *phrase.tokens])
-        other = unigrams[draw_others(rng, phrase.tokens, len(scoring.inputs), len(unigrams))]
+        other = unigrams[draw_others(rng, phrase.tokens, len(scoring.inputs), pool)]
         if min(len(part) for side in (choosing, scoring) for part in (side.inputs, side.others)) == 0:
             continue
         best, floor = (_choose(encode, choosing, sae.n_features) for encode in (trained, untrained))

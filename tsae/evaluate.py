@@ -1,7 +1,7 @@
 """Evaluation of one SAE on held-out tokens."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -32,9 +32,10 @@ from tsae.metrics import (
 )
 from tsae.models import LanguageModel, load_model
 from tsae.residuals import open_residuals
-from tsae.sae import SAE, check_fits, load, load_last_fired
+from tsae.sae import SAE, check_fits, load, load_centre, load_last_fired
 from tsae.similarity import Similar, measure_feature_similarity, most_similar_rows
 from tsae.sizes import measure_size
+from tsae.start import offset_of
 from tsae.sums import DocumentSums
 
 SEEN = 1  # feature statistics name the most similar row among tokens seen in training
@@ -104,6 +105,26 @@ def measure_start(sae: SAE) -> list[Measurement]:
     """How far off centre the encoder's input started, of an SAE that was trained here."""
     share = sae.metadata.get("encoder_offset_at_start")
     return [] if share is None else [Measurement("encoder_offset_at_start", share)]
+
+
+def measure_offset(sae: SAE, folder: Path, sequences: Sequences) -> list[Measurement]:
+    """How far off centre the input of the trained encoder is on held-out tokens, of an SAE that was trained here.
+
+    Of an encoder that sees what the table leaves, the mean moves with the table, and the centre does not.
+    """
+    if "tokens_trained" not in sae.metadata:
+        return []
+    centre = load_centre(folder)
+    # `load` has folded the centre into b_enc, and b_dec is taken away instead.
+    moved = torch.zeros_like(sae.b_dec) if centre is None else sae.b_dec - centre.to(sae.device)
+
+    def inputs() -> Iterator[Tensor]:
+        for chosen in torch.arange(len(sequences.tokens)).split(64):
+            kept = sequences.kept[chosen]
+            x = sequences.residuals[chosen][kept].to(sae.device).float()
+            yield sae.encoder_input(x, sequences.tokens[chosen][kept].to(sae.device)) + moved
+
+    return [Measurement("encoder_offset", offset_of(inputs()).share)]
 
 
 def measure_dead_in_training(sae: SAE, last_fired: Tensor, settings: Evaluation) -> list[Measurement]:
@@ -260,6 +281,7 @@ def evaluate(
     rows = [
         measure_dead_on_heldout(fired, settings),
         *measure_start(sae),
+        *measure_offset(sae, sae_folder, sequences),
         *(measure_dead_in_training(sae, load_last_fired(sae_folder), settings) if trained_here else ()),
         *(m for name in similar for m in measure_feature_similarity(name, similar[name], fired > 0, settings)),
         *simple_shares(statistics, min_firings, THRESHOLDS, settings.bootstrap, settings.seed),

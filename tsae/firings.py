@@ -99,9 +99,17 @@ def without_unigrams(inputs: Tensor, own: Tensor, other: Tensor, mean: Tensor) -
     return dict(zip(REMOVALS, removed, strict=True))
 
 
-def draw_others(rng: np.random.Generator, tokens: Sequence[int], n_occurrences: int, vocab_size: int) -> Tensor:
-    """For each token of each occurrence (m, n) another token of the vocabulary, one that is not in the phrase."""
-    drawn = rng.integers(vocab_size - len(set(tokens)), size=(n_occurrences, len(tokens)))
-    for token in sorted(set(tokens)):
-        drawn += drawn >= token
-    return torch.from_numpy(drawn)
+def draw_others(rng: np.random.Generator, tokens: Sequence[int], n_occurrences: int, pool: Sequence[int]) -> Tensor:
+    """For each token of each occurrence (m, n) another token, drawn from a pool, one that is not in the phrase.
+
+    The pool is the tokens of all phrases: tokens of the vocabulary at random would mostly be rare ones, whose directions an encoder has
+    little reason to read, and so no match for tokens that recur.
+
+    Raises:
+        ValueError: the pool has no other token.
+    """
+    others = np.setdiff1d(pool, tokens)
+    if not len(others):
+        raise ValueError("no phrase has a token that is not in this one, so there is nothing to compare with")
+    weights = np.isin(pool, others)
+    return torch.from_numpy(np.asarray(pool)[weights][rng.integers(weights.sum(), size=(n_occurrences, len(tokens)))])

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +37,7 @@ METRICS = {
     "ce_recovered_mean": "1 - (CE - clean CE) / (CE of the residual set to its mean - clean CE)",
     "dead_heldout": "share of features that fire on no held-out token",
     "encoder_offset_at_start": "length of the mean of what the encoder first saw, as a share of its spread around it",
+    "encoder_offset": "the same of what the trained encoder sees, on held-out tokens",
     "dead_training": "share of features that did not fire in the last tokens of training",
     "dead_training_original": "share of features that did not fire in the authors' window of three batches",
     **{
@@ -266,12 +268,23 @@ def share(
     min_count: int | None = None,
     over: str = "features",
 ) -> Measurement:
-    """Share of true values among hits (n,); resampling the n things draws a binomial number of them."""
-    n, value = len(hits), hits.double().mean().item()
-    counts = torch.binomial(
-        torch.full((samples,), float(n)), torch.full((samples,), value), generator=torch.Generator().manual_seed(seed)
+    """Share of true values among hits (n,), with the interval of the posterior after Jeffreys' prior.
+
+    Resampling the n things would draw a binomial number of them: where there are none, none again, as if that were certain.
+    """
+    n, found = len(hits), int(hits.sum())
+    draws = np.random.default_rng(seed).beta(found + 0.5, n - found + 0.5, samples)
+    low, high = interval(torch.from_numpy(draws))
+    return Measurement(
+        metric,
+        found / n,
+        low if found else 0.0,
+        high if found < n else 1.0,
+        n=n,
+        at=at,
+        min_count=min_count,
+        over=over,
     )
-    return Measurement(metric, value, *interval(counts / n), n=n, at=at, min_count=min_count, over=over)
 
 
 def max_cosine_similarity(

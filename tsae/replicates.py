@@ -156,7 +156,9 @@ def _resample(run: Run, row: dict[Any, Any]) -> tuple[float, Array, str]:
     name = "/".join(str(row.get(c)) for c in ("layer", "subject", "seed", "step", "metric", "at", "min_count"))
     rng = np.random.default_rng([run.seed, zlib.crc32(name.encode())])
     if n is not None and over in COUNTED and is_share(metric):
-        return value, rng.binomial(int(n), value, run.bootstrap) / int(n), over
+        # Of none, or all, a resample has none, or all, again; the posterior after Jeffreys' prior says how few there may be.
+        hits = value * n
+        return value, rng.beta(hits + 0.5, n - hits + 0.5, run.bootstrap), over
     return value, value + (row["high"] - row["low"]) / (2 * NORMAL) * rng.standard_normal(run.bootstrap), over
 
 
@@ -200,9 +202,11 @@ def estimate(
         both = _as_replicates(run, statistic(*(_weighted(weights, s.replicates) for s in chosen)))
         seeds_alone = _as_replicates(run, statistic(*(_weighted(weights, s.values[:, None]) for s in chosen)))
         scale = np.log if log else np.asarray
-        of_units, of_seeds = (float(np.var(scale(r))) for r in (units_alone, seeds_alone))
+        of_units, of_seeds = (_variance(scale(r)) for r in (units_alone, seeds_alone))
     share = of_seeds / (of_units + of_seeds) if 0 < of_units + of_seeds < np.inf else 0.0
     low, high = _quantiles(both)
+    # The lower end of a share of none is above it, if by little.
+    low, high = min(low, value), max(high, value)
     if np.isnan([value, low, high]).any():
         raise NotMeasuredError("too little was measured for a number with an interval")
     if n > 1 and share > 0 and np.isfinite(value):
@@ -243,6 +247,12 @@ def _weighted(weights: Array, of_seeds: Array) -> Array:
 def _as_replicates(run: Run, values: Any) -> Array:
     replicates: Array = np.broadcast_to(np.asarray(values, dtype=np.float64), (run.bootstrap,))
     return replicates
+
+
+def _variance(replicates: Array) -> float:
+    """Variance of the replicates that are numbers: beyond a bound a speed-up has none."""
+    finite = replicates[np.isfinite(replicates)]
+    return float(np.var(finite)) if len(finite) else 0.0
 
 
 def _quantiles(replicates: Array) -> tuple[float, float]:

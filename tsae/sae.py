@@ -337,3 +337,13 @@ def load_last_fired(folder: str | Path) -> Tensor:
     if last_fired is None:
         raise ValueError(f"{path}: not the parameters of an SAE; it holds no last_fired")
     return last_fired
+
+
+def load_centre(folder: str | Path) -> Tensor | None:
+    """(d,) what training took away from the encoder's input, in units of raw residuals; None: b_dec.
+
+    Raises:
+        ValueError: the checkpoint is damaged; the message names the file.
+    """
+    centre = load_tensors(Path(folder) / "sae.safetensors").get("centre")
+    return None if centre is None else centre * json.loads(read_text(Path(folder) / "config.json"))["scale"]
