@@ -138,7 +138,7 @@ def test_comparisons_of_expansions_that_are_too_close_say_nothing() -> None:
     assert take_of(2, 16, of="max", to="min") == "expansion 2 is not 8 times 16"
 
 
-def test_a_ratio_to_zero_is_not_measured_and_one_that_reaches_zero_is_unbounded() -> None:
+def test_a_ratio_to_zero_is_not_measured_and_one_to_a_small_share_is_wide() -> None:
     two = {"of": {"metric": "dead_heldout", "subject": "tokenized"}, "to": {"subject": "baseline"}}
     tokenized = row(TOKENIZED, "dead_heldout", 0.2)
 
@@ -146,7 +146,8 @@ def test_a_ratio_to_zero_is_not_measured_and_one_that_reaches_zero_is_unbounded(
         return take_one(run_of(headline=table(tokenized, of_baseline)), kind="ratio", **two)
 
     touching = ratio(row(BASELINE, "dead_heldout", 0.02, 0.05, n=50, over="features"))  # one feature of fifty
-    assert touching.value == 10 and touching.high == math.inf and 2 < touching.low < 10
+    # That one of fifty is dead does not rule out that hardly any is, but says that some are.
+    assert touching.value == 10 and 2 < touching.low < 10 and 40 < touching.high < math.inf
     assert (
         ratio(row(BASELINE, "dead_heldout", 0.0)).missing
         == "dead_heldout of baseline is not above zero, so there is no ratio"
