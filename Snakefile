@@ -30,6 +30,7 @@ pathvars:
 onstart:
     one_run_at_a_time()
     no_file_from_the_future()
+    wake_when_a_job_ends()
 
 
 include: "workflow/rules/sources.smk"
