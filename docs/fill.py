@@ -266,45 +266,58 @@ def of_block(block: str, metric: str, subject: str, form: str, scale: float = 1.
 
 
 def findings() -> str:
-    """The five findings that the page opens with."""
+    """What the page opens with."""
     smallest, largest = "topk-k32-x2-learned", "topk-k32-x16-none"
     layer = PROFILE.residuals.layers[-1]
     simple = {"at": PROFILE.simple.threshold}
     topk, topk_ce, relu = (
         check("C1", f"{of}, tokenized / baseline, equal L0") for of in ("NMSE, TopK", "CE added, TopK", "NMSE, ReLU")
     )
-    sooner, sooner_ce = (
-        check("C2", f"speed-up to the baseline's {metric}, one schedule") for metric in ("NMSE", "CE added")
+    paper, ours = (
+        check("C1", f"NMSE, headline SAEs, {form} / baseline")
+        for form in ("tokenized", "encoder sees what the table leaves")
     )
-    covered, covered_baseline = (
-        check("C10", f"phrase coverage, {of}, trained without unigrams - with") for of in ("tokenized", "baseline")
+    sooner, one_schedule = (
+        check("C2", f"speed-up {of}")
+        for of in ("at equal NMSE, schedules of their own", "to the baseline's NMSE, one schedule")
     )
+    lost, matched = (
+        of_block("encoder", f"phrase_firings_{name}", TOKENIZED, "{:.0f}%", 100) for name in ("lost", "lost_matched")
+    )
+
+    def dead(subject: str) -> str:
+        return of_block("centre", "dead_heldout", subject, "{:.1f}%", 100)
+
     found = [
-        "**At equal sparsity a table lowers the error, with every architecture and at every sparsity.** NMSE of a tokenized TopK SAE over its baseline's at "
-        f"equal L0: {topk}; CE added: {topk_ce}. For ReLU SAEs, which waste the most "
-        f"on tokens, NMSE: {relu}. ([`pareto`](figures/pareto.png))",
-        "**A table is worth about eight times the features.** The tokenized SAE of 2 features per dimension has an NMSE of "
-        f"{of_block('expansion', 'nmse', smallest, '{:.4f}')}, the baseline of 16 one of "
-        f"{of_block('expansion', 'nmse', largest, '{:.4f}')}, on a budget of tokens that leaves much of the larger one dead "
-        f"({of_block('expansion', 'dead_heldout', largest, '{:.0f}%', 100)}). ([`expansion`](figures/expansion.png))",
-        "**Hiding the token from the encoder makes a tokenized SAE better.** With the unigram direction taken out of its input, it "
-        f"reconstructs better (NMSE {of_block('encoder', 'nmse', TOKENIZED + '-nounigram', '{:.4f}')} against "
-        f"{of_block('encoder', 'nmse', TOKENIZED, '{:.4f}', seed=0)}) and has fewer dead features "
-        f"({of_block('encoder', 'dead_heldout', TOKENIZED + '-nounigram', '{:.0f}%', 100)} against "
-        f"{of_block('encoder', 'dead_heldout', TOKENIZED, '{:.0f}%', 100, seed=0)}). The price that the authors warn of, features that "
-        f"no longer fire on the tokens of a phrase, is small (coverage: {covered}). A baseline, "
-        "which needs the direction, reconstructs worse without it, and pays as little "
-        f"({covered_baseline}). ([`encoder_ablation`](figures/encoder_ablation.png))",
-        "**Features stop pointing at tokens, but do not stop firing on them.** At layer "
-        f"{layer}, {of_block('headline', 'feature_token_bias_similar_alive', BASELINE, '{:.1f}%', 100, layer=layer, min_count=1)} of "
+        f"**At equal sparsity a table lowers the error.** NMSE of a tokenized TopK SAE over its baseline's at equal L0: {topk}; CE "
+        f"added: {topk_ce}. NMSE of ReLU SAEs: {relu}. ([`pareto`](figures/pareto.png))",
+        "**It lowers it further when the encoder sees what the table leaves.** NMSE over the baseline's at k = 32, in the paper's "
+        f"form: {paper}. With the token's row taken out of the encoder's input as well: {ours}. "
+        "([`reconstruction_by_layer`](figures/reconstruction_by_layer.png))",
+        "**A constant in the encoder's input kills features, with a table or without.** With the mean residual left in, "
+        f"{dead(f'{BASELINE}-centre0')} of a baseline's features are dead and {dead(f'{TOKENIZED}-centre0')} of a tokenized SAE's. With "
+        f"half of it left in: {dead(f'{BASELINE}-centre0.5')} and {dead(f'{TOKENIZED}-centre0.5')}. With all of it taken away: "
+        f"{dead(BASELINE)} and {dead(TOKENIZED)}. ([`encoder_offset`](figures/encoder_offset.png))",
+        "**A tokenized SAE reconstructs better than a baseline of eight times its features.** With 2 features per dimension its NMSE is "
+        f"{of_block('expansion', 'nmse', smallest, '{:.4f}')} in the paper's form and "
+        f"{of_block('expansion', 'nmse', f'{smallest}-remainder', '{:.4f}')} with what the table leaves; that of the baseline with 16 is "
+        f"{of_block('expansion', 'nmse', largest, '{:.4f}')}. Parameters, the first over the last: "
+        f"{check('C3', 'parameters, smallest learned / largest baseline')}; FLOPs per token: "
+        f"{check('C3', 'FLOPs per token, smallest learned / largest baseline')}. ([`expansion`](figures/expansion.png))",
+        "**A tokenized SAE is as good as its baseline after a fraction of the training, and most so in early layers.** Tokens that the "
+        f"baseline needs over those of a tokenized SAE as good in NMSE, each with a whole schedule of its own: {sooner}. To the first "
+        f"crossing on one schedule, as the authors count: {one_schedule}. ([`speedup`](figures/speedup.png))",
+        f"**Features stop pointing at tokens, but not firing on them.** At layer {layer}, "
+        f"{of_block('headline', 'feature_token_bias_similar_alive', BASELINE, '{:.1f}%', 100, layer=layer, min_count=1)} of "
         "the baseline's alive features point along a token-bias, and "
         f"{of_block('headline', 'feature_token_bias_similar_alive', TOKENIZED, '{:.1f}%', 100, layer=layer, min_count=1)} of the "
-        "tokenized SAE's. Yet features with half of their activation mass on one token are "
+        "tokenized SAE's. Features with half of their activation mass on one token are "
         f"{of_block('headline', 'simple_unigram', BASELINE, '{:.1f}%', 100, layer=layer, **simple)} of the baseline's and "
         f"{of_block('headline', 'simple_unigram', TOKENIZED, '{:.1f}%', 100, layer=layer, **simple)} of the tokenized SAE's. "
         "([`simple_features`](figures/simple_features.png), [`token_bias_similarity`](figures/token_bias_similarity.png))",
-        "**Training is several times faster, and most so in early layers.** On one schedule the tokenized SAE reaches "
-        f"its baseline's final NMSE so many times sooner: {sooner}; its CE added: {sooner_ce}: at layer 6 as the authors on GPT-2, deeper as on Pythia-1.4B. ([`speedup`](figures/speedup.png))",
+        f"**A feature of a phrase owes part of its firings to the token itself.** Taking the unigram direction out of the input loses {lost} of a "
+        f"tokenized SAE's firings on phrases; moving the input as far along another token's direction loses {matched}. "
+        "([`encoder_ablation`](figures/encoder_ablation.png))",
     ]
     return "\n".join(f"{number}. {text}" for number, text in enumerate(found, start=1))
 
