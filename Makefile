@@ -15,6 +15,7 @@ QUALITY_SEEDS ?= 1
 BIN := .venv/bin
 RESULTS = results/$(shell sed -n "s/^profile: *['\"]*\([A-Za-z0-9._-]*\).*/\1/p" $(CONFIGFILE))
 REPORT = $(RESULTS)/report.html
+FIGURES = $(basename $(notdir $(shell grep -l '^NEEDS' tsae/figures/*.py)))
 READY := .venv/ready
 BENCH := results/bench
 PEERS := .venv-bench/bin
@@ -79,19 +80,18 @@ report: check-config
 
 figure: check-config
 	@test -n "$(FIG)" || { echo "error: name a figure, for example: make figure FIG=last_token_detection"; exit 1; }
-	@test -f "workflow/scripts/$(FIG).py" || { \
-	  echo "error: there is no figure '$(FIG)'; there are: $(basename $(notdir $(wildcard workflow/scripts/*.py)))"; exit 1; }
+	@test -n "$(filter $(FIG),$(FIGURES))" || { echo "error: there is no figure '$(FIG)'; there are: $(FIGURES)"; exit 1; }
 	@$(STOPPABLE) $(SNAKEMAKE) $(FIG)
 
 smoke: $(READY)
-	@test -f results/tiny/model/config.json || $(BIN)/python tests/tiny.py results/tiny
+	@test -f results/tiny/model/config.json || $(BIN)/python tests/fixtures/tiny.py results/tiny
 	@$(STOPPABLE) $(RUN) snakemake --cores $(CORES) --configfile config/smoke.yaml
 
 test: $(READY) lint
 	@$(RUN) python -m pytest
 
 test-faults: $(READY)
-	@status=0; $(RUN) python -m pytest -m "faults or refused" || status=$$?; $(BIN)/python tests/faults.py; exit $$status
+	@status=0; $(RUN) python -m pytest -m "faults or refused" || status=$$?; $(BIN)/python tests/fixtures/faults.py; exit $$status
 
 test-slurm: $(READY)
 	@$(BIN)/python tests/slurm/cluster.py

@@ -17,6 +17,8 @@ if not workflow.configfiles:
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/commands.smk"
+include: "workflow/rules/start.smk"
 
 
 pathvars:

@@ -9,14 +9,15 @@ p says that the time grows as size^p between the two largest sizes.
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from measure import arguments_of_steps, compare, describe_machine, in_words, table
 from steps import Contender, Shape, dense, make_batches, ours, product
 
-from tsae import plots
-from tsae.files import write_json
+from tsae.figures import style as plots
+from tsae.store.files import write_json
 
 BASE = Shape(2048, 576, 4608, 32)
 SIZES = {
@@ -90,7 +91,7 @@ def show(rows: list[dict[str, Any]]) -> str:
     return "\n\n".join(tables)
 
 
-def draw(rows: list[dict[str, Any]], outputs: list[str]) -> None:
+def draw(rows: list[dict[str, Any]], outputs: list[Path]) -> None:
     """A panel per axis, both axes logarithmic."""
     fig, axes = plots.figure(len(SIZES), sharey=True)
     for ax, (axis, sizes) in zip(axes, SIZES.items(), strict=True):
@@ -115,7 +116,7 @@ def main() -> None:
     rows = measure(arguments.rounds)
     print(show(rows))
     write_json(arguments.output / "growth.json", {"machine": machine, "rounds": arguments.rounds, "rows": rows})
-    draw(rows, [str(arguments.output / f"growth.{ending}") for ending in ("svg", "png")])
+    draw(rows, [arguments.output / f"growth.{ending}" for ending in ("svg", "png")])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The ways to compute each sparse part of a training step, in turns: those that tsae/kernels.py takes, and what was left.
+"""The ways to compute each sparse part of a training step, in turns: those that tsae/compute/kernels.py takes, and what was left.
 
     python benchmarks/kernels.py [--rounds 10] [--threads N] [--output results/bench]
 
@@ -16,9 +16,9 @@ from numba import njit, prange
 from steps import Shape, products_by
 from torch import Tensor
 
-from tsae import kernels, loops
-from tsae.files import write_json
-from tsae.products import onednn, product
+from tsae.compute import kernels, loops
+from tsae.compute.products import onednn, product
+from tsae.store.files import write_json
 
 SHAPES = [Shape(4096, 576, 9216, 32), Shape(512, 576, 2304, 32)]
 OPTIONS: dict[str, Any] = {"parallel": True, "error_model": "numpy", "nogil": True, "fastmath": {"contract", "reassoc"}}

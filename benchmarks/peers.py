@@ -15,7 +15,7 @@ import torch
 from steps import Contender, Shape, initial_rows
 from torch import Tensor
 
-from tsae.batches import Batch
+from tsae.training.batches import Batch
 
 
 def sparsify(shape: Shape, optimizer: str) -> Contender:

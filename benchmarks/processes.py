@@ -20,22 +20,23 @@ from typing import Any, NamedTuple
 
 from measure import describe_machine, in_words, table
 
-from tsae import config
-from tsae.batches import training_batches
-from tsae.config import Config, Training, to_json
-from tsae.files import write_json
-from tsae.lookup import load_unigrams
-from tsae.residuals import open_residuals
-from tsae.sae import SAE
-from tsae.start import start_from
-from tsae.sweep import Job
-from tsae.train import Trainer
+from tsae.profile import config
+from tsae.profile.config import Config, to_json
+from tsae.profile.sweep import Job
+from tsae.profile.training import Training
+from tsae.residuals.read import open_residuals
+from tsae.residuals.unigrams import load_unigrams
+from tsae.sae.sae import SAE
+from tsae.store.files import write_json
+from tsae.training.batches import training_batches
+from tsae.training.start import start_from
+from tsae.training.trainer import Trainer
 
 TRAINING_STEPS = 400
 CACHED_SEQUENCES = 128
 STARTS = {
-    "training": "import tsae.__main__, tsae.train",
-    "evaluation": "import tsae.__main__, tsae.evaluate; from tsae.models import load_model; load_model(Path(sys.argv[1]))",
+    "training": "import tsae.__main__, tsae.training.train",
+    "evaluation": "import tsae.__main__, tsae.measure.evaluate; from tsae.model.language_model import load_model; load_model(Path(sys.argv[1]))",
 }
 
 Command = list[str]
@@ -106,9 +107,13 @@ def evaluate_command(run: Run, job: Job, folder: Path) -> Command:
         *("--residuals", str(results / "residuals/index.json")),
         *("--heldout", str(results / "tokens/heldout.safetensors")),
         *("--unigrams", str(results / f"unigrams/layer{job.layer}.safetensors")),
+        *("--conditional-means", str(results / f"conditional_means/layer{job.layer}.safetensors")),
+        *("--ngrams", str(results / f"ngrams/layer{job.layer}.safetensors")),
+        *("--spelling", str(results / "ngrams/spelling.safetensors")),
+        *("--embedding", str(results / "unigrams/embedding.safetensors")),
         *("--ablations", str(results / f"ablations/layer{job.layer}.safetensors")),
-        *("--output", str(folder / f"{job.seed}.json"), "--features-output", str(folder / f"{job.seed}.parquet")),
-        *("--sums-output", str(folder / f"{job.seed}.safetensors")),
+        *("--metrics", str(folder / f"{job.seed}.json"), "--feature-table", str(folder / f"{job.seed}.parquet")),
+        *("--sums", str(folder / f"{job.seed}.safetensors")),
     ]
 
 
@@ -120,7 +125,7 @@ def cache_command(run: Run, job: Job, folder: Path) -> Command:
         list(run.settings.residuals.layers),
     )
     code = (
-        "import torch; from tsae.models import load_model; model = load_model(Path(sys.argv[1])); "
+        "import torch; from tsae.model.language_model import load_model; model = load_model(Path(sys.argv[1])); "
         f"ids = torch.randint(model.vocab_size, ({CACHED_SEQUENCES}, {n_ctx})); "
         f"[model.residuals(part, {layers}) for part in ids.split({batch})]"
     )

@@ -20,13 +20,13 @@ import torch
 from measure import describe_machine, in_words, table
 from trainers import TOOLS, Settings, Trained
 
-from tsae import config
-from tsae.batches import training_batches
-from tsae.files import write_json
-from tsae.lookup import load_unigrams
-from tsae.metrics import reconstruction_errors
-from tsae.residuals import ResidualCache, open_residuals
-from tsae.sweep import Job
+from tsae.profile import config
+from tsae.profile.sweep import Job
+from tsae.residuals.read import ResidualCache, open_residuals
+from tsae.residuals.unigrams import load_unigrams
+from tsae.sae.reconstruction import reconstruction_errors
+from tsae.store.files import write_json
+from tsae.training.batches import training_batches
 
 CHUNK = 4096  # held-out tokens that are reconstructed at a time
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from tsae import config
-from tsae.files import write_json
-from tsae.models import load_model
+from tsae.model.language_model import load_model
+from tsae.profile import config
+from tsae.store.files import write_json
 
 PROFILE = config.load(Path(__file__).parent.parent / "config/config.yaml")
 

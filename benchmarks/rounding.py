@@ -20,12 +20,13 @@ from measure import describe_machine, table
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from tsae import config
-from tsae.config import Config, to_json
-from tsae.files import load_tensors, sha256, write_json
-from tsae.residuals import open_residuals
-from tsae.sae import load
-from tsae.sweep import Job
+from tsae.profile import config
+from tsae.profile.config import Config, to_json
+from tsae.profile.sweep import Job
+from tsae.residuals.read import open_residuals
+from tsae.sae.checkpoint import load
+from tsae.store.files import sha256, write_json
+from tsae.store.tensors import load_tensors
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 WAYS: dict[str, dict[str, str]] = {
@@ -37,10 +38,10 @@ SAME = 0.99  # cosine similarity from which two decoder rows are one feature
 RESIDUALS = """
 import sys
 from pathlib import Path
-from tsae.files import save_tensors
-from tsae.models import load_model
-from tsae.residuals import open_residuals
-from tsae.shards import residuals_of
+from tsae.store.tensors import save_tensors
+from tsae.model.language_model import load_model
+from tsae.residuals.read import open_residuals
+from tsae.residuals.shards import residuals_of
 model, index, layer, compatibility_mode, output = sys.argv[1:]
 cache = open_residuals(Path(index), "heldout", int(layer))
 ids = cache.shard(0).tokens.view(-1, cache.n_ctx)

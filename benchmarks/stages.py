@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 from measure import table
 
-from tsae.files import write_json
-from tsae.sweep import Point
+from tsae.profile.point import Point
+from tsae.store.files import write_json
 
 
 def benchmark_files(results: Path) -> dict[str, list[Path]]:

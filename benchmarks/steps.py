@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from tsae import products
-from tsae.batches import Batch
-from tsae.config import Training
-from tsae.sae import SAE
-from tsae.sweep import Point
-from tsae.train import Trainer
+from tsae.compute import products
+from tsae.profile.point import Point
+from tsae.profile.training import Training
+from tsae.sae.sae import SAE
+from tsae.training.batches import Batch
+from tsae.training.trainer import Trainer
 
 LR = 1e-3
 N_VOCABULARY = 49152  # of SmolLM2
@@ -74,13 +74,13 @@ def products_by() -> str:
 
 
 def our_product(shape: Shape) -> Contender:
-    """The same product as this project computes it, `tsae.products.product`."""
+    """The same product as this project computes it, `tsae.compute.products.product`."""
     W = initial_rows(shape)
     return Contender(lambda batch: products.product(batch.residuals, W), None, products_by())
 
 
 def ours(shape: Shape, tokenized: bool = False) -> Contender:
-    """The project's own step, `tsae.train.Trainer.step`; `tokenized` adds a table of token-biases that is trained too."""
+    """The project's own step, `tsae.training.train.Trainer.step`; `tokenized` adds a table of token-biases that is trained too."""
     W = initial_rows(shape)
     sae = SAE(
         Point(k=shape.k, expansion=shape.n_features / shape.d_model, table="learned" if tokenized else "none"),

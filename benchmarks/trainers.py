@@ -15,13 +15,13 @@ import torch
 from peers import sparsify_step
 from torch import Tensor
 
-from tsae.batches import Batch
-from tsae.config import Training
-from tsae.residuals import ResidualCache
-from tsae.sae import SAE
-from tsae.start import start_from
-from tsae.sweep import Point
-from tsae.train import Trainer
+from tsae.profile.point import Point
+from tsae.profile.training import Training
+from tsae.residuals.read import ResidualCache
+from tsae.sae.sae import SAE
+from tsae.training.batches import Batch
+from tsae.training.start import start_from
+from tsae.training.trainer import Trainer
 
 # Of dictionary_learning's steps: when the learning rate is reached, and when it begins to fall.
 WARMUP, DECAY = 0.02, 0.8
@@ -69,7 +69,7 @@ class Trained(NamedTuple):
 
 
 def ours(settings: Settings, clip: bool = True, lr: float = 1.0, **changes: Any) -> Trained:
-    """`tsae.train.Trainer`; with changes of the point, another learning rate, or without clipping, to show what each is worth.
+    """`tsae.training.train.Trainer`; with changes of the point, another learning rate, or without clipping, to show what each is worth.
 
     `lr` is a factor of both ends of the schedule.
     """

@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 
 from performance import measured
-from run import RESULTS, ROOT, markdown, write_json
+from run import RESULTS, ROOT, write_json
 
-from tsae import config, plan
-from tsae.config import Config
-from tsae.plan import Machine, Plan
+from tsae.plan import plan
+from tsae.plan.plan import Machine, Plan
+from tsae.profile import config
+from tsae.profile.config import Config
+from tsae.store.markdown import markdown_table
 
 SCALED = ROOT / "config/gpt2.yaml"
 TOKENS = {"1 M": 10**6, "100 M": 10**8, "1 G": 10**9, "100 G": 10**11}
@@ -87,7 +89,7 @@ def scale() -> str:
                 "of GPU hours, training": f"{training_share(kept):.0%}",
             }
         )
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 def text_hours(planned: Plan) -> float:
@@ -112,7 +114,7 @@ def rates() -> str:
         {"rate": field.description, "value": f"{getattr(found, name):.4g}"}
         for name, field in plan.Rates.model_fields.items()
     ]
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 BLOCKS = (scale, rates)

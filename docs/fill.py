@@ -1,12 +1,13 @@
 """Fill README.md and docs/*.md with the numbers and figures of the last embedded run: `make docs`.
 
 A block between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced by what the function NAME returns, of this file, of
-performance.py, of cost.py or of licences.py. Verdicts within sentences are those of the ledger: see verdicts.py.
+performance.py, of cost.py, of definitions.py or of licences.py. Verdicts within sentences are those of the ledger: see verdicts.py.
 """
 
 import contextlib
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import cost
+import definitions
 import licences
 import pandas as pd
 import performance
@@ -28,16 +30,18 @@ from run import (
     RESULTS,
     ROOT,
     TOKENIZED,
-    markdown,
     of_seeds,
     read,
     rows_of,
     write_json,
 )
 
-from tsae import config
-from tsae.claims import read_claims
-from tsae.prefixes import describe, read_prefixes
+from tsae.claims.report import read_claims
+from tsae.measure.prefixes import describe, read_prefixes
+from tsae.profile import config
+from tsae.profile.figures import FIGURES as NEEDS_OF
+from tsae.profile.figures import title_of
+from tsae.store.markdown import markdown_table
 
 
 def chosen(metric: str, layer: int, subject: str, **where: object) -> pd.DataFrame:
@@ -63,7 +67,7 @@ def headline() -> str:
     """Reconstruction of the headline SAEs by layer."""
     recovered = ("ce_recovered_mean", "{:.2f}%", 100.0)
     columns = {"NMSE": NMSE, "FVU": FVU, "CE added": CE, "CE recovered (mean abl.)": recovered, "dead, held-out": DEAD}
-    return markdown(
+    return markdown_table(
         [
             {"layer, SAE": f"{layer}, {name}"} | cells(rows_of(read("metrics"), layer=layer, subject=subject), columns)
             for layer in PROFILE.residuals.layers
@@ -86,7 +90,7 @@ def tables() -> str:
         row["FVU, unigram residuals alone"] = of_seeds(chosen("table_fvu", layer, "unigram-residuals"), "{:.3f}")
         row["FVU, conditional means alone"] = of_seeds(chosen("table_fvu", layer, "conditional-means"), "{:.3f}")
         rows.append(row)
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 def similarity() -> str:
@@ -113,7 +117,7 @@ def similarity() -> str:
             )
         rows.append(row)
     transposed = pd.DataFrame(rows).set_index("layer").T.reset_index(names="measure")
-    return markdown([{str(key): value for key, value in row.items()} for row in transposed.to_dict("records")])
+    return markdown_table([{str(key): value for key, value in row.items()} for row in transposed.to_dict("records")])
 
 
 def machine() -> str:
@@ -141,7 +145,7 @@ def residuals() -> str:
         }
         for layer, about in index["layers"].items()
     ]
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 def sweep(block: str, columns: Columns) -> str:
@@ -153,7 +157,7 @@ def sweep(block: str, columns: Columns) -> str:
         for subject, of_subject in table.groupby("subject", sort=False)
     ]
     layers = sorted(int(layer) for layer in table["layer"].unique())
-    return f"Layer {', '.join(map(str, layers))}.\n\n{markdown(rows)}"
+    return f"Layer {', '.join(map(str, layers))}.\n\n{markdown_table(rows)}"
 
 
 def pareto() -> str:
@@ -241,7 +245,7 @@ def by_layer(claim: str, columns: dict[str, str]) -> str:
     """What was measured for checks of a claim, with its interval: a row per layer, and a column per check, by label."""
     found = {label: rows_of(run_claims(), id=claim, check=name) for label, name in columns.items()}
     texts = {label: rows.set_index("layer")["text"] for label, rows in found.items()}
-    return markdown(
+    return markdown_table(
         [
             {"layer": layer} | {label: of.get(str(layer), "-") for label, of in texts.items()}
             for layer in PROFILE.residuals.layers
@@ -343,6 +347,24 @@ def findings() -> str:
     return "\n".join(f"{number}. {text}" for number, text in enumerate(found, start=1))
 
 
+def figures() -> str:
+    """Every figure, what it shows, and the claims that it speaks for, in the order of these."""
+
+    def order(figure: str) -> tuple[float, str]:
+        claims = NEEDS_OF[figure].claims
+        return (int(claims[0].removeprefix("C")) if claims else math.inf, figure)
+
+    def link(figure: str) -> str:
+        path = f"docs/figures/{figure}.png"
+        return f"[`{figure}`]({path})" if (ROOT / path).is_file() else f"`{figure}`"
+
+    rows: list[dict[str, object]] = [
+        {"figure": link(name), "what it shows": title_of(name), "claim": ", ".join(NEEDS_OF[name].claims)}
+        for name in sorted(NEEDS_OF, key=order)
+    ]
+    return markdown_table(rows, others="---")
+
+
 def prefixes() -> str:
     """Unigram prefixes of the embedded model."""
     path = RESULTS / "prefixes.json"
@@ -390,7 +412,7 @@ def configuration() -> str:
     """Every key of the configuration."""
     schema = json.loads(config.json_schema())
     rows = [{key: str(value).replace("|", "\\|") for key, value in row.items()} for row in _fields(schema, schema, "")]
-    return markdown([dict(row) for row in rows]).replace("---:", "---")
+    return markdown_table([dict(row) for row in rows], others="---")
 
 
 def rulegraph() -> str:
@@ -417,7 +439,7 @@ def faults() -> str:
         }
         for row in json.loads(path.read_text())
     ]
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
@@ -431,6 +453,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
         controls,
         expansion,
         faults,
+        figures,
         findings,
         headline,
         init,
@@ -445,6 +468,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
         tables,
         *performance.BLOCKS,
         *cost.BLOCKS,
+        *definitions.BLOCKS,
         *licences.BLOCKS,
     )
 }
@@ -473,7 +497,7 @@ if __name__ == "__main__":
         profile.write_text(cost.with_plan(profile))
     for document in (
         ROOT / "config/README.md",
-        *(ROOT / "docs" / f"{name}.md" for name in ("licences", "reliability", "scale")),
+        *(ROOT / "docs" / f"{name}.md" for name in ("licences", "methods", "reliability", "scale")),
     ):
         fill(document)
     if not (RESULTS / "manifest.json").is_file():

@@ -8,7 +8,9 @@ from typing import NamedTuple
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from run import ROOT, markdown
+from run import ROOT
+
+from tsae.store.markdown import markdown_table
 
 ENVS = ROOT / "envs"
 # The oldest Python of every release that the lock is for, and one of 3.11 that takes a newer soupsieve.
@@ -47,6 +49,7 @@ READ = {
 }
 # What pyproject.toml names.
 USED_FOR = {
+    "click": "commands",
     "datasets": "text from the Hugging Face hub",
     "gguf": "the embedded model's weights",
     "huggingface-hub": "models from the hub",
@@ -79,7 +82,6 @@ USED_FOR = {
     "tqdm": "progress bars",
     "transformer-lens": "residuals",
     "transformers": "models",
-    "typer": "commands",
     "types-pyyaml": "tests",
     "types-tqdm": "tests",
 }
@@ -172,12 +174,12 @@ def _row(pin: Pin) -> dict[str, object]:
 def named_packages() -> str:
     """Packages that pyproject.toml names."""
     rows = [_row(pin) | {"used for": USED_FOR[pin.name]} for pin in installed() if pin.name in USED_FOR]
-    return markdown(rows, "---")
+    return markdown_table(rows, "---")
 
 
 def other_packages() -> str:
     """Packages that those need."""
-    return markdown([_row(pin) for pin in installed() if pin.name not in USED_FOR], "---")
+    return markdown_table([_row(pin) for pin in installed() if pin.name not in USED_FOR], "---")
 
 
 BLOCKS = (named_packages, other_packages)

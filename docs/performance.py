@@ -5,7 +5,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from run import RESULTS, ROOT, markdown
+from run import RESULTS, ROOT
+
+from tsae.store.markdown import markdown_table
 
 BENCH = ROOT / "results/bench"
 # Stages whose processes load the language model; the others import less than training does or about as much.
@@ -52,7 +54,7 @@ def training_step() -> str:
             if "error" not in row
         ]
         failed = [f"{row['contender']} failed: {row['error']}" for row in of_shape["contenders"] if "error" in row]
-        parts.append("\n\n".join([f"**{in_words(shape)}**", markdown(rows), *failed]))
+        parts.append("\n\n".join([f"**{in_words(shape)}**", markdown_table(rows), *failed]))
     return "\n\n".join(parts)
 
 
@@ -94,7 +96,7 @@ def quality() -> str:
         [
             f"Layer {settings['layer']}, {settings['n_features']} features, k {settings['k']}, {training['tokens']} tokens in "
             f"batches of {training['batch_size']}, learning rate {training['lr']:g} to {training['lr_end']:g}:",
-            markdown(lines),
+            markdown_table(lines),
             *failed,
             beside_the_best(rows),
         ]
@@ -133,7 +135,7 @@ def kernel_ways() -> str:
             }
             for row in of_shape["ways"]
         ]
-        parts.append(f"**{in_words(shape)}**\n\n{markdown(rows)}")
+        parts.append(f"**{in_words(shape)}**\n\n{markdown_table(rows)}")
     return "\n\n".join(parts)
 
 
@@ -149,7 +151,7 @@ def growth() -> str:
             | {str(row[axis]): f"{row['ms']:.1f}" for row in rows if (row["axis"], row["contender"]) == (axis, name)}
             for name in contenders
         ]
-        tables.append(markdown(lines))
+        tables.append(markdown_table(lines))
     return "\n\n".join(tables)
 
 
@@ -167,7 +169,7 @@ def processes() -> str:
     ]
     sharing = bench["sharing"]
     return (
-        f"{markdown(rows)}\n\n{sharing['saes']:.0f} SAEs of one layer and seed, {sharing['steps']:.0f} steps each: "
+        f"{markdown_table(rows)}\n\n{sharing['saes']:.0f} SAEs of one layer and seed, {sharing['steps']:.0f} steps each: "
         f"{sharing['apart_s']:.1f} s in a process each, {sharing['together_s']:.1f} s with two SAEs in a process on one stream "
         f"(ratio {sharing['ratio']:.2f})."
     )
@@ -203,7 +205,7 @@ def stages() -> str:
     )
     size = sum(path.stat().st_size for path in RESULTS.rglob("*") if path.is_file())
     return (
-        f"{markdown(rows)}\n\n"
+        f"{markdown_table(rows)}\n\n"
         f"The environment took {run['environment_s'] / 60:.1f} minutes to set up, the DAG {run['dag_s'] / 60:.1f} minutes from its "
         f"first job to its last file: **{(run['environment_s'] + run['dag_s']) / 60:.0f} minutes** in all. A process of training starts "
         f"in {starts['training']:.1f} s, one that loads the language model in {starts['evaluation']:.1f} s; all starts together are "
@@ -224,7 +226,7 @@ def saes() -> str:
         }
         for row in measured("stages")["saes"]
     ]
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 def rounding() -> str:
@@ -240,7 +242,7 @@ def rounding() -> str:
         }
         for row in measured("rounding")["rows"]
     ]
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 def benchmark_machine() -> str:

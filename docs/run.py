@@ -7,23 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from tsae import config
-from tsae.replicates import estimate, load_sums_of_run, paths_of_sums, sample
-from tsae.selection import Run
-from tsae.table import read_table
+from tsae.claims.replicates import estimate, load_sums_of_run, paths_of_sums, sample
+from tsae.claims.selection import Run
+from tsae.measure.table import read_table
+from tsae.profile import config
 
 ROOT = Path(__file__).parent.parent
 PROFILE = config.load(ROOT / "config/config.yaml")
 RESULTS = ROOT / "results" / PROFILE.profile
 FIGURES = ROOT / "figures" / PROFILE.profile
 BASELINE, TOKENIZED, REMAINDER = PROFILE.headline()
-
-
-def markdown(rows: list[dict[str, object]], others: str = "---:") -> str:
-    """A table from rows that share their keys; all columns but the first are right-aligned, or as `others` says."""
-    header = list(rows[0])
-    lines = [header, ["---", *[others] * (len(header) - 1)], *([str(row[key]) for key in header] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def of_seeds(table: pd.DataFrame, form: str, scale: float = 1.0) -> str:

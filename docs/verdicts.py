@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from tsae.claims import claim_verdicts, statement, verdict_sentence
+from tsae.claims.report import claim_verdicts, statement, verdict_sentence
 
 MARKER = re.compile(r"(<!-- (verdict|sentence) (C\d+) -->)(.*?)(<!-- end -->)", re.DOTALL)
 HOLDING = ("reproduced", "direction holds")

@@ -21,8 +21,8 @@ import pandas as pd
 import torch
 from torch.nn.functional import cosine_similarity
 
-from tsae.explore import open_run
-from tsae.metrics import max_cosine_similarity
+from tsae.measure.explore import open_run
+from tsae.measure.nearest import max_cosine_similarity
 
 run = open_run()
 layer = run.layers[len(run.layers) // 2]

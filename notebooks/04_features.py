@@ -20,7 +20,7 @@
 import pandas as pd
 from IPython.display import HTML, display
 
-from tsae.explore import contexts_html, features_on, open_run
+from tsae.measure.explore import contexts_html, features_on, open_run
 
 run = open_run()
 layer = run.layers[len(run.layers) // 2]
@@ -106,7 +106,7 @@ display(HTML(contexts_html(run, often.head(5))))
 # SAE with the most similar decoder row does.
 
 # %%
-from tsae.metrics import max_cosine_similarity
+from tsae.measure.nearest import max_cosine_similarity
 
 saes = {name: run.sae(subject, layer) for name, subject in (("baseline", run.baseline), ("tokenized", run.tokenized))}
 simple = firing.head(8)

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, cast
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import tiny
+
+pytest.register_assert_rewrite("fixtures")
+
+from fixtures import tiny  # noqa: E402
+
+pytest_plugins = ["fixtures.configuration", "fixtures.corpora", "fixtures.training"]
 
 if TYPE_CHECKING:
-    from evaluation import Evaluated
-    from faults import Fault, Run
-    from test_train import Prepared
+    from fixtures.evaluation import Evaluated
+    from fixtures.faults import Fault, Run
+    from fixtures.training import Prepared
 
 
 @pytest.fixture(scope="session")
@@ -42,13 +47,10 @@ def tiny_llama(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-# The helpers live beside the tests of their module, and are imported when those have been collected.
-
-
 @pytest.fixture(scope="session")
 def prepared(tiny_corpus: Path, tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> "Prepared":
     """The stages up to training, run on the tiny corpus and model."""
-    from test_train import prepare
+    from fixtures.training import prepare
 
     return prepare(tiny_corpus, tiny_gpt2, tmp_path_factory.mktemp("prepared"))
 
@@ -56,7 +58,7 @@ def prepared(tiny_corpus: Path, tiny_gpt2: Path, tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="session")
 def evaluated(prepared: "Prepared") -> "Evaluated":
     """A layer with its ablations and trained SAEs."""
-    from evaluation import open_evaluated
+    from fixtures.evaluation import open_evaluated
 
     return open_evaluated(prepared)
 
@@ -64,7 +66,7 @@ def evaluated(prepared: "Prepared") -> "Evaluated":
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> "Run":
     """The smoke profile from nothing to its end, by `make reproduce`."""
-    from faults import Run
+    from fixtures.faults import Run
 
     run = Run(tmp_path_factory.mktemp("undisturbed"))
     code, output = run.reproduce()
@@ -100,7 +102,7 @@ def key_of(item: pytest.Item) -> str:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if fills_table(item) and (report.when == "call" or not report.passed):
-        from faults import Fault, keep, named
+        from fixtures.faults import Fault, keep, named
 
         assert isinstance(item, pytest.Function)
         refused, test = item.get_closest_marker("refused"), key_of(item)
@@ -129,6 +131,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     ended = options.stash.get(ENDED, {})
     wanted = dict.fromkeys(key_of(item) for item in session.items if fills_table(item))
     if whole and wanted and ended.keys() == wanted.keys():
-        from faults import keep_only
+        from fixtures.faults import keep_only
 
         keep_only(list(wanted))

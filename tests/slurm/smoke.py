@@ -12,18 +12,11 @@ from typing import NamedTuple
 
 import cluster
 import pytest
-import test_workflow
+from fixtures.workflow import copy_project, planned
+
+from tsae.profile.figures import FIGURE_NAMES
 
 # What is asked of a run on one machine is asked of a run on a cluster.
-from test_workflow import (  # noqa: F401
-    test_curves_hold_every_checkpoint_and_stay_out_of_the_result,
-    test_every_claim_has_a_verdict,
-    test_every_figure_is_there,
-    test_every_sae_is_measured,
-    test_notebooks_are_executed,
-    test_results_are_verified,
-    test_the_manifest_names_every_result_with_its_sha256,
-)
 
 # These stay where Snakemake runs: what downloads, what gathers, and what draws.
 LOCAL = {
@@ -36,7 +29,7 @@ LOCAL = {
     "prepare_documents",
     "prepare_model",
     "verify",
-    *test_workflow.FIGURES,
+    *FIGURE_NAMES,
 }
 TIMEOUT_S = 3600
 CPUS = len(os.sched_getaffinity(0))
@@ -59,8 +52,8 @@ signal.signal(signal.SIGTERM, signal.default_int_handler)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("smoke")
-    test_workflow.copy_project(folder)
-    planned = test_workflow.planned(folder)
+    copy_project(folder)
+    expected = planned(folder)
     command = [
         *(sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/slurm"),
         *("--configfile", "config/smoke.yaml", "--cores", str(CPUS)),
@@ -83,7 +76,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         assert done.returncode == 0, (folder / "snakemake.out").read_text()
         listed = cluster.output_of(["squeue", "--noheader", "--states=all", "--format=%T %k"], environment)
     jobs = [(state, comment) for state, comment in map(str.split, listed.splitlines())]
-    return Finished(folder, planned, jobs)
+    return Finished(folder, expected, jobs)
 
 
 @pytest.fixture(scope="module")

@@ -6,24 +6,25 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from tsae import config as configuration
-from tsae import files
-from tsae.config import to_json
-from tsae.costs import costs
-from tsae.ledger import load_ledger
-from tsae.sources import FileCorpus, FolderModel, WheelFile
-from tsae.validation import read_yaml
+from tsae.claims.ledger import load_ledger
+from tsae.plan.costs import costs
+from tsae.profile import config as configuration
+from tsae.profile.config import to_json
+from tsae.profile.figures import FIGURES as NEEDS_OF, caption_of
+from tsae.profile.local import check_local_sources
+from tsae.profile.sources import FileCorpus, FolderModel, WheelFile
+from tsae.profile.validation import read_yaml
 
 CONFIGFILE = ", ".join(map(str, workflow.config_settings.configfiles)) or "config/config.yaml"
 try:
     for path in workflow.configfiles:
         read_yaml(Path(path))
     CONFIG = configuration.parse(config, CONFIGFILE)
-    configuration.check_local_sources(CONFIG)
+    check_local_sources(CONFIG)
     # The authors' SAEs by id; without any, what reads them is not imported.
     RELEASED = {}
     if CONFIG.released is not None:
-        from tsae.released import find_released
+        from tsae.sae.exchange.released import find_released
 
         RELEASED = find_released(CONFIG)
 except ValueError as error:
@@ -34,11 +35,10 @@ HEADLINE = {role: point for role, point in CONFIG.headline()._asdict().items() i
 FIGURES = CONFIG.figures
 WHEEL_FILES = {s.filename: s for s in [CONFIG.model.source, *CONFIG.corpus.sources] if isinstance(s, WheelFile)}
 FORMATS = ["svg", "pdf", "png"]
-COMPATIBILITY = "--compatibility-mode" if CONFIG.model.compatibility_mode else ""
 JOBS = {job.id: job for job in CONFIG.jobs()}
 LAYERS = sorted({job.layer for job in JOBS.values()})
 # The headline SAEs leave checkpoints on the way; the last step is the trained SAE.
-CHECKPOINTS = " ".join(f"--checkpoint {step}" for step in CONFIG.checkpoint_steps()[:-1])
+CHECKPOINTS = CONFIG.checkpoint_steps()[:-1]
 TABLES = [*CONFIG.sweep, "baselines", "curves", *(["released"] if RELEASED else [])]
 # What SAEs and tables are compared with.
 REFERENCES = {
@@ -48,23 +48,8 @@ REFERENCES = {
     "spelling": "<results>/ngrams/spelling.safetensors",
     "embedding": "<results>/unigrams/embedding.safetensors",
 }
-TO_REFERENCES = " ".join(f"--{name.replace('_', '-')} {{input.{name}}}" for name in REFERENCES)
-# The modules that compare with them.
-COMPARISONS_CODE = [
-    "comparisons",
-    "conditional_means",
-    "controls",
-    "counts",
-    "geometry",
-    "lookup",
-    "matches",
-    "ngrams",
-    "scores",
-    "similarity",
-]
 # What is measured of a layer itself; in the ledger these are subjects too.
 LAYER_SUBJECTS = ["unigram-residuals", "conditional-means", "residuals"]
-RELEASED_TABLE = ["<results>/tables/released.csv"] if RELEASED else []
 PHRASES = ["<results>/tables/phrases.csv"] if "encoder" in CONFIG.sweep else []
 # What claims are measured from beside the tables: sums over held-out documents, the same documents for all.
 SUMS = [
@@ -72,27 +57,13 @@ SUMS = [
     *expand("<results>/sums/layer{layer}/{subject}.safetensors", layer=LAYERS, subject=LAYER_SUBJECTS),
     *expand("<results>/sums/curves/{job}.safetensors", job=[job.id for job in CONFIG.jobs("headline")]),
 ]
-LEDGER_CODE = [
-    "ledger",
-    "measures",
-    "pareto",
-    "speedups",
-    "phrase_measure",
-    "replicates",
-    "selection",
-    "sums",
-    "metrics",
-]
-MODEL_CODE = ["models", "products"]
-SAE_CODE = ["sae", "architectures", "kernels", "loops", "products"]
 # Training residuals that are not on disk come from the model.
 STREAMED_FROM = ["<results>/model/source.json"] if CONFIG.streams else []
-STREAMED_CODE = MODEL_CODE if CONFIG.streams else []
 
 # A job that runs the model, trains or evaluates an SAE takes a GPU, or none with `--resources gpu=0`. What it computes on is in
 # no parameter, so that a run is gone on with on another machine.
 GPU = int(CONFIG.compute.gpu and workflow.global_resources.get("gpu").value != 0)
-TF32 = "--tf32" if CONFIG.compute.tf32 else ""
+TF32 = CONFIG.compute.tf32
 SETTINGS = to_json(CONFIG, exclude=["compute"])
 # Of a job that would take all cores: with a GPU it needs few, and other GPUs have jobs too.
 ALL_CORES = 2 if GPU else 16
@@ -137,46 +108,6 @@ NOTEBOOKS = sorted(
 )
 
 
-def code(*modules):
-    """The modules of the package that a stage runs: Snakemake compares them by content, so an edit re-runs the stage.
-
-    Left out are `config` with what it is made of, `sources` and `__main__`, whose effect on a result is in its parameters,
-    `devices`, and `files`.
-    """
-    return [local(f"tsae/{module}.py") for module in dict.fromkeys(modules)]
-
-
-def one_run_at_a_time():
-    """Lock the profile, and what this run fetches for others too, until this process ends, however it does.
-
-    Snakemake's own lock, which the profile in profiles/default turns off, outlives a process that was killed.
-    """
-    fetching = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "fetch"]
-    # One order for all, so that of two runs one has all of them. What a storage holds is fetched to a place of each run's own.
-    to_fetch = sorted(Path(file) for job in fetching for file in job.output if not file.is_storage)
-    try:
-        files.hold(Path(f"results/{CONFIG.profile}"), to_fetch)
-    except (ValueError, OSError) as error:
-        raise WorkflowError(str(error))
-
-
-def no_file_from_the_future():
-    """Correct what a clock that jumped back has left: results, figures, and the files of the project that they depend on."""
-    project = [Path(workflow.basedir, folder) for folder in ("config", "docs", "notebooks", "tsae", "workflow")]
-    mine = [Path(kind, CONFIG.profile) for kind in ("results", "figures")]
-    files.lower_times([*mine, Path("results/sources"), Path("results/tiny"), *project])
-
-
-def wake_when_a_job_ends():
-    """Take away Snakemake's limit on jobs per second where they run on this machine.
-
-    For the limit it looks for jobs to start every second, and once more per second for each job that has ended (9.27). Late in
-    a run of 379 jobs that took half a core.
-    """
-    if not workflow.non_local_exec:
-        workflow.scheduler.job_rate_limiter = None
-
-
 def memory_of(stage):
     """Memory of a stage's jobs [MB]; twice as much at each retry.
 
@@ -211,8 +142,15 @@ def sources_folder(wildcards, input):
 
 
 def job_of(wildcards):
-    """The SAE that the wildcards name."""
+    """The SAE that the wildcards name, one that is trained or one of the authors'."""
+    if "name" in wildcards.keys():
+        return released_of(wildcards).job
     return JOBS[f"layer{wildcards.layer}/{wildcards.point}-s{wildcards.seed}"]
+
+
+def settings_of_job(wildcards):
+    """The same, as commands take it."""
+    return to_json(job_of(wildcards))
 
 
 def saes_of(block):
@@ -220,15 +158,21 @@ def saes_of(block):
     return [job.id for job in CONFIG.jobs(block)]
 
 
-def tables_of(*blocks):
-    """The tables of those blocks that the sweep has."""
-    return [f"<results>/tables/{block}.csv" for block in blocks if block in CONFIG.sweep]
-
-
 def sums_of(*blocks):
     """The sums over held-out documents of the SAEs of those blocks that the sweep has, each once."""
     jobs = dict.fromkeys(job for block in blocks if block in CONFIG.sweep for job in saes_of(block))
     return expand("<results>/sums/{job}.safetensors", job=jobs)
+
+
+def results_of_figure(needs):
+    """The files that a figure is drawn from, of what it needs those that this profile has."""
+    tables = [*needs.required, *(name for name in needs.optional if name in TABLES)]
+    sums = sums_of(*(block for block in needs.sums if block != "curves"))
+    if "curves" in needs.sums:
+        sums += expand("<results>/sums/curves/{job}.safetensors", job=saes_of("headline"))
+    examples = expand("<results>/phrases/{job}.examples.csv", job=saes_of("encoder")) if needs.examples else []
+    files = [{"claims": LEDGER, "published": PUBLISHED}[name] for name in needs.files]
+    return [*expand("<results>/tables/{table}.csv", table=tables), *sums, *examples, *files]
 
 
 def embedding_of_table(wildcards):
@@ -256,45 +200,27 @@ def released_file(wildcards):
     return str(released_of(wildcards).path)
 
 
-def released_job(wildcards):
-    """The authors' SAE that the wildcards name."""
-    return released_of(wildcards).job
-
-
 def unigrams_of_released(wildcards):
     """The unigram residuals that the encoder of one of the authors' SAEs does not see, if it is such a one."""
-    hidden = released_job(wildcards).point.encoder_input == "without_unigram"
+    hidden = job_of(wildcards).point.encoder_input == "without_unigram"
     return "<results>/unigrams/layer{layer}.safetensors" if hidden else []
 
 
-def reading_of_released(wildcards, input):
-    """How one of the authors' files is read if it leaves that open, as arguments of the command."""
-    if "o" in released_of(wildcards).name.letters:
-        return ""
-    reading = f"--without-o {CONFIG.released.without_o} --encoder-input {released_job(wildcards).point.encoder_input}"
-    return f"{reading} --unigrams {input.unigrams}" if input.unigrams else reading
+def encoder_input_of_released(wildcards):
+    """What the encoder of one of the authors' SAEs sees, if its file leaves that open."""
+    return None if "o" in released_of(wildcards).name.letters else job_of(wildcards).point.encoder_input
 
 
 def released_token_bias_reference(wildcards):
     """The checkpoint of the tokenized SAE whose table the features of one of the authors' are compared with."""
-    from tsae.released import token_bias_reference
+    from tsae.sae.exchange.released import token_bias_reference
 
-    return f"<results>/saes/{token_bias_reference(CONFIG, RELEASED, released_job(wildcards)).id}/sae.safetensors"
-
-
-def streamed_from(wildcards, input):
-    """The model that training residuals come from, as arguments of the command, unless they are on disk."""
-    return f"--model {os.path.dirname(str(input.model))}" if CONFIG.streams else ""
-
-
-def streamed_as_trained_on(wildcards, input):
-    """The same, and in the precision that training has them in; all else that such a command computes, it does on the CPU."""
-    return f"{streamed_from(wildcards, input)} {TF32}".strip() if CONFIG.streams else ""
+    return f"<results>/saes/{token_bias_reference(CONFIG, RELEASED, job_of(wildcards)).id}/sae.safetensors"
 
 
 def checkpoints(wildcards):
-    """Which checkpoints the SAE leaves on the way, as arguments of the command."""
-    return CHECKPOINTS if job_of(wildcards) in CONFIG.jobs("headline") else ""
+    """The steps at which the SAE leaves a checkpoint on the way."""
+    return CHECKPOINTS if job_of(wildcards) in CONFIG.jobs("headline") else []
 
 
 def measurements_of(wildcards):

@@ -4,7 +4,7 @@ rule ablate:
         residuals=rules.index_residuals.output.index,
         heldout=rules.tokenize.output.heldout,
         statistics="<results>/residuals/layer{layer}.safetensors",
-        code=code("baselines", "residuals", "shards", "tokens", *MODEL_CODE),
+        code=code("tsae.measure.ablations"),
     output:
         "<results>/ablations/layer{layer}.safetensors",
     log:
@@ -16,14 +16,15 @@ rule ablate:
         mem_mb=memory_of("ablate"),
         gpu=GPU,
     params:
-        settings=to_json(CONFIG.evaluation),
-        compatibility=COMPATIBILITY,
+        **options(
+            "ablate",
+            settings=to_json(CONFIG.evaluation),
+            compatibility_mode=CONFIG.model.compatibility_mode,
+        ),
     message:
         "Measuring the loss with layer {wildcards.layer} intact and ablated"
     shell:
-        "python -m tsae --log {log} ablate --settings {params.settings:q} {params.compatibility}"
-        " --model $(dirname {input.model}) --residuals {input.residuals} --heldout {input.heldout}"
-        " --layer {wildcards.layer} --output {output} --gpus {resources.gpu}"
+        "python -m tsae --log {log} {params.call}"
 
 
 rule measure_baselines:
@@ -32,9 +33,7 @@ rule measure_baselines:
         residuals=rules.index_residuals.output.index,
         heldout=rules.tokenize.output.heldout,
         statistics="<results>/residuals/layer{layer}.safetensors",
-        code=code(
-            "baselines", "metrics", "sums", "residuals", "shards", "tokens", "table", *COMPARISONS_CODE, *SAE_CODE
-        ),
+        code=code("tsae.measure.baselines"),
     output:
         metrics="<results>/baselines/layer{layer}.json",
         sums=expand("<results>/sums/layer{{layer}}/{subject}.safetensors", subject=LAYER_SUBJECTS),
@@ -46,13 +45,14 @@ rule measure_baselines:
     resources:
         mem_mb=memory_of("measure_baselines"),
     params:
-        settings=to_json(CONFIG.evaluation),
+        **options(
+            "measure-baselines",
+            settings=to_json(CONFIG.evaluation),
+        ),
     message:
         "Measuring residuals and tables without an SAE at layer {wildcards.layer}"
     shell:
-        "python -m tsae --log {log} measure-baselines --settings {params.settings:q} --residuals {input.residuals}"
-        f" --heldout {{input.heldout}} {TO_REFERENCES} --layer {{wildcards.layer}}"
-        " --output {output.metrics} --sums-folder $(dirname {output.sums[0]})"
+        "python -m tsae --log {log} {params.call}"
 
 
 rule evaluate:
@@ -65,25 +65,10 @@ rule evaluate:
         heldout=rules.tokenize.output.heldout,
         ablations=rules.ablate.output,
         statistics="<results>/residuals/layer{layer}.safetensors",
-        code=code(
-            "evaluate",
-            "features",
-            "baselines",
-            "metrics",
-            "sums",
-            "models",
-            "residuals",
-            "shards",
-            "tokens",
-            "table",
-            "sweep",
-            "sizes",
-            *COMPARISONS_CODE,
-            *SAE_CODE,
-        ),
+        code=code("tsae.measure.evaluate"),
     output:
         metrics="<results>/metrics/layer{layer}/{point}-s{seed}.json",
-        features="<results>/features/layer{layer}/{point}-s{seed}.parquet",
+        feature_table="<results>/features/layer{layer}/{point}-s{seed}.parquet",
         sums="<results>/sums/layer{layer}/{point}-s{seed}.safetensors",
     log:
         "<logs>/evaluate/layer{layer}/{point}-s{seed}.log",
@@ -94,20 +79,18 @@ rule evaluate:
         mem_mb=memory_of("evaluate"),
         gpu=GPU,
     params:
-        job=lambda wildcards: to_json(job_of(wildcards)),
-        settings=to_json(CONFIG.evaluation),
-        features=to_json(CONFIG.features),
-        min_firings=CONFIG.simple.min_firings,
-        compatibility=COMPATIBILITY,
+        **options(
+            "evaluate",
+            job=settings_of_job,
+            settings=to_json(CONFIG.evaluation),
+            features=to_json(CONFIG.features),
+            min_firings=CONFIG.simple.min_firings,
+            compatibility_mode=CONFIG.model.compatibility_mode,
+        ),
     message:
         "Evaluating {wildcards.point} at layer {wildcards.layer}, seed {wildcards.seed}"
     shell:
-        "python -m tsae --log {log} evaluate --job {params.job:q} --settings {params.settings:q} {params.compatibility}"
-        " --features {params.features:q} --min-firings {params.min_firings} --sae $(dirname {input.sae})"
-        " --token-biases $(dirname {input.token_biases}) --model $(dirname {input.model}) --residuals {input.residuals} --heldout {input.heldout}"
-        f" {TO_REFERENCES}"
-        " --ablations {input.ablations}"
-        " --output {output.metrics} --features-output {output.features} --sums-output {output.sums} --gpus {resources.gpu}"
+        "python -m tsae --log {log} {params.call}"
 
 
 rule measure_curve:
@@ -122,22 +105,7 @@ rule measure_curve:
         baseline=baseline_reference,
         token_biases=token_bias_reference,
         checkpoints=rules.train.output.checkpoints,
-        code=code(
-            "curves",
-            "evaluate",
-            "baselines",
-            "metrics",
-            "sums",
-            "models",
-            "residuals",
-            "shards",
-            "tokens",
-            "table",
-            "sweep",
-            "evolution",
-            *COMPARISONS_CODE,
-            *SAE_CODE,
-        ),
+        code=code("tsae.measure.curves"),
     output:
         metrics="<results>/curves/layer{layer}/{point}-s{seed}.json",
         sums="<results>/sums/curves/layer{layer}/{point}-s{seed}.safetensors",
@@ -150,26 +118,25 @@ rule measure_curve:
         mem_mb=memory_of("measure_curve"),
         gpu=GPU,
     params:
-        job=lambda wildcards: to_json(job_of(wildcards)),
-        settings=to_json(CONFIG.evaluation),
-        curves=to_json(CONFIG.curves),
-        checkpoints=CHECKPOINTS,
-        compatibility=COMPATIBILITY,
+        **options(
+            "measure-curve",
+            job=settings_of_job,
+            settings=to_json(CONFIG.evaluation),
+            curves=to_json(CONFIG.curves),
+            checkpoints=CHECKPOINTS,
+            compatibility_mode=CONFIG.model.compatibility_mode,
+        ),
     message:
         "Measuring the checkpoints of {wildcards.point} at layer {wildcards.layer}, seed {wildcards.seed}"
     shell:
-        "python -m tsae --log {log} measure-curve --job {params.job:q} --settings {params.settings:q}"
-        " --curves {params.curves:q} {params.compatibility} --sae $(dirname {input.sae}) --model $(dirname {input.model})"
-        " --residuals {input.residuals} --heldout {input.heldout} --ablations {input.ablations} {params.checkpoints}"
-        " --unigrams {input.unigrams} --baseline $(dirname {input.baseline}) --token-biases $(dirname {input.token_biases})"
-        " --output {output.metrics} --sums-output {output.sums} --gpus {resources.gpu}"
+        "python -m tsae --log {log} {params.call}"
 
 
 rule find_phrases:
     input:
         model=rules.prepare_model.output,
         train=rules.tokenize.output.train,
-        code=code("phrases", "tokens"),
+        code=code("tsae.phrases.find_phrases"),
     output:
         "<results>/phrases/phrases.json",
     log:
@@ -179,12 +146,14 @@ rule find_phrases:
     resources:
         mem_mb=memory_of("find_phrases"),
     params:
-        settings=to_json(CONFIG.phrases),
+        **options(
+            "find-phrases",
+            settings=to_json(CONFIG.phrases),
+        ),
     message:
         "Finding frequent phrases"
     shell:
-        "python -m tsae --log {log} find-phrases --settings {params.settings:q} --model $(dirname {input.model})"
-        " --train {input.train} --output {output}"
+        "python -m tsae --log {log} {params.call}"
 
 
 rule measure_phrases:
@@ -194,19 +163,7 @@ rule measure_phrases:
         unigrams="<results>/unigrams/layer{layer}.safetensors",
         phrases=rules.find_phrases.output,
         model=STREAMED_FROM,
-        code=code(
-            "coverage",
-            "firings",
-            "phrases",
-            "lookup",
-            "metrics",
-            "residuals",
-            "shards",
-            "table",
-            "sweep",
-            *SAE_CODE,
-            *STREAMED_CODE,
-        ),
+        code=code("tsae.phrases.measure_phrases"),
     output:
         metrics="<results>/phrases/layer{layer}/{point}-s{seed}.json",
         table="<results>/phrases/layer{layer}/{point}-s{seed}.csv",
@@ -220,58 +177,64 @@ rule measure_phrases:
         mem_mb=memory_of("measure_phrases"),
         gpu=GPU if CONFIG.streams else 0,
     params:
-        job=lambda wildcards: to_json(job_of(wildcards)),
-        settings=to_json(CONFIG.phrases),
-        streamed_from=streamed_as_trained_on,
+        **options(
+            "measure-phrases",
+            job=settings_of_job,
+            settings=to_json(CONFIG.phrases),
+            tf32=CONFIG.streams and TF32,
+        ),
     message:
         "Measuring how {wildcards.point} fires on phrases, layer {wildcards.layer}, seed {wildcards.seed}"
     shell:
-        "python -m tsae --log {log} measure-phrases --job {params.job:q} --settings {params.settings:q}"
-        " --sae $(dirname {input.sae}) --residuals {input.residuals} --unigrams {input.unigrams}"
-        " --phrases {input.phrases} --output {output.metrics} --table {output.table} --examples {output.examples}"
-        " {params.streamed_from} --gpus {resources.gpu}"
+        "python -m tsae --log {log} {params.call}"
 
 
 rule collect_phrases:
     input:
         tables=expand("<results>/phrases/{job}.csv", job=saes_of("encoder")),
-        code=code("coverage"),
+        code=code("tsae.phrases.collect_phrases"),
     output:
         "<results>/tables/phrases.csv",
     log:
         "<logs>/collect_phrases.log",
     localrule: True
+    params:
+        **options("collect-phrases"),
     message:
         "Gathering the table phrases"
     shell:
-        "python -m tsae --log {log} collect-phrases --output {output} {input.tables}"
+        "python -m tsae --log {log} {params.call}"
 
 
 rule collect:
     input:
         measurements=measurements_of,
-        code=code("table"),
+        code=code("tsae.measure.table"),
     output:
         "<results>/tables/{table}.csv",
     log:
         "<logs>/collect/{table}.log",
     localrule: True
+    params:
+        **options("collect"),
     message:
         "Gathering the table {wildcards.table}"
     shell:
-        "python -m tsae --log {log} collect --output {output} {input.measurements}"
+        "python -m tsae --log {log} {params.call}"
 
 
 rule collect_all:
     input:
         measurements=all_measurements(),
-        code=code("table"),
+        code=code("tsae.measure.table"),
     output:
         "<results>/metrics.csv",
     log:
         "<logs>/collect_all.log",
     localrule: True
+    params:
+        **options("collect"),
     message:
         "Gathering all measurements of trained SAEs"
     shell:
-        "python -m tsae --log {log} collect --output {output} {input.measurements}"
+        "python -m tsae --log {log} {params.call}"

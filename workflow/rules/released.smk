@@ -2,7 +2,7 @@ rule import_released:
     input:
         file=released_file,
         unigrams=unigrams_of_released,
-        code=code("released", "released_files", "lookup", "sae", "sweep"),
+        code=code("tsae.sae.exchange.released"),
     output:
         "<results>/saes/layer{layer}/released-{name}/config.json",
         sae="<results>/saes/layer{layer}/released-{name}/sae.safetensors",
@@ -12,14 +12,18 @@ rule import_released:
         name=r"[^/]+",
     localrule: True
     params:
-        d_model=CONFIG.model.d_model,
-        vocab_size=CONFIG.model.vocab_size,
-        reading=reading_of_released,
+        **options(
+            "import-released",
+            d_model=CONFIG.model.d_model,
+            vocab_size=CONFIG.model.vocab_size,
+            folder=folder_of_output,
+            without_o=CONFIG.released.without_o if CONFIG.released else None,
+            encoder_input=encoder_input_of_released,
+        ),
     message:
         "Importing the authors' {wildcards.name} at layer {wildcards.layer}"
     shell:
-        "python -m tsae --log {log} import-released --file {input.file:q} --folder $(dirname {output.sae})"
-        " --d-model {params.d_model} --vocab-size {params.vocab_size} {params.reading}"
+        "python -m tsae --log {log} {params.call}"
 
 
 use rule evaluate as evaluate_released with:
@@ -31,7 +35,7 @@ use rule evaluate as evaluate_released with:
         },
     output:
         metrics="<results>/metrics/layer{layer}/released-{name}.json",
-        features="<results>/features/layer{layer}/released-{name}.parquet",
+        feature_table="<results>/features/layer{layer}/released-{name}.parquet",
         sums="<results>/sums/layer{layer}/released-{name}.safetensors",
     log:
         "<logs>/evaluate/layer{layer}/released-{name}.log",
@@ -39,7 +43,5 @@ use rule evaluate as evaluate_released with:
         "<benchmarks>/evaluate/layer{layer}/released-{name}.tsv"
     wildcard_constraints:
         name=r"[^/]+",
-    params:
-        job=lambda wildcards: to_json(released_job(wildcards)),
     message:
         "Evaluating the authors' {wildcards.name} at layer {wildcards.layer}"

@@ -4,7 +4,7 @@ rule measure_claims:
         published=PUBLISHED,
         tables=[*expand("<results>/tables/{table}.csv", table=TABLES), *PHRASES],
         sums=SUMS,
-        code=code("claims", "verdicts", *LEDGER_CODE, "table"),
+        code=code("tsae.claims.run"),
     output:
         csv="<results>/claims.csv",
         markdown="<results>/claims.md",
@@ -13,37 +13,24 @@ rule measure_claims:
         "<logs>/measure_claims.log",
     localrule: True
     params:
-        headline=" ".join(f"--{role} {subject}" for role, subject in HEADLINE.items()),
-        simple_threshold=CONFIG.simple.threshold,
-        bootstrap=CONFIG.evaluation.bootstrap,
-        seed=CONFIG.evaluation.seed,
+        **options(
+            "measure-claims",
+            **HEADLINE,
+            simple_threshold=CONFIG.simple.threshold,
+            bootstrap=CONFIG.evaluation.bootstrap,
+            seed=CONFIG.evaluation.seed,
+        ),
     message:
         "Measuring every claim"
     shell:
-        "python -m tsae --log {log} measure-claims --ledger {input.ledger:q} --published {input.published:q}"
-        " {params.headline} --simple-threshold {params.simple_threshold} --bootstrap {params.bootstrap} --seed {params.seed}"
-        " --output {output.csv} --markdown {output.markdown} --html {output.html} {input.tables} {input.sums}"
+        "python -m tsae --log {log} {params.call}"
 
 
 rule notebook:
     input:
         notebook=lambda wildcards: local(f"notebooks/{wildcards.notebook}.py"),
         results=results_of_notebook,
-        code=code(
-            "explore",
-            "features",
-            "table",
-            "plots",
-            "families",
-            *LEDGER_CODE,
-            "baselines",
-            "sums",
-            "residuals",
-            "shards",
-            "lookup",
-            "tokens",
-            *SAE_CODE,
-        ),
+        code=lambda wildcards: code(Path(local(f"notebooks/{wildcards.notebook}.py"))),
     output:
         ipynb="<results>/notebooks/{notebook}.ipynb",
         html=report("<results>/notebooks/{notebook}.html", caption="../report/notebook.rst", category="Notebooks"),
@@ -76,7 +63,7 @@ rule verify:
         ledger=[LEDGER, PUBLISHED],
         record=local("docs/record.json"),
         tests=local("workflow/verify/test_results.py"),
-        code=code("claims", "verdicts", *LEDGER_CODE, "manifest", "table"),
+        code=code(Path(local("workflow/verify/test_results.py"))),
     output:
         "<results>/verified.txt",
     log:
@@ -103,15 +90,18 @@ rule manifest:
             *expand("<figures>/{figure}.{format}", figure=FIGURES, format=FORMATS),
             *expand("<results>/saes/{job}/sae.safetensors", job=[*JOBS, *RELEASED]),
         ],
-        code=code("manifest"),
+        code=code("tsae.store.manifest"),
     output:
         "<results>/manifest.json",
     log:
         "<logs>/manifest.log",
     localrule: True
     params:
-        settings=SETTINGS,
+        **options(
+            "manifest",
+            settings=SETTINGS,
+        ),
     message:
         "Writing the manifest"
     shell:
-        "python -m tsae --log {log} manifest --settings {params.settings:q} --output {output} {input.results}"
+        "python -m tsae --log {log} {params.call}"

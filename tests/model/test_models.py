@@ -1,0 +1,418 @@
+import json
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from fixtures import tiny
+from fixtures.corpora import refused
+from huggingface_hub import errors
+from huggingface_hub.utils import httpx
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GPTNeoConfig, GPTNeoForCausalLM
+
+from tsae.model.folder import ModelShape, model_shape
+from tsae.model.language_model import LanguageModel, load_model
+from tsae.model.write_model import check_shape, prepare_model
+from tsae.profile.inputs import Model
+from tsae.profile.sources import FolderModel, GgufModel, HubModel
+from tsae.store import files
+from tsae.store.tensors import load_tensors, save_tensors
+
+LAYERS = (3, 0, 1)
+REVISION = "0123456789" * 4
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt_neox(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of Pythia's shape."""
+    folder = tmp_path_factory.mktemp("gpt_neox")
+    tiny.write_gpt_neox(folder, tiny_corpus)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt_neo(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose blocks return tuples."""
+    config = GPTNeoConfig(
+        vocab_size=512,
+        hidden_size=32,
+        num_layers=4,
+        num_heads=4,
+        attention_types=[[["global", "local"], 2]],
+        window_size=8,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    return save_beside_tokenizer(GPTNeoForCausalLM(config), tiny_gpt2, tmp_path_factory.mktemp("gpt_neo"))
+
+
+def save_beside_tokenizer(model: torch.nn.Module, tokenizer: Path, folder: Path) -> Path:
+    model.save_pretrained(folder)  # type: ignore[operator]
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tokenizer / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session", params=["tiny_gpt2", "tiny_llama", "tiny_gpt_neox", "tiny_gpt_neo"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def model(folder: Path) -> LanguageModel:
+    return load_model(folder)
+
+
+@pytest.fixture(scope="session", params=["tiny_gpt2", "tiny_gpt_neox"])
+def compatible_folder(request: pytest.FixtureRequest) -> Path:
+    """A model of a shape that the larger profiles run in compatibility mode."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def compatible(compatible_folder: Path) -> LanguageModel:
+    return load_model(compatible_folder, compatibility_mode=True)
+
+
+@pytest.fixture
+def bare(folder: Path) -> torch.nn.Module:
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+@pytest.fixture
+def ids() -> Tensor:
+    return torch.randint(0, 512, (3, 20), generator=torch.Generator().manual_seed(1))
+
+
+def blocks_of(bare: torch.nn.Module) -> torch.nn.ModuleList:
+    return next(module for module in bare.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == 4)
+
+
+def test_residuals_are_the_bare_models_hidden_states(model: LanguageModel, bare: torch.nn.Module, ids: Tensor) -> None:
+    with torch.no_grad():
+        expected = bare(ids, output_hidden_states=True).hidden_states
+    residuals = model.residuals(ids, LAYERS)
+    assert sorted(residuals) == [0, 1, 3]
+    for layer in LAYERS:
+        torch.testing.assert_close(residuals[layer], expected[layer], rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(residuals[layer], expected[layer + 1], rtol=1e-2)
+
+
+def test_residuals_need_one_pass_that_stops_early(model: LanguageModel, ids: Tensor) -> None:
+    calls = count_block_work(model)
+    model.residuals(ids, (1, 2))
+    assert calls == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("layer", [0, 1, 3])
+def test_logits_from_unchanged_residuals_are_the_models(
+    model: LanguageModel, bare: torch.nn.Module, ids: Tensor, layer: int
+) -> None:
+    with torch.no_grad():
+        expected = bare(ids).logits
+    logits = model.logits_from(model.residuals(ids, [layer])[layer], layer)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_logits_from_changed_residuals_are_the_patched_models(
+    model: LanguageModel, bare: torch.nn.Module, ids: Tensor, layer: int
+) -> None:
+    patched = torch.randn(3, 20, 32, generator=torch.Generator().manual_seed(2))
+
+    def replace(_module: torch.nn.Module, inputs: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        return (patched, *inputs[1:]), kwargs
+
+    blocks_of(bare)[layer].register_forward_pre_hook(replace, with_kwargs=True)
+    with torch.no_grad():
+        expected = bare(ids).logits
+        unpatched = model.logits_from(model.residuals(ids, [layer])[layer], layer)
+    torch.testing.assert_close(model.logits_from(patched, layer), expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(unpatched, expected, atol=0.1)
+
+
+def test_logits_from_does_not_run_the_blocks_below(model: LanguageModel, ids: Tensor) -> None:
+    residual = model.residuals(ids, [2])[2]
+    calls = count_block_work(model)
+    model.logits_from(residual, 2)
+    assert calls == [0, 0, 1, 1]
+    model.residuals(ids, [3])
+    assert calls == [1, 1, 2, 1]
+
+
+def test_blocks_below_run_again_after_an_error(model: LanguageModel, bare: torch.nn.Module, ids: Tensor) -> None:
+    with pytest.raises((RuntimeError, ValueError)):
+        model.logits_from(torch.zeros(3, 20, 7), 2)
+    with torch.no_grad():
+        expected = bare(ids, output_hidden_states=True).hidden_states[2]
+    torch.testing.assert_close(model.residuals(ids, [2])[2], expected, rtol=1e-5, atol=1e-5)
+
+
+def count_block_work(model: LanguageModel) -> list[int]:
+    """Number of times that each block's MLP has run from now on."""
+    calls = [0] * model.n_layers
+    for layer, block in enumerate(model._blocks):
+
+        def count(_module: torch.nn.Module, _inputs: tuple, layer: int = layer) -> None:
+            calls[layer] += 1
+
+        block.mlp.register_forward_pre_hook(count)
+    return calls
+
+
+def test_compatibility_mode_centres_what_writes_to_the_residual(
+    compatible: LanguageModel, compatible_folder: Path, ids: Tensor
+) -> None:
+    residuals = compatible.residuals(ids, (0, 1, 3))
+    bare = AutoModelForCausalLM.from_pretrained(compatible_folder).eval()
+    with torch.no_grad():
+        hidden = bare(ids, output_hidden_states=True).hidden_states
+    for layer, residual in residuals.items():
+        centred = hidden[layer] - hidden[layer].mean(-1, keepdim=True)
+        torch.testing.assert_close(residual, centred, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(residual, hidden[layer], atol=1e-3)
+
+
+def test_compatibility_mode_keeps_next_token_distributions(
+    compatible: LanguageModel, compatible_folder: Path, ids: Tensor
+) -> None:
+    bare = AutoModelForCausalLM.from_pretrained(compatible_folder).eval()
+    with torch.no_grad():
+        expected = bare(ids).logits.log_softmax(-1)
+    logits = compatible.logits_from(compatible.residuals(ids, [2])[2], 2)
+    torch.testing.assert_close(logits.log_softmax(-1), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_shape_needs_no_weights(tmp_path: Path, folder: Path) -> None:
+    shutil.copyfile(folder / "config.json", tmp_path / "config.json")
+    assert model_shape(tmp_path) == ModelShape(n_layers=4, d_model=32, vocab_size=512)
+
+
+def test_a_layer_the_model_does_not_have(model: LanguageModel, ids: Tensor) -> None:
+    with pytest.raises(ValueError, match="layer 4 does not exist; the model has layers 0 to 3"):
+        model.residuals(ids, [1, 4])
+    with pytest.raises(ValueError, match="layer -1 does not exist"):
+        model.logits_from(torch.zeros(1, 2, 32), -1)
+
+
+def test_a_shared_prefix_is_as_if_written_out(model: LanguageModel, ids: Tensor) -> None:
+    check_prefix(model, ids, tolerance=1e-5)
+
+
+def test_a_shared_prefix_is_as_if_written_out_in_compatibility_mode(compatible: LanguageModel, ids: Tensor) -> None:
+    check_prefix(compatible, ids, tolerance=1e-4)
+
+
+def check_prefix(model: LanguageModel, ids: Tensor, tolerance: float) -> None:
+    whole = model.residuals(torch.cat([torch.tensor([[7, 5, 9]]).expand(3, 3), ids], dim=1), LAYERS)
+    behind = model.residuals(ids, LAYERS, prefix=[7, 5, 9])
+    for layer in LAYERS:
+        torch.testing.assert_close(behind[layer], whole[layer][:, 3:], rtol=tolerance, atol=1e-5)
+        assert layer == 0 or not torch.allclose(behind[layer], model.residuals(ids, [layer])[layer], rtol=1e-2)
+
+
+def test_token_ids_of_another_tokenizer(tiny_gpt2: Path) -> None:
+    with pytest.raises(ValueError, match="token ids from 3 to 512"):
+        load_model(tiny_gpt2).residuals(torch.tensor([[3, 512]]), [1])
+
+
+def test_sequences_longer_than_the_model_takes(tiny_gpt2: Path) -> None:
+    with pytest.raises(ValueError, match="sequences of 65 tokens: the model takes at most 64"):
+        load_model(tiny_gpt2).residuals(torch.zeros(1, 65, dtype=torch.int64), [1])
+
+
+def test_size_that_the_configuration_states(tiny_gpt2: Path) -> None:
+    source = FolderModel(kind="folder", path=tiny_gpt2)
+    check_shape(Model(source=source, n_layers=4, d_model=32, vocab_size=512), tiny_gpt2)
+    with pytest.raises(
+        ValueError, match=r"^model\.n_layers is 5, but the model has 4; model\.d_model is 8, but .* 32$"
+    ):
+        check_shape(Model(source=source, n_layers=5, d_model=8, vocab_size=512), tiny_gpt2)
+
+
+def test_missing_model_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"config\.json is missing"):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"config\.json is missing"):
+        model_shape(tmp_path / "nowhere")
+
+
+def test_missing_weights_are_not_made_up(tiny_llama: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_llama, tmp_path / "model")
+    weights = load_tensors(tmp_path / "model" / "model.safetensors")
+    del weights["model.layers.2.mlp.up_proj.weight"]
+    save_tensors(tmp_path / "model" / "model.safetensors", weights)
+    with pytest.raises(ValueError, match=r"layers\.2\.mlp\.up_proj\.weight are missing"):
+        load_model(tmp_path / "model")
+
+
+def test_pickled_weights_are_never_read(tiny_llama: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_llama, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"no \*\.safetensors"):
+        load_model(tmp_path / "model")
+
+
+# --- prepare_model ---------------------------------------------------------------------------------------------------
+
+
+def test_folder_is_copied_with_the_hash_of_every_file(tiny_gpt2: Path, tmp_path: Path) -> None:
+    source = FolderModel(kind="folder", path=tiny_gpt2)
+    prepare_model(source, tmp_path, tmp_path / "model")
+    record = json.loads((tmp_path / "model" / "source.json").read_text())
+    assert record["source"] == {"kind": "folder", "path": str(tiny_gpt2)}
+    names = {path.name for path in (tmp_path / "model").iterdir() if path.suffix != ".sha256"}
+    assert names == {*record["files"], "source.json"} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    for name, sha256 in record["files"].items():
+        assert files.sha256(tiny_gpt2 / name) == sha256
+        assert (tmp_path / "model" / name).read_bytes() == (tiny_gpt2 / name).read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    load_model(tmp_path / "model")
+
+
+def test_an_earlier_models_files_do_not_stay(tiny_gpt2: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    prepare_model(FolderModel(kind="folder", path=tiny_gpt2), tmp_path, tmp_path / "model")
+    (tmp_path / "model" / "model-00001-of-00002.safetensors").touch()
+    prepare_model(FolderModel(kind="folder", path=tiny_llama), tmp_path, tmp_path / "model")
+    record = json.loads((tmp_path / "model" / "source.json").read_text())
+    assert {path.name for path in (tmp_path / "model").iterdir() if path.suffix != ".sha256"} == {
+        *record["files"],
+        "source.json",
+    }
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "llama"
+
+
+def test_an_interrupted_run_leaves_no_source_json(
+    tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_model(FolderModel(kind="folder", path=tiny_gpt2), tmp_path, tmp_path / "model")
+    replace = Path.replace
+
+    def fail_at_weights(self: Path, target: Path) -> Path:
+        if self.name == "model.safetensors":
+            raise OSError("interrupted")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail_at_weights)
+    with pytest.raises(OSError, match="interrupted"):
+        prepare_model(FolderModel(kind="folder", path=tiny_gpt2), tmp_path, tmp_path / "model")
+    assert not (tmp_path / "model" / "source.json").exists()
+    monkeypatch.undo()
+    prepare_model(FolderModel(kind="folder", path=tiny_gpt2), tmp_path, tmp_path / "model")
+    load_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("config.json", r"model\.source\.path: .*config\.json is missing"),
+        ("model.safetensors", r"model\.source\.path: .*no \*\.safetensors"),
+        ("tokenizer.json", r"model\.source\.path: .*no tokenizer"),
+    ],
+)
+def test_incomplete_folder(tiny_gpt2: Path, tmp_path: Path, missing: str, message: str) -> None:
+    shutil.copytree(tiny_gpt2, tmp_path / "given")
+    (tmp_path / "given" / missing).unlink()
+    with pytest.raises(ValueError, match=message):
+        prepare_model(FolderModel(kind="folder", path=tmp_path / "given"), tmp_path, tmp_path / "model")
+    assert list((tmp_path / "model").iterdir()) == []
+
+
+def test_folder_without_one_of_its_weight_files(tiny_gpt2: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_gpt2, tmp_path / "given")
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+    (tmp_path / "given" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"model-2\.safetensors is named in model\.safetensors\.index\.json"):
+        prepare_model(FolderModel(kind="folder", path=tmp_path / "given"), tmp_path, tmp_path / "model")
+
+
+def test_folder_that_is_missing_or_the_output(tiny_gpt2: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model\.source\.path: .*no such folder"):
+        prepare_model(FolderModel(kind="folder", path=tmp_path / "nowhere"), tmp_path, tmp_path / "model")
+    with pytest.raises(ValueError, match=r"model\.source\.path: .* is the folder that the model is to be copied to"):
+        prepare_model(FolderModel(kind="folder", path=tiny_gpt2), tmp_path, tiny_gpt2)
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The local cache of an unreachable hub, with the folder of one model at one commit."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    folder = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / REVISION
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_hub_model_comes_without_pickles(tiny_gpt2: Path, tmp_path: Path, hub_cache: Path) -> None:
+    shutil.copytree(tiny_gpt2, hub_cache, dirs_exist_ok=True)
+    (hub_cache / "pytorch_model.bin").touch()
+    prepare_model(HubModel(kind="huggingface", id="someone/tiny", revision=REVISION), tmp_path, tmp_path / "model")
+    assert not (tmp_path / "model" / "pytorch_model.bin").exists()
+    assert load_model(tmp_path / "model").n_layers == 4
+
+
+def test_hub_model_with_pickles_only(tiny_gpt2: Path, tmp_path: Path, hub_cache: Path) -> None:
+    shutil.copytree(tiny_gpt2, hub_cache, dirs_exist_ok=True)
+    (hub_cache / "model.safetensors").rename(hub_cache / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"model\.source\.id: someone/tiny: no \*\.safetensors"):
+        prepare_model(HubModel(kind="huggingface", id="someone/tiny", revision=REVISION), tmp_path, tmp_path / "model")
+
+
+def test_hub_model_out_of_reach(tmp_path: Path, hub_cache: Path) -> None:
+    with pytest.raises(ValueError, match=r"model\.source\.id: someone/else at .* could not be downloaded"):
+        prepare_model(HubModel(kind="huggingface", id="someone/else", revision=REVISION), tmp_path, tmp_path / "model")
+    with pytest.raises(ValueError, match=r"model\.source\.id: a/b/c at .* the hub has no such model"):
+        prepare_model(HubModel(kind="huggingface", id="a/b/c", revision=REVISION), tmp_path, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            refused(errors.GatedRepoError, 403),
+            "access is gated; accept the terms on its page and log in (`hf auth login`)",
+        ),
+        (
+            refused(errors.RepositoryNotFoundError, 401),
+            "the hub has no such model, or it is private; correct the id or log in",
+        ),
+        (
+            refused(errors.RevisionNotFoundError, 404),
+            "the model has no such commit; correct model.source.revision",
+        ),
+        (
+            errors.LocalEntryNotFoundError("Got: ConnectError: no route to host\nAn error happened"),
+            "could not be downloaded and is not in the local cache (Got: ConnectError: no route to host); connect to the "
+            "network and run again, or copy the model here and use it as `kind: folder`",
+        ),
+        # Neither is an OSError; the second breaks a download off.
+        (httpx.ProxyError("403 Forbidden"), "is not in the local cache (403 Forbidden); connect to the network"),
+        (httpx.ReadError(""), "is not in the local cache (ReadError); connect to the network and run again"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line_with_a_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    source = HubModel(kind="huggingface", id="someone/tiny", revision=REVISION)
+    with pytest.raises(ValueError, match="model") as raised:
+        prepare_model(source, tmp_path, tmp_path / "model")
+    (line,) = str(raised.value).splitlines()
+    assert line.startswith(f"model.source.id: someone/tiny at revision {REVISION}: ") and message in line
+    assert not (tmp_path / "model" / "source.json").exists()
+
+
+def test_gguf_that_is_missing_or_another(tmp_path: Path) -> None:
+    source = GgufModel(
+        kind="wheel-gguf", requirement="a==1", wheel_platform="any", member="a/model.gguf", sha256="0" * 64
+    )
+    with pytest.raises(ValueError, match=r"model\.gguf: the GGUF file of model\.source is missing"):
+        prepare_model(source, tmp_path, tmp_path / "model")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ValueError, match=r"sha256 is .* delete the file"):
+        prepare_model(source, tmp_path, tmp_path / "model")

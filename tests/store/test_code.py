@@ -1,0 +1,97 @@
+"""Which stages an edit of the package makes run again."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from fixtures import ROOT
+
+from tsae.store.code import PACKAGE, digest_of, modules_of, path_of
+
+RULE = re.compile(r"(?ms)^rule (\w+):\n(.*?)(?=^(?:use )?rule |\Z)")
+
+# What has the package's text, its tokens, and so on in it. An edit of one of these modules is one of the results of these rules.
+LAYER_STAGES = {"ablate", "measure_baselines", "evaluate", "measure_curve"}
+SAE_STAGES = {"measure_baselines", "evaluate", "measure_curve", "measure_phrases", "train", "import_released"}
+EDITS = {
+    "tsae.text.corpus": {"prepare_documents"},
+    "tsae.text.documents": {"prepare_documents", "tokenize"},
+    "tsae.text.tokens": LAYER_STAGES | {"tokenize", "cache_residuals", "unigrams", "ngrams", "find_phrases"},
+    "tsae.model.write_model": {"prepare_model"},
+    "tsae.residuals.shards": LAYER_STAGES
+    | {"cache_residuals", "index_residuals", "ngrams", "conditional_means", "train", "measure_phrases"},
+    "tsae.residuals.write_residuals": {"cache_residuals"},
+    "tsae.sae.sae": SAE_STAGES,
+    "tsae.training.optimizers": {"train"},
+    "tsae.training.trainer": {"train"},
+    "tsae.measure.metrics": {"measure_baselines", "evaluate", "measure_curve", "measure_claims"},
+    "tsae.measure.curves": {"measure_curve"},
+    "tsae.claims.ledger": {"measure_claims"},
+    "tsae.store.files": set(),
+    "tsae.profile.config": set(),
+    "tsae.compute.devices": set(),
+    "tsae.plan.plan": set(),
+    "tsae.commands.options": set(),
+}
+
+
+def stages() -> dict[str, list[str]]:
+    """The modules that each rule names; those of figures and of scripts are left out."""
+    found = {}
+    for path in sorted((ROOT / "workflow/rules").glob("*.smk")):
+        if path.stem != "figures":
+            for rule, body in RULE.findall(path.read_text()):
+                if named := re.findall(r"code=code\(((?:\"tsae[\w.]+\"(?:, )?)+)\)", body):
+                    found[rule] = re.findall(r"[\w.]+", named[0])
+    return found
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    return shutil.copytree(PACKAGE, tmp_path / "tsae", ignore=shutil.ignore_patterns("__pycache__"))
+
+
+@pytest.mark.parametrize("module", EDITS)
+def test_an_edit_is_one_of_all_stages_that_use_it_and_of_no_others(package: Path, module: str) -> None:
+    assert len(stages()) == 21
+    before = {rule: digest_of(*named, package=package) for rule, named in stages().items()}
+    edited = path_of(module, package)
+    edited.write_text(edited.read_text() + "\n# edited\n")
+    after = {rule: digest_of(*named, package=package) for rule, named in stages().items()}
+    assert {rule for rule in before if before[rule] != after[rule]} == EDITS[module]
+
+
+def test_shards_and_trainings_are_of_their_own_code(package: Path) -> None:
+    # What a kept shard is compared with has nothing in it of how the cache is written, filled or indexed.
+    names = {path.stem for path in modules_of("tsae.residuals.shards", package=package)}
+    assert names == {"shards", "language_model", "folder", "products"}
+
+
+def test_a_new_import_counts_wherever_it_is_written(package: Path) -> None:
+    (package / "text/new.py").write_text("from tsae.text import corpus\n")
+    edited = package / "training/optimizers.py"
+    edited.write_text(edited.read_text() + "\n\ndef late() -> None:\n    import tsae.text.new\n")
+    found = {path.relative_to(package).as_posix() for path in modules_of("tsae.training.train", package=package)}
+    assert {"text/new.py", "text/corpus.py", "text/wikitext.py"} < found
+
+
+def test_what_only_the_type_checker_reads_does_not_count(package: Path) -> None:
+    (package / "new.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tsae.text.corpus import Position\n"
+    )
+    assert modules_of("tsae.new", package=package) == [package / "new.py"]
+
+
+def test_a_package_is_all_that_is_in_its_folder_and_a_script_is_what_it_imports(package: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("from tsae import phrases\nfrom tsae.measure.counts import EDGES\n")
+    found = {path.relative_to(package).as_posix() for path in modules_of(script, package=package)}
+    assert "measure/counts.py" in found
+    assert {path.relative_to(package).as_posix() for path in (package / "phrases").glob("*.py")} <= found
+    assert "script.py" not in found
+
+
+def test_a_module_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match=r"tsae\.training\.nosuch: there is no such module"):
+        modules_of("tsae.training.nosuch")

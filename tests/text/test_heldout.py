@@ -1,0 +1,109 @@
+"""The choice of held-out documents and pieces, on documents of a token per character."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from tsae.profile.inputs import Tokens
+from tsae.text.documents import Document
+from tsae.text.heldout import TokenizedDocument, hold_out, lengths_of_pieces
+
+
+def settings(n_documents: int, share: float, text: int = 120, seed: int = 0) -> Tokens:
+    """Settings for a split of so many tokens of text."""
+    made = Tokens(
+        n_ctx=4, train=1, heldout=text // 3 * 4, heldout_documents=n_documents, heldout_share=share, seed=seed
+    )
+    assert made.heldout_text == text
+    return made
+
+
+def choose(lengths: Sequence[Sequence[int]], wanted: Tokens) -> dict[int, list[TokenizedDocument]]:
+    """Pieces by source, of documents with these lengths by source, in the order of their places there."""
+    documents = [Document(str(length), "x" * length, source) for source, each in enumerate(lengths) for length in each]
+
+    def read(lines: Sequence[int]) -> Iterator[TokenizedDocument]:
+        for line in lines:
+            yield TokenizedDocument(line, np.arange(len(documents[line].text), dtype=np.int32))
+
+    pieces = hold_out(documents, range(len(documents)), read, wanted)
+    lines = [piece.line for piece in pieces]
+    assert lines == sorted(set(lines))
+    assert sum(len(piece.ids) for piece in pieces) == wanted.heldout_text
+    for piece in pieces:
+        assert 1 <= len(piece.ids) <= wanted.heldout_share * wanted.heldout_text + 1e-9
+        assert (np.diff(piece.ids) == 1).all()
+        assert piece.ids[-1] < len(documents[piece.line].text)
+    return {
+        source: [piece for piece in pieces if documents[piece.line].source == source] for source in range(len(lengths))
+    }
+
+
+def sizes(pieces: Sequence[TokenizedDocument]) -> list[int]:
+    return [len(piece.ids) for piece in pieces]
+
+
+def test_pieces_by_hand() -> None:
+    assert lengths_of_pieces([1, 2, 5, 9], 10) == [1, 2, 4, 3]
+    assert lengths_of_pieces([9, 5, 2, 1], 17) == [9, 5, 2, 1]
+    assert lengths_of_pieces([9, 5, 2, 1], 16) == [8, 5, 2, 1]
+    assert lengths_of_pieces([7, 7, 7], 2) == [1, 1, 0]
+    assert lengths_of_pieces([], 0) == []
+
+
+def test_sources_have_their_share_of_the_corpus() -> None:
+    # 40 documents of 24 tokens and 40 of 8 are 960 and 320 tokens: of 120 held out, 90 and 30, at most 6 of a document.
+    pieces = choose([[24] * 40, [8] * 40], settings(20, 0.05))
+    assert sizes(pieces[0]) == [6] * 15
+    assert sizes(pieces[1]) == [6] * 5
+    assert [piece.line for piece in pieces[1]] == [40, 41, 42, 43, 44]
+
+
+def test_more_documents_mean_shorter_pieces() -> None:
+    # Ten more than needed come from the first source, whose turn is first; its 90 tokens then are of 25 documents.
+    pieces = choose([[24] * 60, [8] * 60], settings(30, 0.05))
+    assert sizes(pieces[0]) == [4] * 15 + [3] * 10
+    assert sizes(pieces[1]) == [6] * 5
+
+
+def test_short_documents_are_held_out_whole() -> None:
+    pieces = choose([[2, 20, 4, 20] * 20], settings(20, 0.1))
+    # With at most 12 of one, 16 documents would do; of 20, none has more than 9.
+    assert sizes(pieces[0]) == [2, 9, 4, 9] * 5
+
+
+def test_a_long_document_is_left_to_training_while_others_suffice() -> None:
+    # At most 6 tokens of one may be held out; of 25 tokens more than three quarters would be lost.
+    pieces = choose([[25, 24] * 40], settings(20, 0.05))
+    assert [piece.line for piece in pieces[0]] == list(range(1, 41, 2))
+    # Where others do not suffice, the shortest of them are taken.
+    pieces = choose([[40, 25] * 20 + [24] * 10], settings(20, 0.05))
+    assert [piece.line for piece in pieces[0]] == [*range(1, 21, 2), *range(40, 50)]
+
+
+def test_half_of_every_source_is_left_to_training() -> None:
+    # The second source has half of the tokens, and 10 documents: 5 of them have 30 of its 60, and the first has the rest.
+    pieces = choose([[4] * 50, [20] * 10], settings(20, 0.05))
+    assert sizes(pieces[1]) == [6] * 5
+    assert sum(sizes(pieces[0])) == 90
+    with pytest.raises(ValueError, match=r"^tokens\.heldout: 160 needs 120 tokens .* at most 6 tokens .*, hold 110; "):
+        choose([[4] * 40, [20] * 10], settings(20, 0.05))
+
+
+def test_documents_of_a_few_tokens_do_not_make_up_the_number() -> None:
+    # The second source has a hundredth of the tokens: 5 documents, or 2, would do; ten times its share of 100 are 10.
+    wanted = settings(100, 0.05, text=6000)
+    with pytest.raises(ValueError, match=r"^tokens\.heldout_documents: 100 .* of the 280 .*, at most 50 can be"):
+        choose([[2970] * 80, [12] * 200], wanted)
+    pieces = choose([[2970] * 190, [30] * 190], wanted)
+    assert sizes(pieces[0]) == [66] * 90
+    assert sizes(pieces[1]) == [6] * 10
+
+
+def test_pieces_lie_anywhere_and_the_seed_says_where() -> None:
+    def starts(seed: int) -> list[int]:
+        return [int(piece.ids[0]) for piece in choose([[20] * 300], settings(100, 0.01, seed=seed, text=600))[0]]
+
+    assert starts(0) == starts(0) != starts(1)
+    assert set(starts(0)) == set(range(15))  # of pieces of 6 tokens in 20: each place from 0 to 14

@@ -1,0 +1,170 @@
+"""What a claim asks for of the tables of a run, declared as data: rows by their metric, subject, settings and layer."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from tsae.measure.metrics import DEFINITIONS
+from tsae.profile.point import SPARSITY, ArchitectureName, EncoderInput, TableName
+from tsae.profile.section import Name, Section
+
+Role = Literal["baseline", "tokenized", "remainder"]
+ROLES: tuple[Role, ...] = get_args(Role)
+TABLES_ALONE = ("unigram-residuals", "conditional-means", "residuals")
+
+
+class NotMeasuredError(Exception):
+    """A profile lacks what a measure needs; the message says what."""
+
+
+class TrainingFailedError(NotMeasuredError):
+    """A measure needs SAEs whose training failed; `saes` names them."""
+
+    def __init__(self, saes: Sequence[str], needed_for: str = ""):
+        super().__init__(f"{', '.join(saes)}{needed_for} failed in training")
+        self.saes = tuple(saes)
+
+
+def number_or(*words: str) -> BeforeValidator:
+    """Accept a number or one of some words, with one message for everything else."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, bool) or not (isinstance(value, int | float) or value in words):
+            raise ValueError(f"expected a number or one of {', '.join(words)}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def suggest(value: str, known: list[str]) -> str:
+    """The known name that was probably meant, as the end of an error message."""
+    close = difflib.get_close_matches(value, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def keep(rows: pd.DataFrame, chosen: "pd.Series[bool] | np.ndarray", otherwise: str) -> pd.DataFrame:
+    """Rows that are chosen.
+
+    Raises:
+        NotMeasuredError: none is; `otherwise` is the message.
+    """
+    rows = rows[chosen]
+    if rows.empty:
+        raise NotMeasuredError(otherwise)
+    return rows
+
+
+def _known_metric(metric: str) -> str:
+    if metric not in DEFINITIONS:
+        raise ValueError(f"unknown metric{suggest(metric, list(DEFINITIONS))}")
+    return metric
+
+
+def _known_subject(subject: str) -> str:
+    known = [*ROLES, *TABLES_ALONE]
+    if subject not in known and not subject.startswith(tuple(f"{name}-" for name in (*SPARSITY, "released"))):
+        raise ValueError(f"unknown subject{suggest(subject, known)}")
+    return subject
+
+
+Metric = Annotated[str, AfterValidator(_known_metric)]
+Subject = Annotated[str, AfterValidator(_known_subject)]
+Extreme = Literal["min", "max"]
+NumberOrExtreme = Annotated[float | Extreme, number_or("min", "max")]
+
+
+class Points(Section):
+    """Points of a sweep by their settings; `min` and `max` are taken at each layer, after everything else is chosen."""
+
+    architecture: ArchitectureName | None = None
+    table: TableName | None = None
+    rows: Literal["unigram", "permuted"] | None = None
+    encoder_input: EncoderInput | None = None
+    start: Literal["centred", "authors"] | None = None
+    centre: float | None = None
+    table_lr: float | None = None
+    budget: NumberOrExtreme | None = None
+    k: NumberOrExtreme | None = None
+    lookup_scale: NumberOrExtreme | None = None
+    expansion: NumberOrExtreme | None = None
+    expansion_at_least: float | None = Field(None, description="Smaller SAEs are left out, for `expansion: min`")
+
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in self
+            if value is not None
+        )
+
+    def among(self, rows: pd.DataFrame, otherwise: str) -> pd.DataFrame:
+        """Rows with these settings, before extremes are taken.
+
+        Raises:
+            NotMeasuredError: there are none; `otherwise` is the message.
+        """
+        for name, value in self:
+            if value is None or value in get_args(Extreme):
+                continue
+            if name == "expansion_at_least":
+                rows = keep(rows, rows["expansion"] >= value, otherwise)
+            elif isinstance(value, float):
+                rows = keep(rows, np.isclose(rows[name].to_numpy(float, na_value=np.nan), value), otherwise)
+            else:
+                rows = keep(rows, rows[name] == value, otherwise)
+        return rows
+
+    def extreme(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Of rows with these settings, those at the extremes that are asked for."""
+        for name, value in self:
+            if value in get_args(Extreme):
+                rows = rows[rows[name] == getattr(rows[name], str(value))()]
+        return rows
+
+
+class Change(Section):
+    """What the second of two selections has otherwise than the first."""
+
+    block: Name | None = Field(None, description="A block of the sweep, or one of the other tables")
+    metric: Metric | None = None
+    subject: Subject | None = Field(
+        None,
+        description="`baseline`, `tokenized` or `remainder`, the headline SAEs, or what else the tables call a subject",
+    )
+    points: Points | None = Field(None, description="In place of a subject: a point by its settings")
+    at: Annotated[float | Literal["min", "max", "simple"], number_or("min", "max", "simple")] | None = Field(
+        None, description="Value of `at`; simple: the threshold of a simple feature"
+    )
+    min_count: int | None = Field(None, ge=0)
+    layer: Annotated[int | Literal["first", "last"], number_or("first", "last")] | None = Field(
+        None, description="One layer; by default all, each by itself"
+    )
+
+    @model_validator(mode="after")
+    def _check_subject(self) -> "Change":
+        if self.subject is not None and self.points is not None:
+            raise ValueError("subject and points exclude each other")
+        return self
+
+
+class Selection(Change):
+    """Rows of a table: one per layer and seed."""
+
+    block: Name = "headline"
+    metric: Metric
+
+    @model_validator(mode="after")
+    def _check_complete(self) -> "Selection":
+        if self.subject is None and self.points is None:
+            raise ValueError("needs a subject, or points")
+        return self
+
+    def changed(self, change: Change) -> "Selection":
+        """The same with another's keys where they are given."""
+        given = {name: value for name, value in change if value is not None}
+        if "points" in given or "subject" in given:
+            given = {"points": None, "subject": None} | given
+        return self.model_copy(update=given)

@@ -1,0 +1,124 @@
+"""Measures: numbers taken from what a run measured, declared as data.
+
+A claim's check says what it measures as a mapping with a `kind`; here each kind is described and computed, layer by layer. Metrics are
+averaged over seeds before anything is computed from them.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from tsae.claims.criteria import Change, NotMeasuredError, Selection, TrainingFailedError
+from tsae.claims.pareto import Pareto, layers_of_pareto, measure_pareto
+from tsae.claims.phrases import Phrases, measure_phrases
+from tsae.claims.replicates import Array, Measured, estimate, sample
+from tsae.claims.selection import Run, layers_of, select, table_of
+from tsae.claims.speedups import EqualLossSpeedUp, SpeedUp, measure_equal_loss_speedup, measure_speedup
+from tsae.measure.metrics import is_share
+from tsae.profile.section import Section
+
+
+class Value(Section):
+    """A metric."""
+
+    kind: Literal["value"]
+    of: Selection
+
+
+class Comparison(Section):
+    """A metric over or less another, on the same documents and seeds where both are over documents and have seeds."""
+
+    kind: Literal["ratio", "difference"]
+    of: Selection
+    to: Change = Field(description="What is divided by or taken away; keys left out are those of `of`")
+    expansions_apart: float = Field(
+        1.0,
+        ge=1,
+        description="The second's expansion must be at least this many times the first's for the check to say something",
+    )
+
+    @property
+    def second(self) -> Selection:
+        """The whole second selection."""
+        return self.of.changed(self.to)
+
+
+Measure = Annotated[
+    Value | Comparison | Pareto | SpeedUp | EqualLossSpeedUp | Phrases,
+    Field(discriminator="kind"),
+]
+
+
+def measure(declared: Measure, run: Run) -> list[Measured]:
+    """Compute a measure at each layer; what cannot be measured says why, once if it is the same everywhere."""
+    try:
+        match declared:
+            case Value():
+                return _by_layer(layers_of(run, declared.of), lambda layer: _value(run, declared, layer))
+            case Comparison():
+                return _by_layer(layers_of(run, declared.of), lambda layer: _compare(run, declared, layer))
+            case Pareto():
+                return _by_layer(layers_of_pareto(run, declared), lambda layer: measure_pareto(run, declared, layer))
+            case SpeedUp():
+                layers = table_of(run, "curves")["layer"].unique()
+                return _by_layer(layers, lambda layer: measure_speedup(run, declared, layer))
+            case EqualLossSpeedUp():
+                layers = table_of(run, declared.block)["layer"].unique()
+                return _by_layer(layers, lambda layer: measure_equal_loss_speedup(run, declared, layer))
+            case Phrases():
+                layers = table_of(run, "encoder")["layer"].unique()
+                return _by_layer(layers, lambda layer: measure_phrases(run, declared, layer))
+    except NotMeasuredError as error:
+        return [_not_measured(error)]
+
+
+def _by_layer(layers: Iterable[int], take: Callable[[int], Measured]) -> list[Measured]:
+    found = []
+    for layer in sorted(int(layer) for layer in layers):
+        try:
+            measured = take(layer)
+        except NotMeasuredError as error:
+            measured = _not_measured(error)
+        found.append(measured if measured.layer else measured._replace(layer=str(layer)))
+    if found[0].missing and len({measured.missing for measured in found}) == 1:
+        return [found[0]._replace(layer="" if len(found) > 1 else found[0].layer)]
+    return found
+
+
+def _not_measured(error: NotMeasuredError) -> Measured:
+    failed = error.saes if isinstance(error, TrainingFailedError) else ()
+    return Measured(math.nan, math.nan, math.nan, missing=str(error), failed=failed)
+
+
+def _value(run: Run, declared: Value, layer: int) -> Measured:
+    measured = estimate(run, lambda values: values, [sample(run, select(run, declared.of, layer))])
+    if is_share(declared.of.metric):
+        return measured._replace(low=max(measured.low, 0.0), high=min(measured.high, 1.0))
+    return measured
+
+
+def _compare(run: Run, declared: Comparison, layer: int) -> Measured:
+    of, to = declared.of, declared.second
+    other = layers_of(run, to)[0] if to.layer is not None else layer
+    first, second = select(run, of, layer), select(run, to, other)
+    if declared.expansions_apart > 1:
+        smaller, larger = first["expansion"].max(), second["expansion"].min()
+        if larger < declared.expansions_apart * smaller:
+            raise NotMeasuredError(f"expansion {larger:g} is not {declared.expansions_apart:g} times {smaller:g}")
+    elif first.index.equals(second.index) and of.block == to.block:
+        raise NotMeasuredError("this profile has nothing to compare with: both selections are the same")
+    samples = [sample(run, rows) for rows in (first, second)]
+    sign = "-" if declared.kind == "difference" else "/"
+    label = f"{layer}" if other == layer else f"{layer} {sign} {other}"
+    if declared.kind == "difference":
+        return estimate(run, lambda a, b: a - b, samples)._replace(layer=label)
+    if samples[1].values.mean() <= 0:
+        raise NotMeasuredError(f"{to.metric} of {to.subject or to.points} is not above zero, so there is no ratio")
+
+    def ratio(a: Any, b: Any) -> Array:
+        return np.where(b > 0, np.divide(a, b), math.inf)
+
+    return estimate(run, ratio, samples, log=True)._replace(layer=label)

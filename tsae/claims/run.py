@@ -1,0 +1,66 @@
+"""The claims of a run: its tables and sums against the ledger, and what came of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tsae.claims.ledger import load_ledger
+from tsae.claims.replicates import load_sums_of_run
+from tsae.claims.report import print_claims, write_claims
+from tsae.claims.selection import Role, Run
+from tsae.measure.table import read_table
+from tsae.profile import config
+
+
+def measure_run(
+    ledger: Path,
+    published: Path,
+    tables: Sequence[Path],
+    sums: Sequence[Path],
+    baseline: str,
+    tokenized: str,
+    simple_threshold: float,
+    bootstrap: int,
+    seed: int,
+    csv: Path,
+    markdown: Path,
+    html: Path,
+    remainder: str | None = None,
+) -> None:
+    """Measure every claim of the ledger, and judge it.
+
+    Args:
+        ledger: what is claimed.
+        published: the authors' numbers that the ledger refers to.
+        tables: tables of the run; each is called after its block.
+        sums: files of sums over held-out documents.
+        baseline: id of the headline baseline.
+        tokenized: id of the headline tokenized SAE in the paper's form.
+        simple_threshold: share of activation mass from which a feature is simple.
+        bootstrap: bootstrap samples.
+        seed: seed of the bootstrap.
+        csv: where the verdicts go, a row per check and layer.
+        markdown: where they go to be read.
+        html: where they go as a page.
+        remainder: id of the headline tokenized SAE whose encoder sees what the table leaves.
+
+    Raises:
+        ValueError: the ledger has a mistake, or a file is missing or damaged.
+    """
+    roles: dict[Role, str] = {"baseline": baseline, "tokenized": tokenized}
+    if remainder is not None:
+        roles["remainder"] = remainder
+    by_block = {path.stem: read_table(path) for path in tables}
+    run = Run(by_block, roles, simple_threshold, load_sums_of_run(sums), bootstrap, seed)
+    write_claims(load_ledger(ledger, published), run, csv, markdown, html)
+
+
+def show_claims(configfile: Path) -> str:
+    """Print the verdicts of a finished run.
+
+    Args:
+        configfile: the profile that was run.
+
+    Raises:
+        ValueError: its claims are not measured yet.
+    """
+    return print_claims(Path("results") / config.load(configfile).profile / "claims.csv")

@@ -1,0 +1,252 @@
+"""The sparse products of an SAE, without a dense (N, F) gradient and without an (M, d) intermediate.
+
+A batch of N tokens has M active features: `features` (M,), token after token, those of token i starting at `offsets[i]`.
+Of a training step only the encoder's product is dense. Everything else touches the active features alone, and each of those
+products is a sum of weighted rows, which is what an embedding bag computes: the decode sums rows of W_dec per token;
+both weight gradients sum rows of a (N, d) matrix per feature, once activations are grouped by feature. Where many features
+are active, as in the first steps of a ReLU, one dense product is faster, and is taken.
+What chooses and groups active features are loops of `loops.py` on a CPU, and PyTorch's operators elsewhere.
+`dense_encode` and `dense_decode` are the readable twins that the tests compare values and gradients with.
+"""
+
+import math
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from tsae.compute import loops
+from tsae.compute.products import product
+
+# Above this share of active features a dense product beats the sum of rows (measured at N = 512, F = 2304, d = 576).
+DENSE_SHARE = 0.1
+# So many pre-activations are computed at a time; only an evaluation of many tokens at once has more.
+BLOCK = 2**26
+
+Select = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Chooses active features from pre-activations, given as a product (N, F) and a bias (F,): `features` (M,), `offsets` (N,).
+
+The sum of both is never written to memory on a CPU, where that takes longer than choosing.
+"""
+
+
+def _looped(x: Tensor) -> bool:
+    """Whether the loops can read a tensor."""
+    return x.is_cpu and x.dtype in (torch.int64, torch.float32, torch.float64)
+
+
+def select_topk(k: int) -> Select:
+    """The k largest pre-activations of every token."""
+
+    def select(products: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        if _looped(products):
+            arrays = products.detach().numpy(), bias.detach().numpy()
+            features = torch.from_numpy(loops.largest(*arrays, k, torch.get_num_threads()))
+        else:
+            features = (products + bias).topk(k, dim=-1, sorted=False).indices
+        return features.flatten(), torch.arange(0, features.numel(), k, device=products.device)
+
+    return select
+
+
+def select_positive(products: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Every pre-activation above zero."""
+    if _looped(products):
+        arrays = products.detach().numpy(), bias.detach().numpy()
+        features, offsets = map(torch.from_numpy, loops.positive(*arrays, torch.get_num_threads()))
+        return features, offsets
+    rows, features = (products + bias > 0).nonzero(as_tuple=True)
+    counts = torch.bincount(rows, minlength=len(products))
+    # A column of a matrix, which the gradient of an embedding bag would read without its stride.
+    return features.contiguous(), torch.cumsum(counts, 0) - counts
+
+
+class Groups(NamedTuple):
+    """The active features of a batch in the order of their feature."""
+
+    slots: Tensor  # (M,) int64: place in the order by token
+    offsets: Tensor  # (F,) int64: where each feature's activations start
+    rows: Tensor  # (M,) int64: the token of each
+
+
+class Indices:
+    """Which M of F features are active at N tokens, token after token.
+
+    What is derived from them is made when it is first asked for, and once: a training step needs it several times.
+    """
+
+    def __init__(self, features: Tensor, offsets: Tensor, n_features: int):
+        """Take the features (M,) int64, and where each token's start (N,) int64."""
+        self.features, self.offsets, self.n_features = features, offsets, n_features
+
+    def __len__(self) -> int:
+        """M."""
+        return len(self.features)
+
+    @property
+    def n_tokens(self) -> int:
+        """N."""
+        return len(self.offsets)
+
+    @property
+    def dense(self) -> bool:
+        """Whether so many are active that a dense product is faster than sums of rows."""
+        return len(self) > DENSE_SHARE * self.n_tokens * self.n_features
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """(M,) int64: the token that each active feature belongs to."""
+        counts = torch.diff(self.offsets, append=self.offsets.new_full((1,), len(self)))
+        return torch.arange(self.n_tokens, device=self.offsets.device).repeat_interleave(counts)
+
+    @cached_property
+    def places(self) -> Tensor:
+        """(M,) int64: where the active features lie in a flattened (N, F) matrix."""
+        return torch.add(self.features, self.rows, alpha=self.n_features)
+
+    @cached_property
+    def groups(self) -> Groups:
+        """The same, sorted by feature."""
+        if _looped(self.features):
+            slots, offsets = map(torch.from_numpy, loops.group(self.features.numpy(), self.n_features))
+        else:
+            counts = torch.bincount(self.features, minlength=self.n_features)
+            slots, offsets = torch.argsort(self.features, stable=True), torch.cumsum(counts, 0) - counts
+        return Groups(slots, offsets, self.rows.index_select(0, slots))
+
+
+def _scatter(values: Tensor, indices: Indices) -> Tensor:
+    shape = indices.n_tokens, indices.n_features
+    return values.new_zeros(math.prod(shape)).index_add_(0, indices.places, values).view(shape)
+
+
+def _sum_tokens_by_feature(matrix: Tensor, weights: Tensor, indices: Indices) -> Tensor:
+    """(F, d): for each feature the sum over its activations of weight (M,) * row of the token in matrix (N, d)."""
+    if indices.dense:
+        return product(_scatter(weights, indices).T, matrix.T)
+    groups = indices.groups
+    per_sample_weights = weights.index_select(0, groups.slots)
+    return F.embedding_bag(groups.rows, matrix, groups.offsets, mode="sum", per_sample_weights=per_sample_weights)
+
+
+def _sum_features_by_token(weights: Tensor, indices: Indices, matrix: Tensor) -> Tensor:
+    """(N, d): for each token the sum over its active features of weight (M,) * row of the feature in matrix (F, d)."""
+    if indices.dense:
+        return product(_scatter(weights, indices), matrix.T)
+    return F.embedding_bag(indices.features, matrix, indices.offsets, mode="sum", per_sample_weights=weights)
+
+
+def _choose(x: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select) -> tuple[Tensor, Indices]:
+    """The active pre-activations (M,), and which they are."""
+    parts, features, offsets, n_active = [], [], [], 0
+    for block in x.split(max(1, BLOCK // len(W_enc))):
+        products = product(block, W_enc)
+        chosen = Indices(*select(products, b_enc), len(W_enc))
+        pre = products.flatten().index_select(0, chosen.places) + b_enc.index_select(0, chosen.features)
+        parts.append(pre)
+        features.append(chosen.features)
+        offsets.append(chosen.offsets + n_active)
+        n_active += len(chosen)
+    if len(parts) == 1:
+        return pre, chosen
+    return torch.cat(parts), Indices(torch.cat(features), torch.cat(offsets), len(W_enc))
+
+
+class _Encode(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None, select: Select, chosen: list[Indices]
+    ) -> Tensor:
+        centred = x if b_dec is None else x - b_dec
+        pre, ctx.indices = _choose(centred, W_enc, b_enc, select)
+        chosen.append(ctx.indices)
+        ctx.save_for_backward(centred, W_enc)
+        return pre
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        centred, W_enc = ctx.saved_tensors
+        for_x, for_W_enc, for_b_enc, for_b_dec, *_ = ctx.needs_input_grad
+        grad = grad.contiguous()
+        grad_x = grad_W_enc = grad_b_enc = grad_b_dec = None
+        if for_x:
+            grad_x = _sum_features_by_token(grad, ctx.indices, W_enc)
+        if for_W_enc:
+            grad_W_enc = _sum_tokens_by_feature(centred, grad, ctx.indices)
+        if for_b_enc or for_b_dec:
+            grad_b_enc = torch.zeros_like(W_enc[:, 0]).index_add_(0, ctx.indices.features, grad)
+        if for_b_dec:
+            # Of the gradients of all tokens b_dec needs the sum alone, which is one product of a vector.
+            grad_b_dec = -(grad_b_enc @ W_enc)
+        return grad_x, grad_W_enc, grad_b_enc, grad_b_dec, None, None
+
+
+class _Decode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, indices: Indices, W_dec: Tensor) -> Tensor:
+        ctx.save_for_backward(values, W_dec)
+        ctx.indices = indices
+        return _sum_features_by_token(values, indices, W_dec)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (values, W_dec), indices = ctx.saved_tensors, ctx.indices
+        grad = grad.contiguous()
+        grad_values = grad_W_dec = None
+        if ctx.needs_input_grad[0]:
+            if indices.dense:
+                grad_values = product(grad, W_dec).flatten().index_select(0, indices.places)
+            else:
+                grad_values = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+                    grad, W_dec, indices.features, indices.offsets, indices.rows, 0
+                )
+        if ctx.needs_input_grad[2]:
+            grad_W_dec = _sum_tokens_by_feature(grad, values, indices)
+        return grad_values, None, grad_W_dec
+
+
+def encode(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select, b_dec: Tensor | None = None
+) -> tuple[Tensor, Indices]:
+    """Choose active features by their pre-activations (x - b_dec) W_enc^T + b_enc.
+
+    Args:
+        x: (N, d) residuals.
+        W_enc: (F, d).
+        b_enc: (F,).
+        select: which features are active.
+        b_dec: (d,); None if x is centred already.
+
+    Returns:
+        The active pre-activations (M,), and which they are.
+    """
+    chosen: list[Indices] = []
+    pre: Tensor = _Encode.apply(x, W_enc, b_enc, b_dec, select, chosen)
+    return pre, chosen[0]
+
+
+def decode(values: Tensor, indices: Indices, W_dec: Tensor) -> Tensor:
+    """Sum the decoder rows of the active features: activations (M,) and W_dec (F, d) give (N, d)."""
+    out: Tensor = _Decode.apply(values, indices, W_dec)
+    return out
+
+
+def dense_encode(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select, b_dec: Tensor | None = None
+) -> tuple[Tensor, Indices]:
+    """Twin of `encode` whose gradients PyTorch derives through dense tensors."""
+    products = (x if b_dec is None else x - b_dec) @ W_enc.T
+    indices = Indices(*select(products.detach(), b_enc.detach()), len(W_enc))
+    return (products + b_enc)[indices.rows, indices.features], indices
+
+
+def dense_decode(values: Tensor, indices: Indices, W_dec: Tensor) -> Tensor:
+    """Twin of `decode` through a dense (N, F) matrix of activations."""
+    acts = values.new_zeros(indices.n_tokens, len(W_dec))
+    return acts.index_put((indices.rows, indices.features), values, accumulate=True) @ W_dec

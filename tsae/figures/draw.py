@@ -1,0 +1,60 @@
+"""One figure, from the results that it needs to its files."""
+
+import importlib
+from pathlib import Path
+
+from tsae.figures.inputs import Drawing, Inputs
+from tsae.figures.style import save
+from tsae.profile.figures import FIGURES
+from tsae.store.arguments import Files
+
+
+def draw(figure: str, inputs: Inputs) -> Drawing:
+    """Draw a figure by its name, with the function `draw` of its module.
+
+    Raises:
+        ValueError: there is no such figure, or it lacks an input.
+    """
+    if figure not in FIGURES:
+        raise ValueError(f"there is no figure {figure!r}; there are: {', '.join(FIGURES)}")
+    if missing := [name for name in FIGURES[figure].required if name not in inputs.tables]:
+        raise ValueError(f"the figure {figure} needs the table {missing[0]}.csv too; name its path")
+    drawing: Drawing = importlib.import_module(f"tsae.figures.{figure}").draw(inputs)
+    return drawing
+
+
+def draw_figure(
+    figure: str,
+    results: Files,
+    *,
+    baseline: str,
+    tokenized: str,
+    remainder: str | None = None,
+    simple_threshold: float,
+    bootstrap: int,
+    seed: int,
+    svg: Path,
+    pdf: Path,
+    png: Path,
+) -> None:
+    """Draw one figure from the results that it needs.
+
+    Args:
+        figure: its name.
+        results: tables, examples of phrases (.csv), sums over documents (.safetensors), claims.yaml and published.yaml.
+        baseline: id of the headline baseline.
+        tokenized: id of the headline tokenized SAE in the paper's form.
+        remainder: id of the headline tokenized SAE whose encoder sees what the table leaves.
+        simple_threshold: share of activation mass from which a feature is simple.
+        bootstrap: bootstrap samples.
+        seed: seed of the bootstrap.
+        svg: where the figure is written, here and below.
+        pdf: the same.
+        png: the same.
+
+    Raises:
+        ValueError: there is no such figure, or an input is missing or damaged.
+    """
+    roles = {"baseline": baseline, "tokenized": tokenized} | ({"remainder": remainder} if remainder else {})
+    drawing = draw(figure, Inputs.read(results, roles, simple_threshold, bootstrap, seed))
+    save(drawing.figure, (svg, pdf, png), *drawing.shown)

@@ -1,0 +1,111 @@
+"""NMSE and CE added against L0, by architecture: baseline, tables, remainder.
+
+Claim C1: at equal sparsity a tokenized SAE reconstructs better, for TopK and for ReLU. Each point is one setting, placed
+by its measured L0 and by its held-out NMSE (above) or CE added (below); lower and further left is better. Architectures
+have a column each; colour, marker and line say what table there is and what the encoder sees: the residual, or, with the
+remainder, what the table leaves. Points are the mean of the seeds, and small dots, where there are several, seeds. Bars,
+across and upright, are the 95% interval of one seed over held-out documents (the mean of the seeds' own). Faint hollow
+markers are the authors' GPT-2 small SAEs at layer 8, read off their published figure, circles without and diamonds with
+a table; their comments have it fixed and their code trains it. Another model, text and budget made them, so compare the
+order of the families rather than the heights. Stars, if the profile has any, are SAEs of the same size that the authors
+released, measured here like the others. An axis is linear instead of logarithmic if some value on it is not positive.
+"""
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from tsae.claims.ledger import load_published
+from tsae.figures.inputs import Drawing, Inputs
+from tsae.figures.style import (
+    COLOURS,
+    MARKERS,
+    PUBLISHED,
+    RELEASED,
+    TABLES,
+    architecture_label,
+    bars,
+    draw_seeds,
+    families_in,
+    grid,
+    key,
+    layers_of,
+    legend_above,
+    log_axis,
+    of_the_same_size,
+    over_seeds,
+    style_of,
+)
+
+NEEDS = {
+    "category": "Reconstruction",
+    "claims": ["C1"],
+    "blocks": {
+        "pareto": {"has": ["table", "baseline"], "by_family": True, "against": ["architecture", "k", "l1"]},
+    },
+    "optional": ["released"],
+    "files": ["published"],
+}
+PANELS = {
+    "nmse": ("NMSE", 1),
+    "ce_added": ("CE added (% of clean CE)", 100),
+}
+SAE = ["subject", "seed"]
+
+
+def draw(inputs: Inputs) -> Drawing:
+    """Two rows of panels for each layer, a column for each architecture, in the order of the sweep."""
+    table = inputs.table("pareto")
+    published = load_published(inputs.file("published"))["pareto"]
+    layers = layers_of(table)
+    architectures = {name: architecture_label(name) for name in table["architecture"].unique()}
+    released = of_the_same_size(inputs.together("released"), table)
+    released = released[released["layer"].isin(layers)]
+
+    fig, panels = grid(len(layers) * len(PANELS), len(architectures), height=2.2, sharey="row")
+    rows = [(layer, metric) for layer in layers for metric in PANELS]
+    for row, (layer, metric) in zip(panels, rows, strict=True):
+        label, scale = PANELS[metric]
+        heights = []
+        for ax, architecture in zip(row, architectures, strict=True):
+            ours, theirs = (t[(t["layer"] == layer) & (t["architecture"] == architecture)] for t in (table, released))
+            drawn = [
+                _draw_family(ax, family, metric, scale, **style_of(name)) for name, family in families_in(ours).items()
+            ]
+            for name, family in families_in(theirs).items():
+                style = style_of(name) | RELEASED | {"label": None, "zorder": 5}
+                drawn.append(_draw_family(ax, family, metric, scale, **style))
+            curves = published[(published["metric"] == metric) & (published["architecture"] == architecture)]
+            for kind, curve in curves.groupby("table"):
+                # Whether their tables were fixed or learned cannot be told.
+                name = TABLES["none" if kind == "none" else "learned"]
+                x, y = list(curve["l0"]), list(curve["value"] * scale)
+                ax.plot(x, y, MARKERS[name], mfc="none", color=COLOURS[name], alpha=0.4, zorder=1)
+                drawn.append((x, y))
+            log_axis(ax, "x", [x for xs, _ in drawn for x in xs])
+            heights += [y for _, ys in drawn for y in ys]
+            ax.set_title(f"layer {layer}, {architectures[architecture]}")
+        log_axis(row[0], "y", heights)
+        row[0].set_ylabel(label)
+    for ax in panels[-1]:
+        ax.set_xlabel("L0 (active features per token)")
+    marks = [key("published (GPT-2, layer 8)", PUBLISHED, ls="", marker="o", mfc="none")]
+    if len(released):
+        marks.append(key("released by the authors", **RELEASED))
+    legend_above(fig, panels[0][0], *marks)
+    return Drawing(fig, (table,))
+
+
+def _draw_family(
+    ax: Axes, family: pd.DataFrame, metric: str, scale: float, **style: Any
+) -> tuple[list[float], list[float]]:
+    """Draw the SAEs of a family by the means of their seeds, and, where several, every seed: what is drawn, as x and y."""
+    x, y = family[family["metric"] == "l0"], family[family["metric"] == metric]
+    l0 = over_seeds(x, "subject").sort_values("value")
+    error = over_seeds(y, "subject").loc[l0.index] * scale
+    ax.errorbar(l0["value"], error["value"], xerr=bars(l0), yerr=bars(error), **style)
+    if family["seed"].nunique() > 1:
+        several = y[y.duplicated("subject", keep=False)].set_index(SAE)["value"]
+        draw_seeds(ax, x.set_index(SAE)["value"].loc[several.index], several * scale)
+    return list(l0["value"]), list(error["value"])

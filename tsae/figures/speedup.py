@@ -1,0 +1,179 @@
+"""How much sooner a tokenized SAE is as good as its baseline: at equal loss, and on one schedule.
+
+Claim C2: a tokenized SAE is as good as its baseline after a fraction of the training. At equal loss, on the left of each
+panel, is the number of tokens of the baseline over that which a tokenized SAE needs to have the baseline's NMSE (a) or CE
+added (b): tokenized SAEs were trained on an eighth, a quarter, half and all of the tokens, each with a whole learning
+rate schedule of its own, and log(metric) is interpolated in log(tokens). On one schedule, as the authors count, is the
+ratio of training steps after which checkpoints of one training each first are as good as the baseline is at its end; the
+tokenized SAE is then judged before its learning rate has fallen. A profile may lack either. Both are on held-out tokens.
+Large markers are of the mean of the seeds, with their 95% interval over held-out documents and seeds, paired; small dots,
+where there are several, are seeds. On the grey line at 1 nothing is gained. A hollow coloured marker is a lower bound: the
+tokenized SAE is as good at its first checkpoint, or with the smallest budget. A cross at the bottom is a tokenized SAE
+that never is; an interval ends where the checkpoints or budgets do. Hollow grey circles are the authors' values for GPT-2
+small and Pythia-1.4B, from their project page, on one schedule and each over its own layers.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.transforms import ScaledTranslation
+
+from tsae.claims.ledger import load_published
+from tsae.claims.replicates import Measured, load_sums_of_run
+from tsae.claims.selection import ROLES, NotMeasuredError, Role, Run
+from tsae.claims.speedups import EqualLossSpeedUp, SpeedUp, measure_equal_loss_speedup, measure_speedup
+from tsae.figures.inputs import Drawing, Inputs
+from tsae.figures.style import (
+    COLOURS,
+    MARKERS,
+    PUBLISHED,
+    SEED,
+    draw_seeds,
+    figure,
+    headline_families,
+    key,
+    layers_of,
+    legend_above,
+    log_axis,
+)
+
+NEEDS = {
+    "category": "Training",
+    "claims": ["C2"],
+    "blocks": {"headline": {}},
+    "optional": ["speed"],
+    "tables": ["curves"],
+    "sums": ["headline", "speed", "curves"],
+    "files": ["published"],
+}
+PANELS = {
+    "nmse": "NMSE",
+    "ce_added": "CE added",
+}
+Count = Callable[[Run, str, Role, int], Measured]
+COUNTS: dict[str, Count] = {
+    "this run,\nequal loss": lambda run, metric, of, layer: measure_equal_loss_speedup(
+        run, EqualLossSpeedUp.model_validate({"kind": "equal_loss_speedup", "metric": metric, "of": of}), layer
+    ),
+    "this run,\none schedule": lambda run, metric, of, layer: measure_speedup(
+        run, SpeedUp.model_validate({"kind": "speedup", "metric": metric, "of": of}), layer
+    ),
+}
+GAP = 0.8  # between groups, in layers
+APART = 0.3  # forms of a tokenized SAE, in layers
+BELOW = 0.03  # where what is never as good stands, of the height
+
+
+class Group(NamedTuple):
+    """Neighbouring places along x, with the layers that are their ticks."""
+
+    title: str
+    xs: list[float]
+    layers: list[int]
+
+
+def draw(inputs: Inputs) -> Drawing:
+    """A panel for each metric."""
+    curves, headline = inputs.table("curves"), inputs.table("headline")
+    published = load_published(inputs.file("published"))["speedup"]
+    run = Run(
+        {"curves": curves, "headline": headline, "speed": inputs.together("speed")},
+        {role: inputs.roles[role] for role in ROLES if role in inputs.roles},
+        simple_threshold=0,
+        sums=load_sums_of_run(inputs.sums),
+        bootstrap=inputs.bootstrap,
+        seed=inputs.seed,
+    )
+    layers, seeds = layers_of(headline), sorted(headline["seed"].dropna().unique())
+    family_of_role = {
+        role: name
+        for name, subject in headline_families(headline, inputs.roles).items()
+        for role in ROLES[1:]
+        if subject == run.roles.get(role)
+    }
+    by_seed = [
+        replace(run, tables={block: t[t["seed"] == seed] for block, t in run.tables.items()}, bootstrap=2)
+        for seed in seeds
+    ]
+
+    fig, axes = figure(len(PANELS), height=2.8, sharey=True)
+    every = [1.0]
+    for ax, (metric, name) in zip(axes, PANELS.items(), strict=True):
+        groups: list[Group] = []
+        for title, count in COUNTS.items():
+            found = _measured(count, run, metric, itertools.product(family_of_role, layers))
+            if not found and "equal" in title:
+                continue  # a profile need not have SAEs with schedules of their own
+            first = groups[-1].xs[-1] + 1 + GAP if groups else 0
+            alone = [_measured(count, one, metric, found) for one in by_seed]
+            every += _draw_group(ax, first, found, alone, family_of_role, layers)
+            groups.append(Group(title, [first + place for place in range(len(layers))], layers))
+        for model, theirs in published[published["metric"] == metric].groupby("model", sort=False):
+            first = groups[-1].xs[-1] + 1 + GAP
+            xs = [first + x for x in range(len(theirs))]
+            ax.plot(xs, theirs["speedup"], "o", mfc="none", color=PUBLISHED)
+            every += list(theirs["speedup"])
+            groups.append(Group(str(model), xs, list(theirs["layer"])))
+        raised = ax.get_xaxis_transform() + ScaledTranslation(0, 4 / 72, fig.dpi_scale_trans)
+        for group in groups:
+            middle = sum(group.xs) / len(group.xs)
+            ax.text(middle, 1, group.title, transform=raised, ha="center", va="bottom", fontsize="x-small")
+        ax.axhline(1, color="0.75", lw=0.8, zorder=0)
+        ax.set_xticks([x for g in groups for x in g.xs], [str(layer) for g in groups for layer in g.layers])
+        ax.tick_params("x", labelsize="x-small")
+        ax.set_xlabel("layer (resid_pre)")
+        ax.set_ylabel(f"speed-up to the baseline's\nfinal {name}")
+    log_axis(axes[0], "y", every)
+    marks = [key(name, COLOURS[name], marker=MARKERS[name], ls="") for name in family_of_role.values()]
+    marks += [key("seed", **SEED), key("published", PUBLISHED, ls="", marker="o", mfc="none")]
+    legend_above(fig, axes[0], *marks, columns=4)
+    return Drawing(fig, (curves,))
+
+
+Found = dict[tuple[Role, int], Measured]  # by role and layer
+
+
+def _measured(count: Count, run: Run, metric: str, wanted: Iterable[tuple[Role, int]]) -> Found:
+    """What a count finds of these roles and layers, where it lacks no SAE."""
+    found: Found = {}
+    for role, layer in wanted:
+        with contextlib.suppress(NotMeasuredError):
+            found[role, layer] = count(run, metric, role, layer)
+    return found
+
+
+def _draw_group(
+    ax: Axes, first: float, found: Found, alone: Sequence[Found], family_of_role: Mapping[Role, str], layers: list[int]
+) -> list[float]:
+    """Draw what a count finds from `first` along x, over all seeds and for each one alone: the heights."""
+    heights: list[float] = []
+    shown = [role for role in family_of_role if any(of == role for of, _ in found)]
+    for (role, layer), one in found.items():
+        x = first + layers.index(layer) + APART * (shown.index(role) - (len(shown) - 1) / 2)
+        of_seeds = [of[role, layer] for of in alone if (role, layer) in of]
+        family = family_of_role[role]
+        heights += _draw_speedup(ax, x, one, of_seeds if len(of_seeds) > 1 else [], COLOURS[family], MARKERS[family])
+    return heights
+
+
+def _draw_speedup(
+    ax: Axes, x: float, found: Measured, of_seeds: Sequence[Measured], colour: str, marker: str
+) -> list[float]:
+    """Draw a speed-up, with its interval as far as it can be told, and those of single seeds: the heights."""
+    heights: list[float] = []
+    low, value, high = (min(max(v, found.ends[0]), found.ends[1]) for v in (found.low, found.value, found.high))
+    if found.value == 0:
+        ax.plot(x, BELOW, "x", color=colour, transform=ax.get_xaxis_transform())
+    else:
+        style: dict[str, Any] = {"color": colour, "marker": marker} | (
+            {"mfc": "none"} if found.value > found.ends[1] else {}
+        )
+        ax.errorbar(x, value, yerr=[[value - low], [high - value]], **style)
+        heights.append(value)
+    there = [min(one.value, one.ends[1]) for one in of_seeds if one.value > 0]
+    draw_seeds(ax, [x] * len(there), there)
+    return heights + there

@@ -1,0 +1,63 @@
+"""How close a residual stays to its token's unigram residual, by length of n-gram and of context.
+
+Claim C12: a residual keeps a large component along its token's unigram residual, and less of it with depth and in
+longer n-grams. Solid lines are the cosine similarity between a residual and the unigram residual of its own token, one
+line per layer. Where the run has them (a), the residuals are those of common n-grams by themselves, of so many tokens,
+and lines are medians. Otherwise the residuals are of held-out text, and lines are means, against the number of tokens up
+to and including the residual's own, BOS not counted: a point at 8 stands for lengths 5 to 8. Dashed lines are the floor:
+the same with the unigram residual of another token, since residuals share a large mean. The first token behind BOS is an
+attention sink in some models, and unlike all others. Bars are 95% intervals, over n-grams as if these were independent,
+and over held-out documents. The distance between a solid line and the dashed line of its colour is what the token alone
+says about the residual.
+"""
+
+from tsae.figures.inputs import Drawing, Inputs
+from tsae.figures.style import (
+    bars,
+    figure,
+    key,
+    layers_of,
+    legend_above,
+    log2_ticks,
+    name_layer_colours,
+    over_seeds,
+    pick,
+    start_at_zero,
+)
+
+NEEDS = {"category": "Token subspaces", "claims": ["C12"], "tables": ["baselines"]}
+PANELS = {
+    "ngram": ("common n-grams", "tokens of the n-gram"),
+    "residual": ("held-out text", "context length (tokens, upper edge of a bin)"),
+}
+LINES = {"unigram": "-", "other": "--"}
+
+
+def draw(inputs: Inputs) -> Drawing:
+    """A panel for n-grams, if the run has them, and one for held-out text."""
+    table = inputs.table("baselines")
+    # A table of an older run has no n-grams.
+    shown = [name for name in PANELS if name == "residual" or (table["metric"] == f"{name}_unigram_cosine").any()]
+
+    fig, axes = figure(len(shown), height=2.8, sharey=True)
+    for ax, name in zip(axes, shown, strict=True):
+        title, label = PANELS[name]
+        for other, style in LINES.items():
+            rows = pick(table, "residuals", f"{name}_{other}_cosine")
+            for layer, colour in name_layer_colours(layers_of(rows)).items():
+                curve = over_seeds(rows[rows["layer"] == layer], "at")
+                of_layer = f"layer {layer}" if style == "-" else None
+                ax.errorbar(
+                    curve.index, curve["value"], yerr=bars(curve), fmt=f"o{style}", color=colour, label=of_layer
+                )
+        if name == "residual":
+            log2_ticks(ax, rows["at"])
+        else:
+            ax.set_xticks(sorted(rows["at"].unique()))
+        ax.set_xlabel(label)
+        ax.set_title(title)
+        start_at_zero(ax)
+        ax.set_ylim(top=1)
+    axes[0].set_ylabel("cosine similarity of a residual\nto a unigram residual")
+    legend_above(fig, axes[0], key("its own token"), key("another token", linestyle="--"), columns=5)
+    return Drawing(fig)

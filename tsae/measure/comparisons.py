@@ -1,0 +1,123 @@
+"""What an SAE is compared with beside its residuals: files of its layer and of the vocabulary, made once for all SAEs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+
+from tsae.measure.controls import compare_with_controls
+from tsae.measure.geometry import measure_inheritance, measure_neighbours, measure_table
+from tsae.measure.matches import measure_matches
+from tsae.measure.measurement import Measurement
+from tsae.measure.scores import measure_ranks, measure_relative_scores
+from tsae.measure.similarity import measure_feature_similarity
+from tsae.measure.sums import DocumentSums
+from tsae.profile.evaluation import Evaluation
+from tsae.residuals.conditional_means import ConditionalMeans, load_conditional_means
+from tsae.residuals.ngrams import NgramResiduals, load_ngrams, load_spelling
+from tsae.residuals.unigrams import load_embedding, load_unigrams
+from tsae.sae.sae import SAE
+
+if TYPE_CHECKING:
+    from tsae.measure.sequences import Sequences
+
+
+class References(NamedTuple):
+    """The files; the first three are of one layer."""
+
+    unigrams: Path
+    """Unigram residuals of the layer."""
+    conditional_means: Path
+    """Mean training residual of every token at the layer."""
+    ngrams: Path
+    """Residuals of common n-grams at the layer."""
+    spelling: Path
+    """Which tokens are spelt alike."""
+    embedding: Path
+    """The model's embedding."""
+
+    def load(self) -> "Loaded":
+        """Read them.
+
+        Raises:
+            ValueError: one is missing, damaged, or holds something else.
+        """
+        return Loaded(
+            load_unigrams(self.unigrams),
+            load_conditional_means(self.conditional_means),
+            load_ngrams(self.ngrams),
+            load_spelling(self.spelling),
+            load_embedding(self.embedding),
+        )
+
+
+class Loaded(NamedTuple):
+    """What the files hold."""
+
+    unigrams: Tensor
+    """(V, d) unigram residuals."""
+    means: ConditionalMeans
+    """Mean training residuals."""
+    ngrams: NgramResiduals
+    """Common n-grams."""
+    spelling: Tensor
+    """(V,) int64, the same number for tokens that differ only by a leading space or by case."""
+    embedding: Tensor
+    """(V, e) the model's embedding."""
+
+
+def compare_features(
+    W_dec: Tensor, alive: Tensor, known: Loaded, counts: Tensor, settings: Evaluation
+) -> list[Measurement]:
+    """Compare decoder rows (F, d) with controls (C5), and with what is common (C11).
+
+    Args:
+        W_dec: decoder rows.
+        alive: (F,) whether they fire on held-out tokens.
+        known: what they are compared with.
+        counts: (V,) how often each token was seen in training.
+        settings: how to evaluate.
+    """
+    controls = compare_with_controls(W_dec, alive, known.means, counts, settings)
+    return [
+        *(m for c in controls for m in measure_feature_similarity(c.name, c.similar, c.alive, settings)),
+        *measure_matches(W_dec, alive, known.ngrams, known.unigrams, settings),
+    ]
+
+
+def compare_table(
+    sae: SAE, known: Loaded, counts: Tensor, sequences: "Sequences", settings: Evaluation, sums: DocumentSums
+) -> list[Measurement]:
+    """Measure the token-biases of an SAE: where they lie (C7, C8), and what they say as features.
+
+    Args:
+        sae: the SAE; a baseline, or one whose table is all zeros, has none.
+        known: what they are compared with.
+        counts: (V,) how often each token was seen in training.
+        sequences: held-out sequences.
+        settings: how to evaluate.
+        sums: where sums over held-out tokens go.
+    """
+    table = sae.W_lookup
+    if table is None or not table.any():
+        return []
+    measure_relative_scores(table, known.unigrams, sequences, sums)
+    others = {"embedding": known.embedding, "unigram": known.unigrams}
+    return [
+        *measure_table(table, known.unigrams, counts, settings),
+        *measure_inheritance("token_bias", table, others, known.spelling, counts, settings),
+        *measure_ranks("token_bias", table, known.means.mean, sequences, settings, sums),
+    ]
+
+
+def compare_unigrams(
+    known: Loaded, counts: Tensor, sequences: "Sequences", settings: Evaluation, sums: DocumentSums
+) -> list[Measurement]:
+    """Measure the unigram residuals as `compare_table` does token-biases, which start there; arguments as there."""
+    unigrams, spelling = known.unigrams, known.spelling
+    return [
+        *measure_neighbours(unigrams, counts, settings),
+        *measure_inheritance("unigram", unigrams, {"embedding": known.embedding}, spelling, counts, settings),
+        *measure_inheritance("embedding", known.embedding, {}, spelling, counts, settings),
+        *measure_ranks("unigram", unigrams, known.means.mean, sequences, settings, sums),
+    ]

@@ -1,0 +1,137 @@
+"""Evaluation of one SAE on held-out tokens."""
+
+from pathlib import Path
+
+import torch
+
+from tsae.compute.devices import Float32Device
+from tsae.measure.ablations import load_ablations
+from tsae.measure.comparisons import References, compare_features, compare_table
+from tsae.measure.dead import measure_dead_in_training, measure_dead_on_heldout, measure_offset, measure_start
+from tsae.measure.features import Firings, feature_statistics, simple_shares, write_features
+from tsae.measure.loss import measure_loss
+from tsae.measure.measurement import Measurement, failure
+from tsae.measure.metrics import THRESHOLDS
+from tsae.measure.reconstruction import measure_reconstruction
+from tsae.measure.sequences import load_sequences, spread
+from tsae.measure.similarity import Similar, measure_feature_similarity, most_similar_rows
+from tsae.measure.sizes import measure_size
+from tsae.measure.sums import DocumentSums
+from tsae.measure.table import write_measurements
+from tsae.measure.tables import last_token_detection, table_fvu
+from tsae.model.language_model import load_model
+from tsae.profile.evaluation import Evaluation, Features
+from tsae.profile.sweep import Job
+from tsae.residuals.conditional_means import fit_table
+from tsae.residuals.read import open_residuals
+from tsae.sae.checkpoint import check_fits, load, load_last_fired
+from tsae.store.arguments import Folder
+
+SEEN = 1  # feature statistics name the most similar row among tokens seen in training
+
+
+def evaluate(
+    job: Job,
+    sae: Folder,
+    token_biases: Folder,
+    model: Folder,
+    residuals: Path,
+    heldout: Path,
+    references: References,
+    ablations: Path,
+    settings: Evaluation,
+    features: Features,
+    min_firings: int,
+    compatibility_mode: bool,
+    metrics: Path,
+    feature_table: Path,
+    sums: Path,
+    device: Float32Device = "cpu",
+) -> list[Measurement]:
+    """Evaluate one SAE on held-out tokens.
+
+    Args:
+        job: layer, point of the sweep and seed.
+        sae: checkpoint.
+        token_biases: checkpoint of the tokenized SAE whose table the features are compared with.
+        model: the language model.
+        residuals: index of the residual cache.
+        heldout: the held-out split, for its documents.
+        references: what the SAE is compared with.
+        ablations: losses of the layer without an SAE.
+        settings: how to evaluate.
+        features: which statistics of features to write.
+        min_firings: features that fire less often are not judged simple or not.
+        compatibility_mode: fold layer norms and centre residual-writing weights.
+        metrics: where the measurements go.
+        feature_table: where the statistics of features go.
+        sums: where the sums of metrics over held-out tokens go; of an SAE whose training was stopped, none.
+        device: where to compute.
+
+    Returns:
+        The measurements.
+
+    Raises:
+        ValueError: the checkpoint of the table is of a baseline, or an SAE is of another model than the residuals.
+    """
+    trained, reference = load(sae).to(device), load(token_biases)
+    if reference.W_lookup is None:
+        raise ValueError(f"{token_biases}: evaluation.token_biases names a baseline; it has no token-biases")
+    layer = trained.metadata["layer"]
+    cache = open_residuals(residuals, "heldout", layer)
+    check_fits(trained, sae, cache.d_model, cache.vocab_size)
+    check_fits(reference, token_biases, cache.d_model, cache.vocab_size)
+    sequences, known = load_sequences(cache, heldout), references.load()
+    by_document, firings = DocumentSums(sequences.documents), list[Firings]()
+    counts = open_residuals(residuals, "train", layer).token_counts(len(known.unigrams))
+    fired = measure_reconstruction(trained, sequences, settings, by_document, firings, counts)
+    tables = {"token_bias": reference.W_lookup, "unigram": known.unigrams}
+    if failure(reference.metadata):
+        del tables["token_bias"]  # its table is not trained
+    similar = {
+        name: most_similar_rows(trained.W_dec, table, counts, {*settings.min_counts, SEEN})
+        for name, table in tables.items()
+    }
+    not_compared = Similar(
+        torch.full((trained.n_features,), torch.nan), torch.zeros(trained.n_features, dtype=torch.int64)
+    )
+    statistics = feature_statistics(
+        trained.n_features,
+        firings,
+        sequences,
+        nearest_unigrams=similar["unigram"][SEEN],
+        nearest_token_biases=similar.get("token_bias", {SEEN: not_compared})[SEEN],
+        settings=features,
+    )
+    write_features(feature_table, statistics)
+    if stopped := failure(trained.metadata):
+        DocumentSums(sequences.documents).save(sums)
+        write_measurements(metrics, job.labels, {job.subject: stopped})
+        return stopped
+    # Of an SAE that was trained elsewhere it is not known when its features fired.
+    trained_here = "tokens_trained" in trained.metadata
+    rows = [
+        measure_dead_on_heldout(fired, settings),
+        *measure_start(trained),
+        *measure_offset(trained, sae, sequences),
+        *(measure_dead_in_training(trained, load_last_fired(sae), settings) if trained_here else ()),
+        *(m for name in similar for m in measure_feature_similarity(name, similar[name], fired > 0, settings)),
+        *simple_shares(statistics, min_firings, THRESHOLDS, settings.bootstrap, settings.seed),
+        *compare_features(trained.W_dec, fired > 0, known, counts, settings),
+        *compare_table(trained, known, counts, sequences, settings, by_document),
+        *measure_size(trained, by_document.ratio("l0").value, known.embedding.shape[1]),
+    ]
+    if trained.W_lookup is not None:
+        last_token_detection(sequences, trained.W_lookup, settings, by_document)
+        scale, fitted = fit_table(trained.W_lookup.cpu(), known.means, counts)
+        table_fvu(sequences, fitted, known.means.mean, by_document, "table_fvu_fitted")
+        rows.append(Measurement("table_scale", scale))
+    del reference, known, tables, similar, firings
+    language_model = load_model(model, compatibility_mode, device)
+    scored = spread(sequences, settings.ce_sequences)
+    with torch.inference_mode():
+        measure_loss(trained, language_model, scored, load_ablations(ablations, scored), layer, settings, by_document)
+    by_document.save(sums)
+    measured = [*by_document.measure(settings.bootstrap, settings.seed), *rows]
+    write_measurements(metrics, job.labels, {job.subject: measured})
+    return measured

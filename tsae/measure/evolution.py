@@ -1,0 +1,105 @@
+"""How features and token-biases come to resemble one another in training (C5).
+
+The authors say that evolving the token-biases by training makes a baseline's features more similar to them. So on the way of a tokenized
+SAE the features are those of the trained baseline, and only the token-biases change; they start at the unigram residuals. On the
+way of the baseline its own features change, and are compared with the trained token-biases and with the unigram residuals.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from tsae.measure.measurement import Measurement, failure
+from tsae.measure.similarity import in_band, most_similar_rows
+from tsae.measure.statistics import median, share
+from tsae.profile.evaluation import Evaluation
+from tsae.residuals.read import ResidualCache
+from tsae.residuals.unigrams import load_unigrams
+from tsae.sae.checkpoint import check_fits, load
+from tsae.sae.sae import SAE
+from tsae.store.arguments import Folder
+
+
+class Trained(NamedTuple):
+    """What checkpoints of a layer are compared with, over the n tokens seen in training."""
+
+    W_dec: Tensor | None
+    """(F, d) decoder rows of the trained baseline; None if its training was stopped."""
+    token_biases: Tensor | None
+    """(n, d) of the trained tokenized SAE; None if its training was stopped."""
+    unigrams: Tensor
+    """(n, d) unigram residuals."""
+    tokens: Tensor
+    """(n,) int64, the tokens."""
+    counts: Tensor
+    """(n,) int64, how often each was seen."""
+
+
+class TrainedPaths(NamedTuple):
+    """Where that lies."""
+
+    baseline: Folder
+    """Checkpoint of the trained baseline."""
+    token_biases: Folder
+    """Checkpoint of the trained tokenized SAE."""
+    unigrams: Path
+    """Unigram residuals of the layer."""
+
+    def load(self, cache: ResidualCache, device: torch.device | str) -> Trained:
+        """Read it, for a layer whose training residuals are in a cache, to compute on a device.
+
+        Raises:
+            ValueError: a file is missing or damaged, or of another model.
+        """
+        counts = cache.token_counts(cache.vocab_size)
+        seen = counts.nonzero().flatten()
+        trained: list[SAE | None] = []
+        for folder in (self.baseline, self.token_biases):
+            sae = load(folder)
+            check_fits(sae, folder, cache.d_model, cache.vocab_size)
+            trained.append(None if failure(sae.metadata) else sae)
+        baseline, tokenized = trained
+        biases = None if tokenized is None else tokenized.W_lookup
+        return Trained(
+            None if baseline is None else baseline.W_dec.to(device),
+            None if biases is None else biases[seen].to(device),
+            load_unigrams(self.unigrams)[seen].to(device),
+            seen.to(device),
+            counts[seen].to(device),
+        )
+
+
+def measure_checkpoint(sae: SAE, trained: Trained, settings: Evaluation) -> list[Measurement]:
+    """Measure one checkpoint, over tokens seen in training at least `min_count` times, where that is not 0.
+
+    `feature_token_bias_similar` and `feature_unigram_similar` are as in an evaluation, but of the features and the tables that the
+    module names; the latter is of baselines alone, since of a tokenized SAE nothing in it changes. `token_bias_unigram_cosine` is
+    of tokenized SAEs.
+
+    Features are a seeded sample of `settings.similarity_rows`, the same at every checkpoint.
+    """
+    min_counts = [at for at in settings.min_counts if at > 0]
+    features: Tensor | None = sae.W_dec
+    tables = {"token_bias": trained.token_biases, "unigram": trained.unigrams}
+    rows = []
+    if sae.W_lookup is not None:
+        biases = sae.W_lookup[trained.tokens]
+        features, tables = trained.W_dec, {"token_bias": biases}
+        own = cosine_similarity(biases, trained.unigrams, dim=1)
+        rows += [
+            median("token_bias_unigram_cosine", own[trained.counts >= at], at)
+            for at in min_counts
+            if (trained.counts >= at).any()
+        ]
+    for name, table in tables.items():
+        if features is None or table is None:
+            continue
+        order = torch.randperm(len(features), generator=torch.Generator().manual_seed(settings.seed))
+        sample = features[order[: settings.similarity_rows].to(features.device)]
+        for at, similar in most_similar_rows(sample, table, trained.counts, min_counts).items():
+            hits = in_band(similar.cosine)
+            rows.append(share(f"feature_{name}_similar", hits, settings.bootstrap, settings.seed, min_count=at))
+    return rows

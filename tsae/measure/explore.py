@@ -1,0 +1,186 @@
+"""What notebooks need to look into a finished run: its tables, SAEs and tokens, and contexts to be read."""
+
+import html
+import os
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from tsae.measure.features import read_features
+from tsae.measure.sequences import Sequences, load_sequences
+from tsae.measure.table import read_table
+from tsae.residuals.read import ResidualCache, open_residuals
+from tsae.residuals.unigrams import load_unigrams
+from tsae.sae.checkpoint import load
+from tsae.sae.sae import SAE
+from tsae.store.files import check
+
+PLACES = ("results/embedded", "../results/embedded")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The results of one profile; made by `open_run`."""
+
+    results: Path
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table: of a block of the sweep, `baselines` or `curves`.
+
+        Raises:
+            ValueError: the run has no such table.
+        """
+        path = self.results / f"tables/{name}.csv"
+        if not path.is_file():
+            raise ValueError(f"{path} is missing; run: snakemake --cores all {path}")
+        return read_table(path)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        # Its progress bars ask for a notebook extension that nothing here needs.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        from tsae.text.tokens import load_tokenizer
+
+        return load_tokenizer(self.results / "model")
+
+    @cached_property
+    def baseline(self) -> str:
+        """Id of the baseline that is compared everywhere: `$TSAE_BASELINE`, else the first one of the headline."""
+        table = self.table("headline")
+        return os.environ.get("TSAE_BASELINE") or str(table.loc[table["table"] == "none", "subject"].iloc[0])
+
+    @cached_property
+    def tokenized(self) -> str:
+        """Id of the tokenized SAE that is compared everywhere: `$TSAE_TOKENIZED`, else the first one of the headline."""
+        table = self.table("headline")
+        return os.environ.get("TSAE_TOKENIZED") or str(table.loc[table["table"] != "none", "subject"].iloc[0])
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """Layers at which SAEs were trained."""
+        return sorted(int(layer) for layer in self.table("headline")["layer"].unique())
+
+    @cached_property
+    def seed(self) -> int:
+        """The lowest seed."""
+        return int(self.table("headline")["seed"].min())
+
+    def folder(self, subject: str, layer: int) -> Path:
+        """Folder of a trained SAE of the lowest seed; a warning says so if it is of the headline and its training failed."""
+        failed = self.table("headline").query("metric == 'failed'")
+        failed = failed[(failed["subject"] == subject) & (failed["layer"] == layer) & (failed["seed"] == self.seed)]
+        if len(failed):
+            warnings.warn(
+                f"{subject} (layer {layer}, seed {self.seed}) failed in training at step {failed['value'].iloc[0]:.0f}: "
+                "what is shown of it is what was last saved",
+                stacklevel=3,
+            )
+        return self.results / f"saes/layer{layer}/{subject}-s{self.seed}"
+
+    def sae(self, subject: str, layer: int) -> SAE:
+        """A trained SAE of the lowest seed, speaking raw residuals."""
+        return load(self.folder(subject, layer))
+
+    def history(self, subject: str, layer: int) -> pd.DataFrame:
+        """The training of that SAE: a row per recorded step."""
+        path = self.folder(subject, layer) / "history.csv"
+        check(path)
+        return pd.read_csv(path)
+
+    def features(self, subject: str, layer: int) -> pd.DataFrame:
+        """Statistics of the features of that SAE; see `tsae.features.feature_statistics`."""
+        name = self.folder(subject, layer).name
+        return read_features(self.results / f"features/layer{layer}/{name}.parquet")
+
+    def unigrams(self, layer: int) -> Tensor:
+        """Unigram residuals (V, d)."""
+        return load_unigrams(self.results / f"unigrams/layer{layer}.safetensors")
+
+    def residuals(self, layer: int, split: str = "heldout") -> ResidualCache:
+        """The residuals of a split."""
+        return open_residuals(self.results / "residuals/index.json", split, layer, self.results / "model")
+
+    def heldout(self, layer: int) -> Sequences:
+        """The held-out sequences."""
+        return load_sequences(self.residuals(layer), self.results / "tokens/heldout.safetensors")
+
+    def token(self, text: str) -> int:
+        """Id of the token that is exactly this text; mind the leading space.
+
+        Raises:
+            ValueError: the text is not one token.
+        """
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) != 1:
+            raise ValueError(f"{text!r} is {len(ids)} tokens: [{', '.join(map(self.shown, ids))}]")
+        return int(ids[0])
+
+    def text(self, token: int) -> str:
+        """Text of a token id."""
+        return str(self.tokenizer.decode([int(token)]))
+
+    def shown(self, token: int) -> str:
+        """Text of a token id in quotes, so that its spaces and line feeds are seen."""
+        return repr(self.text(token))
+
+    def nearest(self, query: Tensor, table: Tensor, n: int = 8) -> pd.DataFrame:
+        """The n rows of a table (V, d) most similar to a vector (d,), by cosine similarity."""
+        cosine = torch.nn.functional.cosine_similarity(query[None], table, dim=1)
+        best = cosine.topk(n)
+        texts = [self.shown(token) for token in best.indices.tolist()]
+        return pd.DataFrame({"token": texts, "cosine": best.values.numpy().round(3)})
+
+
+def open_run(results: str | Path | None = None) -> Run:
+    """Open the results of a profile.
+
+    Args:
+        results: its folder; by default `$TSAE_RESULTS`, else `results/embedded` here or one folder up.
+
+    Raises:
+        ValueError: there is no finished run.
+    """
+    # What the corpus has between two dollars is no formula; contexts_html says the same of itself.
+    pd.set_option("display.html.use_mathjax", False)
+    given = results or os.environ.get("TSAE_RESULTS")
+    for place in [given] if given else PLACES:
+        if (Path(place) / "tables/headline.csv").is_file():
+            return Run(Path(place))
+    raise ValueError(f"no finished run in {given or ' or '.join(PLACES)}; run: make reproduce")
+
+
+def contexts_html(run: Run, rows: pd.DataFrame, n_contexts: int = 3) -> str:
+    """Top contexts of features as HTML, the active token marked, everything that comes from the corpus escaped.
+
+    Args:
+        run: the run, for its tokenizer.
+        rows: rows of `Run.features`.
+        n_contexts: contexts shown per feature.
+    """
+    parts = []
+    for _, row in rows.iterrows():
+        share = f"{row['top_token_share']:.0%}" if pd.notna(row["top_token_share"]) else "-"
+        parts.append(
+            f"<p class='tex2jax_ignore mathjax_ignore'><b>feature {row['feature']}</b>: fires on {row['firing_rate']:.2%} of tokens, {share} of its mass on one token"
+        )
+        columns = ("context_tokens", "context_active", "context_activations", "context_documents")
+        for tokens, active, activation, document in list(zip(*(row[c] for c in columns), strict=True))[:n_contexts]:
+            words = [html.escape(run.text(token)).replace("\n", "↵") for token in tokens]
+            words[active] = f"<mark>{words[active]}</mark>"
+            parts.append(f"<br><small>{activation:.1f}, document {document}:</small> {''.join(words)}")
+        parts.append("</p>")
+    return "\n".join(parts)
+
+
+def features_on(features: pd.DataFrame, tokens: Iterable[int], n: int = 5) -> pd.DataFrame:
+    """Features whose top token is one of these ids, those with the largest share of their mass on it first."""
+    chosen = features[features["top_token"].isin(list(tokens))]
+    return chosen.sort_values("top_token_share", ascending=False, kind="stable").head(n)

@@ -1,0 +1,82 @@
+"""The model's loss with an SAE's reconstructions in place of the residuals."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from tsae.measure.ablations import ABLATIONS
+from tsae.measure.sequences import Sequences
+from tsae.measure.sums import DocumentSums
+from tsae.model.language_model import LanguageModel
+from tsae.model.losses import next_token_losses
+from tsae.profile.evaluation import Evaluation
+from tsae.sae.sae import SAE
+
+METRICS = {
+    "ce": "loss of the next token with x_hat in place of x at every kept position [nats]",
+    "ce_clean": "loss of the next token with the residuals as they are [nats]",
+    "ce_added": "(CE - clean CE) / clean CE",
+    "ce_added_nats": "CE - clean CE [nats]",
+    "ce_added_original": "the authors' CE added, with 0.001 in the denominator",
+    "ce_recovered_zero": "1 - (CE - clean CE) / (CE of the residuals set to zero - clean CE)",
+    "ce_recovered_mean": "1 - (CE - clean CE) / (CE of the residuals set to the mean training residual - clean CE)",
+}
+
+
+def patched_losses(
+    sae: SAE, model: LanguageModel, sequences: Sequences, layer: int, settings: Evaluation, label: str = "loss"
+) -> Tensor:
+    """Loss of every prediction (n_seq, n_ctx - 1) float32 [nats] with reconstructions for the residuals of kept tokens."""
+    parts = []
+    progress = tqdm(total=sequences.tokens.numel(), desc=label, unit="tok", unit_scale=True, disable=None)
+    for batch in zip(*(part.split(settings.batch_sequences) for part in sequences[:3]), strict=True):
+        x, tokens, kept = (part.to(sae.device) for part in batch)
+        patched = x.to(torch.float32, copy=True)
+        patched[kept] = sae(patched[kept], tokens[kept])
+        parts.append(next_token_losses(model, patched, tokens, layer).cpu())
+        progress.update(tokens.numel())
+    progress.close()
+    return torch.cat(parts)
+
+
+def measure_loss(
+    sae: SAE,
+    model: LanguageModel,
+    sequences: Sequences,
+    ablations: Mapping[str, Tensor],
+    layer: int,
+    settings: Evaluation,
+    sums: DocumentSums,
+    label: str = "loss",
+) -> None:
+    """Measure the model's loss when the SAE's reconstructions stand in for the residuals of kept tokens.
+
+    Scored are the predictions made from kept tokens, each with the document of the token that it is made from.
+
+    Args:
+        sae: the SAE, speaking raw residuals.
+        model: the language model.
+        sequences: held-out sequences.
+        ablations: the losses of their predictions without an SAE, as of `load_ablations`.
+        layer: the SAE's.
+        settings: how many sequences share a forward pass.
+        sums: where the sums go.
+        label: of the progress.
+    """
+    scored = sequences.kept[:, :-1]
+    documents = sequences.documents[:, :-1][scored]
+    clean, zero, mean = (ablations[name][scored].double() for name in ABLATIONS)
+    ce = patched_losses(sae, model, sequences, layer, settings, label)[scored].double()
+    for metric, numerator, denominator in (
+        ("ce", ce, 1.0),
+        ("ce_clean", clean, 1.0),
+        ("ce_added", ce - clean, clean),
+        ("ce_added_original", ce - clean, clean + 0.001),
+        ("ce_added_nats", ce - clean, 1.0),
+        # 1 - (CE - clean) / (ablated - clean), as one ratio
+        ("ce_recovered_zero", zero - ce, zero - clean),
+        ("ce_recovered_mean", mean - ce, mean - clean),
+    ):
+        sums.add(metric, numerator, denominator, documents)

@@ -1,0 +1,76 @@
+"""Features that have the direction of something common: how many match a common unigram or bigram residual (C11).
+
+This is how the authors seem to have counted simple features: by what they reconstruct, not by what they fire on. A feature matches a set of
+residuals if its decoder row has a high cosine similarity to one of them. No threshold is published, so there is a curve.
+
+    unigram            the residuals of the most frequent tokens alone
+    bigram             the residuals of the most frequent bigrams alone; they lie mostly along that of their last token
+    bigram_remainder   what sets a bigram apart: its residual, centred, less its part along the unigram residual of its last token,
+                       centred too. What matches one of these cannot be said to match a unigram
+
+With `_centred`, residuals are taken less the mean of the set. All share a large mean, which a decoder row need not have, and as they are
+that alone keeps the similarity of a feature that says nothing but the token below 1.
+"""
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from tsae.measure.measurement import Measurement
+from tsae.measure.metrics import THRESHOLDS
+from tsae.measure.nearest import max_cosine_similarity
+from tsae.measure.statistics import share
+from tsae.profile.evaluation import Evaluation
+from tsae.residuals.ngrams import NgramResiduals
+
+SETS = ("unigram", "unigram_centred", "bigram", "bigram_centred", "bigram_remainder")
+METRICS = {
+    "features_match_{residuals}{of}": "share of {of} with a cosine similarity of `at` or more to {residuals} (C11)",
+}
+METRIC_WORDS = {
+    "residuals": {
+        "unigram": "the residual of a common token",
+        "unigram_centred": "the residual of a common token less their mean",
+        "bigram": "the residual of a common bigram",
+        "bigram_centred": "the residual of a common bigram less their mean",
+        "bigram_remainder": "the part of a common bigram's centred residual that is not along its last token's centred unigram residual",
+    },
+    "of": {"": "features", "_alive": "alive features"},
+}
+
+
+def common_directions(ngrams: NgramResiduals, unigram_table: Tensor) -> dict[str, Tensor]:
+    """By name of `SETS`, the residuals (n, d) that features are compared with; no bigrams, if none is common."""
+    unigrams = unigram_table[ngrams.unigrams]
+    found = {"unigram": unigrams, "unigram_centred": unigrams - unigrams.mean(0)}
+    if 2 not in ngrams.ids:
+        return found
+    bigrams, last = ngrams.residuals[2], unigram_table[ngrams.ids[2][:, -1]]
+    centred, along = bigrams - bigrams.mean(0), normalize(last - last.mean(0), dim=1)
+    remainder = centred - (centred * along).sum(1, keepdim=True) * along
+    return found | {"bigram": bigrams, "bigram_centred": centred, "bigram_remainder": remainder}
+
+
+def measure_matches(
+    W_dec: Tensor, alive: Tensor, ngrams: NgramResiduals, unigram_table: Tensor, settings: Evaluation
+) -> list[Measurement]:
+    """`features_match_{set}`: share of features whose most similar row of a set is at or above each threshold `at`.
+
+    With suffix `_alive`, over the features that fire on held-out tokens.
+
+    Args:
+        W_dec: (F, d) decoder rows.
+        alive: (F,) whether they fire.
+        ngrams: common unigrams and bigrams of the layer.
+        unigram_table: (V, d) unigram residuals.
+        settings: the bootstrap and its seed.
+    """
+    rows = []
+    for name, directions in common_directions(ngrams, unigram_table).items():
+        cosine = max_cosine_similarity(W_dec, directions.to(W_dec.device))[0].cpu()
+        for suffix, values in (("", cosine), ("_alive", cosine[alive])):
+            rows += [
+                share(f"features_match_{name}{suffix}", values >= at, settings.bootstrap, settings.seed, at)
+                for at in THRESHOLDS
+                if len(values)
+            ]
+    return rows

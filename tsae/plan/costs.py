@@ -1,0 +1,290 @@
+"""What every stage of a profile does and takes, counted from its configuration alone.
+
+Nothing is downloaded: the model is known by its layers, width and vocabulary. Its blocks are taken for the usual ones, of 12 d^2
+weights; of SAEs with a penalty, whose sparsity is an outcome, a number of active features is assumed.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from tsae.plan.cost import Cost
+from tsae.plan.sizes import (
+    TEXT_BYTES,
+    block_flops,
+    encoder_flops,
+    heldout_bytes,
+    layers,
+    logits_bytes,
+    mean_bytes,
+    n_active,
+    n_scored,
+    n_seen,
+    n_table,
+    sae_bytes,
+    split_tokens,
+    upper_flops,
+    weights,
+)
+from tsae.profile.config import Config
+from tsae.profile.inputs import TOKEN_BYTES
+from tsae.profile.point import Point
+from tsae.profile.sweep import Job
+
+# Memory of a process before its first tensor: PyTorch, and with it what loads a language model.
+PROCESS_BYTES, MODEL_PROCESS_BYTES = 0.45e9, 0.6e9
+GPU_PROCESS_BYTES = 0.6e9  # CUDA's own
+MOST_CONTEXT = 16  # tokens of a phrase and around it, in an example
+TOKEN_WORK_BYTES = 110  # held for every training token while phrases are counted: ids, documents, keys, their order
+HELD = 4  # of a weight in training: itself, its gradient, two moments
+IN_ORDER = 5  # times as fast as into shuffled batches are residuals read in order, as measured
+
+
+def costs(config: Config) -> list[Cost]:
+    """The stages that take time, in their order."""
+    return [
+        _prepare_documents(config),
+        _tokenize(config),
+        _cache_residuals(config),
+        _unigrams(config),
+        _ngrams(config),
+        _conditional_means(config),
+        train(config, config.jobs()),
+        _ablate(config),
+        _measure_baselines(config),
+        _evaluate(config),
+        _measure_curve(config),
+        *_phrases(config),
+    ]
+
+
+def _prepare_documents(config: Config) -> Cost:
+    return Cost("prepare_documents", 1, text_tokens=sum(split_tokens(config)), memory=PROCESS_BYTES)
+
+
+def _tokenize(config: Config) -> Cost:
+    tokens = sum(split_tokens(config))
+    memory = PROCESS_BYTES + (TEXT_BYTES + 24) * tokens
+    return Cost("tokenize", 1, text_tokens=tokens, memory=memory)
+
+
+def _cache_residuals(config: Config) -> Cost:
+    tokens, d, settings = sum(split_tokens(config)), config.model.d_model, config.residuals
+    shard = settings.shard_sequences * config.tokens.n_ctx * len(settings.layers) * (2 * d + TOKEN_BYTES)
+    batch = settings.batch_sequences * config.tokens.n_ctx * (len(settings.layers) + 12) * 4 * d
+    held = 4 * weights(config) + batch
+    return Cost(
+        "cache_residuals",
+        settings.jobs,
+        loads_model=True,
+        on_gpu=True,
+        model_tokens=tokens,
+        model_flops=tokens * max(settings.layers) * block_flops(config),
+        memory=MODEL_PROCESS_BYTES + held + shard,
+        gpu_memory=GPU_PROCESS_BYTES + held,
+    )
+
+
+def _unigrams(config: Config) -> Cost:
+    tokens, n_layers = config.model.vocab_size, len(layers(config))
+    return Cost(
+        "unigrams",
+        1,
+        loads_model=True,
+        on_gpu=True,
+        model_tokens=tokens,
+        model_flops=tokens * max(layers(config)) * 24 * config.model.d_model**2,
+        memory=MODEL_PROCESS_BYTES + 4 * weights(config) + 4 * n_table(config) * n_layers,
+        gpu_memory=GPU_PROCESS_BYTES + 4 * weights(config),
+    )
+
+
+def _ngrams(config: Config) -> Cost:
+    settings, prefix = config.ngrams, 2
+    wanted = dict.fromkeys(range(1, settings.max_length + 1), settings.per_length) | {2: settings.common}
+    tokens = sum(n * (length + prefix) for length, n in wanted.items())
+    held = 4 * weights(config)
+    work = TOKEN_WORK_BYTES * min(settings.tokens, split_tokens(config)[0])
+    return Cost(
+        "ngrams",
+        1,
+        loads_model=True,
+        on_gpu=True,
+        model_tokens=tokens,
+        model_flops=tokens * max(layers(config)) * 24 * config.model.d_model**2,
+        memory=MODEL_PROCESS_BYTES + held + 2 * n_table(config) + work,
+        gpu_memory=GPU_PROCESS_BYTES + held,
+    )
+
+
+def _conditional_means(config: Config) -> Cost:
+    train, n_layers, d = split_tokens(config)[0], len(layers(config)), config.model.d_model
+    shard = config.residuals.shard_sequences * config.tokens.n_ctx * 4 * d
+    return Cost(
+        "conditional_means",
+        n_layers,
+        loads_model=config.streams,
+        on_gpu=config.streams,
+        model_tokens=train * n_layers if config.streams else 0,
+        model_flops=sum(train * layer * block_flops(config) for layer in layers(config)) if config.streams else 0,
+        dense_flops=2 * min(train, config.residuals.mean_tokens) * d**2 * n_layers,
+        read_bytes=train * (2 * d + TOKEN_BYTES) * n_layers / IN_ORDER,
+        memory=PROCESS_BYTES + 8 * n_table(config) + 4 * shard + (4 * weights(config) if config.streams else 0),
+        gpu_memory=GPU_PROCESS_BYTES + 4 * weights(config) if config.streams else 0,
+    )
+
+
+def train(config: Config, jobs: Sequence[Job]) -> Cost:
+    """Training of some SAEs."""
+    settings, d = config.training, config.model.d_model
+    per_sae = [(job, round(job.point.budget * settings.tokens)) for job in jobs]
+    per_sae = [(job, tokens // settings.batch_size * settings.batch_size) for job, tokens in per_sae]
+    trained = sum(tokens for _, tokens in per_sae)
+    shard = config.residuals.shard_sequences * config.tokens.n_ctx
+    buffer = (min(settings.buffer_tokens, config.tokens.train) + shard + settings.batch_size) * (2 * d + 4)
+    model = 4 * weights(config) if config.streams else 0
+    held = max(_training_bytes(config, job.point) for job in jobs)
+    return Cost(
+        "train",
+        len(jobs),
+        loads_model=config.streams,
+        on_gpu=True,
+        model_tokens=trained if config.streams else 0,
+        trained_tokens=trained,
+        model_flops=sum(tokens * job.layer * block_flops(config) for job, tokens in per_sae) if config.streams else 0,
+        dense_flops=sum(tokens * encoder_flops(config, job.point) for job, tokens in per_sae),
+        sparse_flops=sum(tokens * 8 * d * n_active(job.point) for job, tokens in per_sae),
+        read_bytes=trained * (2 * d + TOKEN_BYTES),
+        memory=PROCESS_BYTES + buffer + heldout_bytes(config) / 2 + model + held,
+        gpu_memory=GPU_PROCESS_BYTES + model + held,
+    )
+
+
+def _training_bytes(config: Config, point: Point) -> float:
+    """The SAE with gradients and moments, its tables, and a batch with its pre-activations."""
+    d, n_features, batch = config.model.d_model, point.n_features(config.model.d_model), config.training.batch_size
+    learned = 3 + (config.training.table_adam == "dense")
+    tables = {"none": 0, "fixed": 1, "scaled": 2, "embedding": 2, "learned": learned}[point.table]
+    tables += point.encoder_input == "without_unigram"
+    # The unigram residuals and the table's first rows are there besides.
+    starts = 1 + (point.table != "none")
+    return HELD * 8 * n_features * d + 4 * (tables + starts) * n_table(config) + 8 * batch * n_features + 24 * batch * d
+
+
+def _ablate(config: Config) -> Cost:
+    scored = n_scored(config, config.evaluation.ce_sequences)
+    held = 4 * weights(config) + logits_bytes(config)
+    return Cost(
+        "ablate",
+        len(layers(config)),
+        loads_model=True,
+        on_gpu=True,
+        model_tokens=3 * scored * len(layers(config)),
+        model_flops=sum(3 * scored * upper_flops(config, layer) for layer in layers(config)),
+        memory=MODEL_PROCESS_BYTES + held + heldout_bytes(config) / 5 + mean_bytes(config),
+        gpu_memory=GPU_PROCESS_BYTES + held,
+    )
+
+
+def _measure_baselines(config: Config) -> Cost:
+    settings, n_layers = config.evaluation, len(layers(config))
+    detection = settings.detection_tokens + split_tokens(config)[1] // config.tokens.n_ctx
+    # The unigram residuals' own neighbours, and the ranks of a quarter of the tokens.
+    queries = 2 * detection + (len(settings.min_counts) + 1) * settings.similarity_rows + settings.detection_tokens // 4
+    return Cost(
+        "measure_baselines",
+        n_layers,
+        dense_flops=2 * queries * n_table(config) * n_layers,
+        memory=PROCESS_BYTES + heldout_bytes(config) + 16 * n_table(config) + 12 * 1024 * config.model.vocab_size,
+    )
+
+
+def _evaluate(config: Config) -> Cost:
+    jobs, settings, table = config.jobs(), config.evaluation, n_table(config)
+    heldout, scored = split_tokens(config)[1], n_scored(config, settings.ce_sequences)
+
+    def compared(job: Job) -> float:
+        """Features with both tables and with the controls; a table's rows with one another and with residuals."""
+        n_features = job.point.n_features(config.model.d_model)
+        rows = 2.0 * n_features
+        if job.point.table != "none":
+            samples = (len(settings.min_counts) + 1) * settings.similarity_rows + 1.25 * settings.detection_tokens
+            rows += samples + heldout // config.tokens.n_ctx
+        seen = n_features + 2 * min(settings.similarity_rows, n_features)
+        return 2.0 * (rows * table + seen * n_seen(config) * config.model.d_model)
+
+    held = (
+        4 * weights(config)
+        + max(logits_bytes(config), 12 * 1024 * config.model.vocab_size)
+        + max(sae_bytes(config, job.point) for job in jobs)
+    )
+    firings = heldout * max(n_active(job.point) for job in jobs)
+    return Cost(
+        "evaluate",
+        len(jobs),
+        loads_model=True,
+        on_gpu=True,
+        model_tokens=scored * len(jobs),
+        model_flops=sum(scored * upper_flops(config, job.layer) for job in jobs),
+        dense_flops=sum((heldout + scored) * encoder_flops(config, job.point) + compared(job) for job in jobs),
+        sparse_flops=sum((heldout + scored) * 2 * config.model.d_model * n_active(job.point) for job in jobs),
+        memory=MODEL_PROCESS_BYTES + held + heldout_bytes(config) + 64 * firings,
+        gpu_memory=GPU_PROCESS_BYTES + held,
+    )
+
+
+def _measure_curve(config: Config) -> Cost:
+    jobs, n_checkpoints = config.jobs("headline"), len(config.checkpoint_steps())
+    limits = (config.evaluation.ce_sequences, config.curves.ce_sequences)
+    scored = min(n_scored(config, limit) for limit in limits)
+    heldout = split_tokens(config)[1]
+    held = 4 * weights(config) + logits_bytes(config) + max(sae_bytes(config, job.point) for job in jobs)
+    # A sample of features with a table on the way, or with two.
+    compared = 2 * config.evaluation.similarity_rows * n_seen(config) * config.model.d_model
+    similarity = sum(compared * (1 + (job.point.table == "none")) for job in jobs)
+    return Cost(
+        "measure_curve",
+        len(jobs),
+        loads_model=True,
+        on_gpu=True,
+        model_tokens=n_checkpoints * scored * len(jobs),
+        model_flops=sum(n_checkpoints * scored * upper_flops(config, job.layer) for job in jobs),
+        dense_flops=n_checkpoints
+        * (similarity + sum((heldout + scored) * encoder_flops(config, job.point) for job in jobs)),
+        sparse_flops=sum(
+            n_checkpoints * (heldout + scored) * 2 * config.model.d_model * n_active(job.point) for job in jobs
+        ),
+        memory=MODEL_PROCESS_BYTES + held + heldout_bytes(config),
+        gpu_memory=GPU_PROCESS_BYTES + held,
+    )
+
+
+def _phrases(config: Config) -> Iterator[Cost]:
+    if "encoder" not in config.sweep:
+        return
+    train = split_tokens(config)[0]
+    jobs = config.jobs("encoder")
+    yield Cost("find_phrases", 1, text_tokens=train, memory=PROCESS_BYTES + TOKEN_WORK_BYTES * train)
+    settings, d = config.phrases, config.model.d_model
+    # Of a phrase: its occurrences, other tokens of their documents, and a context. Of a streamed cache the model runs whole
+    # shards, for a few rows each.
+    phrase = settings.max_occurrences * max(settings.lengths)
+    rows = settings.n_phrases * (phrase + settings.base_tokens + MOST_CONTEXT)
+    run = min(train, rows * config.residuals.shard_sequences * config.tokens.n_ctx) if config.streams else 0
+    yield Cost(
+        "measure_phrases",
+        len(jobs),
+        loads_model=config.streams,
+        on_gpu=config.streams,
+        model_tokens=run * len(jobs),
+        model_flops=sum(run * job.layer * block_flops(config) for job in jobs),
+        # By two encoders each, and half of the occurrences by one for each removal.
+        dense_flops=sum(
+            settings.n_phrases * (6 * phrase + 2 * settings.base_tokens) * encoder_flops(config, job.point)
+            for job in jobs
+        ),
+        memory=PROCESS_BYTES
+        + max(sae_bytes(config, job.point) for job in jobs)
+        + 4 * n_table(config)
+        + 2 * 4 * d * rows
+        + (4 * weights(config) if config.streams else 0),
+        gpu_memory=GPU_PROCESS_BYTES + 4 * weights(config) if config.streams else 0,
+    )

@@ -1,0 +1,167 @@
+"""The configuration: one YAML file, checked whole before any work starts.
+
+Every field says its meaning and unit once, here. `workflow/schemas/config.schema.json` is generated from these
+models, and the Snakefile and the commands validate with them.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+
+from tsae.profile.consistency import check_consistency
+from tsae.profile.evaluation import Evaluation, Features, Ngrams, Phrases, Simple
+from tsae.profile.figures import FIGURE_NAMES
+from tsae.profile.inputs import TOKEN_BYTES, Corpus, Model, Residuals, Tokens, Unigrams
+from tsae.profile.released import Released
+from tsae.profile.section import Name, Section
+from tsae.profile.sweep import Grid, Job
+from tsae.profile.training import Compute, Curves, Training
+from tsae.profile.validation import describe_errors, read_yaml
+
+
+class Headline(NamedTuple):
+    """Ids of the points that a profile compares everywhere."""
+
+    baseline: str
+    """Without a table."""
+    tokenized: str
+    """With a table, in the paper's form: the encoder sees the whole residual."""
+    remainder: str | None
+    """With a table, its encoder seeing what the table leaves; None if the profile has none."""
+
+
+class Config(Section):
+    """A profile: everything that `results/{profile}` and `figures/{profile}` depend on."""
+
+    profile: Name = Field(description="Name of the folders below results/ and figures/")
+    model: Model
+    corpus: Corpus
+    tokens: Tokens
+    residuals: Residuals
+    unigrams: Unigrams
+    training: Training
+    sweep: dict[Name, Annotated[tuple[Grid, ...], Field(min_length=1)]] = Field(
+        description="Named blocks, each a list of grids; the union of all is trained, each SAE once"
+    )
+    curves: Curves = Curves()
+    evaluation: Evaluation
+    features: Features = Features()
+    ngrams: Ngrams = Ngrams()
+    simple: Simple = Simple()
+    phrases: Phrases = Phrases()
+    compute: Compute = Compute()
+    released: Released | None = Field(None, description="SAEs that the authors released; null: none")
+    figures: tuple[Literal[FIGURE_NAMES], ...] = Field(FIGURE_NAMES, description="Figures to draw")  # type: ignore[valid-type]
+
+    @model_validator(mode="after")
+    def _check_across_sections(self) -> "Config":
+        check_consistency(self)
+        return self
+
+    def grids(self) -> Iterator[tuple[str, int, Grid]]:
+        """Every grid of the sweep, with its block and its place there."""
+        for name, grids in self.sweep.items():
+            for place, grid in enumerate(grids):
+                yield name, place, grid
+
+    @property
+    def streams(self) -> bool:
+        """Whether every training gets its residuals from the model anew, since the cache does not fit `residuals.disk_gb`."""
+        limit = self.residuals.disk_gb
+        return limit is not None and self.cache_bytes(streamed=False) > limit * 1e9
+
+    def cache_bytes(self, streamed: bool) -> int:
+        """Size of the residual cache on disk [bytes]: with all residuals, or streamed, with no more than that needs."""
+        n_ctx = self.tokens.n_ctx
+        train, heldout = (-(-size // n_ctx) * n_ctx for size in (self.tokens.train, self.tokens.heldout))
+        kept = (
+            min(train, max(self.residuals.mean_tokens, self.residuals.shard_sequences * n_ctx)) if streamed else train
+        )
+        per_layer = (train + heldout) * TOKEN_BYTES + (kept + heldout) * 2 * self.model.d_model
+        return len(self.residuals.layers) * per_layer
+
+    def jobs(self, block: str | None = None) -> list[Job]:
+        """Every SAE of one block of the sweep, or of all, once, in the order of the configuration."""
+        jobs = (
+            Job(layer=layer, point=point, seed=seed)
+            for name, _, grid in self.grids()
+            if block in (None, name)
+            for point in grid.points()
+            for layer in grid.layers or self.residuals.layers
+            for seed in grid.seeds
+        )
+        return list(dict.fromkeys(jobs))
+
+    def headline(self) -> Headline:
+        """Ids of the points that are compared where nothing else is swept.
+
+        The tokenized one is `evaluation.token_biases`; the baseline has the same k and expansion; the remainder is the tokenized
+        one but for its encoder, which sees what the table leaves, if the block has it.
+        """
+        points = {job.point.id: job.point for job in self.jobs("headline")}
+        tokenized = points[self.evaluation.token_biases]
+        remainder = tokenized.model_copy(update={"encoder_input": "remainder"}).id
+        return Headline(tokenized.without_table().id, tokenized.id, remainder if remainder in points else None)
+
+    def checkpoint_steps(self) -> list[int]:
+        """Training steps, counted from 1, at which the curves have a checkpoint; the last is the end of training."""
+        n_steps = self.training.tokens // self.training.batch_size
+        n, first = self.curves.checkpoints, self.curves.first
+        return sorted({max(1, round(n_steps * first ** (1 - place / (n - 1)))) for place in range(n)})
+
+    def token_bias_reference(self, layer: int, seed: int) -> Job:
+        """The tokenized SAE whose table SAEs at a layer and seed are compared with: the same seed's, else the lowest."""
+        return self._headline_job(self.evaluation.token_biases, layer, seed)
+
+    def baseline_reference(self, layer: int, seed: int) -> Job:
+        """The baseline whose features token-biases on the way are compared with: the same seed's, else the lowest."""
+        return self._headline_job(self.headline().baseline, layer, seed)
+
+    def _headline_job(self, point: str, layer: int, seed: int) -> Job:
+        candidates = [job for job in self.jobs("headline") if job.layer == layer and job.point.id == point]
+        return next((job for job in candidates if job.seed == seed), min(candidates, key=lambda job: job.seed))
+
+
+def parse(data: Mapping[str, Any], where: str = "config") -> Config:
+    """Validate a configuration that is already a mapping.
+
+    Raises:
+        ValueError: one line per mistake, each naming `where` and the key.
+    """
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ValueError(describe_errors(error, Config, where)) from None
+
+
+def load(configfile: Path) -> Config:
+    """Check a configuration file; without mistakes, say nothing.
+
+    Args:
+        configfile: the file.
+
+    Raises:
+        ValueError: not YAML, or one line per mistake, each naming the file and the key.
+    """
+    data = read_yaml(configfile)
+    if not isinstance(data, dict):
+        raise ValueError(f"{configfile}: expected a mapping of sections at the top level")
+    return parse(data, str(configfile))
+
+
+def to_json(section: BaseModel, exclude: Collection[str] = ()) -> str:
+    """A part of the configuration as one line of JSON, as commands take it; the same settings give the same text.
+
+    Args:
+        section: the part.
+        exclude: fields to leave out; a command that reads the text takes their defaults.
+    """
+    return json.dumps(section.model_dump(mode="json", exclude=set(exclude)), sort_keys=True)
+
+
+def json_schema() -> str:
+    """Print the JSON schema of a configuration file."""
+    return json.dumps(TypeAdapter(Config).json_schema(), indent=2) + "\n"

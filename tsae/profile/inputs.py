@@ -1,0 +1,124 @@
+"""What a profile computes on: model, text, tokens, residuals, unigram residuals."""
+
+from pydantic import Field, model_validator
+
+from tsae.profile.section import Layer, Section
+from tsae.profile.sources import CorpusSource, ModelSource
+
+
+class Model(Section):
+    """The language model whose residual stream is explained."""
+
+    source: ModelSource
+    n_layers: int = Field(
+        ge=1, description="Blocks of the model; stated so that a configuration is checked before any download"
+    )
+    d_model: int = Field(ge=1, description="Width of the residual stream; stated for the same reason")
+    vocab_size: int = Field(ge=2, description="Rows of the embedding; stated for the same reason [tokens]")
+    compatibility_mode: bool = Field(
+        False, description="Fold layer norms and centre residual-writing weights, as HookedTransformer did by default"
+    )
+
+
+class Corpus(Section):
+    """The text."""
+
+    sources: tuple[CorpusSource, ...] = Field(min_length=1, description="Sources, read in this order")
+
+
+class Tokens(Section):
+    """Sequences of fixed length, packed from documents, BOS first; no document is in both splits."""
+
+    n_ctx: int = Field(ge=4, description="Length of a sequence, BOS included [tokens]")
+    train: int = Field(
+        ge=1, description="Size of the training split, BOS included, rounded up to whole sequences [tokens]"
+    )
+    heldout: int = Field(
+        ge=1, description="Size of the held-out split, BOS included, rounded up to whole sequences [tokens]"
+    )
+    heldout_documents: int = Field(
+        100,
+        ge=20,
+        description="Documents that the held-out split comes from at least, a piece of each; intervals resample documents, and of "
+        "few they mean nothing [documents]",
+    )
+    heldout_share: float = Field(
+        0.03, gt=0, le=1, description="Of the text of the held-out split at most this share is from one document"
+    )
+    seed: int = Field(
+        0, ge=0, description="Seed of the split by document, of the pieces held out, and of the order of documents"
+    )
+
+    @property
+    def heldout_text(self) -> int:
+        """Size of the held-out split without BOS [tokens]."""
+        return -(-self.heldout // self.n_ctx) * (self.n_ctx - 1)
+
+    @property
+    def heldout_longest(self) -> int:
+        """Longest piece that is held out of one document [tokens]."""
+        return max(1, int(self.heldout_share * self.heldout_text + 1e-9))
+
+    @model_validator(mode="after")
+    def _check_heldout(self) -> "Tokens":
+        if self.heldout_share * self.heldout_documents < 1 - 1e-9:
+            raise ValueError(
+                f"heldout_share: {self.heldout_documents} documents (heldout_documents), each with a share of at most "
+                f"{self.heldout_share:g}, cannot fill the held-out split; raise one of the two"
+            )
+        if self.heldout_text < self.heldout_documents:
+            raise ValueError(
+                f"heldout_documents: {self.heldout_documents} documents, and heldout = {self.heldout} holds {self.heldout_text} tokens "
+                "of text; raise heldout, or lower heldout_documents"
+            )
+        return self
+
+
+# Of a token in a shard, beside its residual: its id, position and norm.
+TOKEN_BYTES = 12
+
+
+class Residuals(Section):
+    """The cache of the residual stream."""
+
+    layers: tuple[Layer, ...] = Field(
+        min_length=1, description="Layers whose residuals are cached, in one forward pass"
+    )
+    batch_sequences: int = Field(16, ge=1, description="Sequences per forward pass [sequences]")
+    shard_sequences: int = Field(256, ge=1, description="Sequences per shard file [sequences]")
+    max_norm: float = Field(
+        4.0,
+        gt=0,
+        description="Tokens whose norm exceeds this many times the layer's median are neither trained on nor scored",
+    )
+    include_bos: bool = Field(False, description="Train on and score position 0, as the authors' code did")
+    mean_tokens: int = Field(
+        1 << 20,
+        ge=1,
+        description="The mean residual is taken over at most so many training tokens, in whole shards, evenly spaced; "
+        "over one shard at least [tokens]",
+    )
+    disk_gb: float | None = Field(
+        None,
+        gt=0,
+        description="Training residuals are kept on disk if the cache takes at most so much; else every training gets them "
+        "from the model anew. null: always kept [GB]",
+    )
+    jobs: int = Field(
+        1,
+        ge=1,
+        le=10_000,
+        description="Jobs that the forward passes are spread over. A change later makes anew all that follows them [jobs]",
+    )
+
+
+class Unigrams(Section):
+    """Unigram residuals: the residual at the last token of the prompt [BOS, prefix, t], for every token t."""
+
+    prefix: str = Field(
+        "", description="Text between BOS and the token; a line feed lifts t out of the attention sink of some models"
+    )
+    batch_tokens: int = Field(512, ge=1, description="Vocabulary tokens per forward pass [tokens]")
+    max_norm: float = Field(
+        4.0, gt=0, description="Rows longer than this many times the median row are rescaled to the median"
+    )

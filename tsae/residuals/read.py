@@ -1,0 +1,241 @@
+"""Residuals, as stages read them: from the cache, or where that holds none, from the model anew."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tsae.model.language_model import LanguageModel, load_model
+from tsae.residuals.shards import FORMAT, holds_residuals, read_shard, residuals_of, rows_of
+from tsae.store import files
+from tsae.store.tensors import load_as
+
+
+class Shard(NamedTuple):
+    """The residuals of some whole sequences at one layer, one row per token, sequence after sequence."""
+
+    residuals: Tensor
+    """(n, d_model) float16, memory-mapped if they are on disk."""
+    tokens: Tensor
+    """Token ids (n,) int32."""
+    positions: Tensor
+    """Position in the sequence (n,) int32; BOS is at 0."""
+    norms: Tensor
+    """Norm of the residual before rounding to float16 (n,) float32."""
+    kept: Tensor
+    """Whether the token is trained on and scored (n,) bool."""
+
+
+class KeptRows(NamedTuple):
+    """The kept tokens of a whole split at one layer, in order."""
+
+    residuals: Tensor
+    """(n, d_model) float32."""
+    tokens: Tensor
+    """Token ids (n,) int32."""
+    sequences: Tensor
+    """Index of the token's sequence in the split (n,) int64."""
+
+
+def is_kept(norms: Tensor, positions: Tensor, median_norm: float, max_norm: float, include_bos: bool) -> Tensor:
+    """Mask of the tokens that are trained on and scored (n,) bool; an included BOS may have any norm."""
+    return torch.where(positions == 0, include_bos, norms <= max_norm * median_norm)
+
+
+@dataclass(frozen=True)
+class ResidualCache:
+    """The residuals of one split at one layer; made by `open_residuals`."""
+
+    d_model: int
+    """Width of the residual stream."""
+    vocab_size: int
+    """Tokens that the model knows."""
+    n_ctx: int
+    """Length of a sequence, BOS included [tokens]."""
+    n_sequences: int
+    """Sequences in the split."""
+    n_rows: int
+    """Tokens in the split."""
+    n_kept: int
+    """Tokens in the split that are trained on and scored."""
+    n_outliers: int
+    """Tokens in the split that are left out for their norm; BOS does not count."""
+    scale: float
+    """mean_norm / sqrt(d_model): residuals divided by it have a mean norm of sqrt(d_model)."""
+    median_norm: float
+    """Median norm over the training tokens, BOS left out unless include_bos."""
+    mean_norm: float
+    """Mean norm over the kept training tokens."""
+    max_norm: float
+    """Tokens of a norm above this many times median_norm are not kept."""
+    include_bos: bool
+    """Whether position 0 is kept, whatever its norm."""
+    shards: list[Path]
+    """Files, in order."""
+    shard_sequences: int
+    """Sequences in every shard but the last."""
+    batch_sequences: int
+    """Sequences in a forward pass."""
+    layer: int
+    """The layer."""
+    fingerprint: str
+    """What every shard says it was made from."""
+    statistics: Path
+    """File with the mean and the counts of tokens."""
+    streamed: frozenset[int]
+    """Shards whose residuals are not on disk, and are computed when they are asked for."""
+    sampled: tuple[int, ...]
+    """Training shards that the mean was taken over, always on disk."""
+    made_from: dict[str, Any]
+    """The model, the tokens and the settings that the cache was made from, for the record."""
+    index: Path
+    """The file that describes the cache."""
+
+    model_folder: Path | None = None
+    """The model that computes them."""
+    device: torch.device | str = "cpu"
+    """Where it does."""
+
+    def shard(self, index: int) -> Shard:
+        """Open one shard; its residuals are read from disk when they are used, or computed now if they are not there.
+
+        Computed ones are the same numbers: the same sequences share a forward pass, and are rounded alike.
+
+        Raises:
+            ValueError: the file is missing, truncated, of the wrong shape, or made from other inputs than the index; or there
+                is no model to compute its residuals with.
+        """
+        columns = self._read(index)
+        kept = self._is_kept(columns)
+        if index in self.streamed:
+            ids = columns["tokens"].view(-1, self.n_ctx)
+            columns["residuals"] = residuals_of(self._model, ids, self.layer, self.batch_sequences)
+        return Shard(**columns, kept=kept)
+
+    def kept(self, index: int) -> Tensor:
+        """The same mask as of `shard` (n,) bool, without any residuals."""
+        return self._is_kept(self._read(index))
+
+    def _read(self, index: int) -> dict[str, Tensor]:
+        path = self.shards[index]
+        n_rows = rows_of(index, self.n_sequences, self.shard_sequences, self.n_ctx)
+        remedy = f"delete {self.index} and {self.index.parent / 'parts'} and run again, which makes this shard anew"
+        return read_shard(path, self.fingerprint, n_rows, self.d_model, index not in self.streamed, remedy)
+
+    def _is_kept(self, columns: dict[str, Tensor]) -> Tensor:
+        return is_kept(columns["norms"], columns["positions"], self.median_norm, self.max_norm, self.include_bos)
+
+    @cached_property
+    def _model(self) -> LanguageModel:
+        if self.model_folder is None:
+            raise ValueError(
+                f"{self.index}: training residuals do not fit residuals.disk_gb and are not on disk; name the model's folder, "
+                "which computes them (--model)"
+            )
+        return load_model(self.model_folder, self.made_from["compatibility_mode"], self.device)
+
+    def mean(self) -> Tensor:
+        """Mean of the kept training tokens (d_model,) float32; of a large cache, of those of a sample of shards."""
+        return self._load_statistics()["mean"]
+
+    def token_counts(self, vocab_size: int) -> Tensor:
+        """How often each token occurs among the kept training tokens (vocab_size,) int64.
+
+        Raises:
+            ValueError: the model has another vocabulary.
+        """
+        counts = self._load_statistics()["token_counts"]
+        if len(counts) != vocab_size:
+            raise ValueError(f"{self.statistics}: counts {len(counts)} tokens of the vocabulary, and not {vocab_size}")
+        return counts
+
+    def _load_statistics(self) -> dict[str, Tensor]:
+        expected = {"mean": ((self.d_model,), torch.float32), "token_counts": ((None,), torch.int64)}
+        return load_as(self.statistics, expected)
+
+    def kept_rows(self) -> KeptRows:
+        """The whole split's kept tokens in memory, 4 * d_model bytes each: for small splits."""
+        parts = []
+        for index in range(len(self.shards)):
+            shard = self.shard(index)
+            rows = shard.kept.nonzero().squeeze(1)
+            sequences = index * self.shard_sequences + rows // self.n_ctx
+            parts.append(KeptRows(shard.residuals[rows].float(), shard.tokens[rows], sequences))
+        return KeptRows(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def open_residuals(
+    index: Path, split: str, layer: int, model_folder: Path | None = None, device: torch.device | str = "cpu"
+) -> ResidualCache:
+    """Open the cache of one split (`train` or `heldout`) at one layer.
+
+    Args:
+        index: the `index.json` of `index_residuals`.
+        split: `train` or `heldout`.
+        layer: a cached layer.
+        model_folder: the model that the cache was made with, for training residuals that are not on disk. It is loaded when
+            the first of them is asked for.
+        device: where it computes.
+
+    Raises:
+        ValueError: there is no index, it has no such split or layer, or it was made with another model.
+    """
+    if not index.is_file():
+        raise ValueError(f"{index} is missing; cache the residuals first")
+    content = json.loads(files.read_text(index))
+    if content["format"] != FORMAT:
+        raise ValueError(f"{index}: format {content['format']}, this version reads {FORMAT}; cache the residuals again")
+    if split not in content["splits"]:
+        raise ValueError(f"{index}: no split {split!r}; it has {', '.join(content['splits'])}")
+    if str(layer) not in content["layers"]:
+        raise ValueError(
+            f"{index}: layer {layer} is not cached; add it to residuals.layers ({', '.join(content['layers'])})"
+        )
+    described = content["layers"][str(layer)]
+    shards = content["splits"][split]["shards"]
+    streamed = frozenset(i for i in range(len(shards)) if not holds_residuals(split, i, content))
+    if streamed and model_folder is not None:
+        _check_model(model_folder, index, content["made_from"]["model"])
+    folder = index.parent / split / f"layer{layer}"
+    return ResidualCache(
+        d_model=content["d_model"],
+        vocab_size=content["vocab_size"],
+        n_ctx=content["n_ctx"],
+        n_sequences=content["splits"][split]["n_sequences"],
+        n_rows=described[split]["tokens"],
+        n_kept=described[split]["kept"],
+        n_outliers=described[split]["outliers"],
+        scale=described["scale"],
+        median_norm=described["median_norm"],
+        mean_norm=described["mean_norm"],
+        max_norm=content["max_norm"],
+        include_bos=content["include_bos"],
+        shards=[folder / name for name in shards],
+        shard_sequences=content["shard_sequences"],
+        batch_sequences=content["batch_sequences"],
+        layer=layer,
+        fingerprint=described["fingerprints"][split],
+        statistics=index.with_name(f"layer{layer}.safetensors"),
+        streamed=streamed,
+        sampled=tuple(content["sampled"]),
+        made_from=content["made_from"]
+        | {key: content[key] for key in ("n_ctx", "max_norm", "include_bos", "fingerprint")}
+        | {"median_norm": described["median_norm"], "kept": described["train"]["kept"]},
+        index=index,
+        model_folder=model_folder,
+        device=device,
+    )
+
+
+def _check_model(folder: Path, index: Path, made_from: Any) -> None:
+    source = folder / "source.json"
+    if not source.is_file():
+        raise ValueError(f"{source} is missing: {folder} is not a whole model folder; prepare the model first")
+    if json.loads(files.read_text(source)) != made_from:
+        raise ValueError(
+            f"{folder}: not the model that {index} was made with; name that one, or cache the residuals again"
+        )

@@ -1,0 +1,141 @@
+"""Shards of the residual cache: a file of some whole sequences at one layer, and how the model makes what it holds."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsae.model.language_model import LanguageModel
+from tsae.store import files
+from tsae.store.tensors import load_metadata, load_tensors
+
+FORMAT = 2
+SPLITS = ("train", "heldout")
+
+
+def shard_name(index: int) -> str:
+    """File name of a shard."""
+    return f"shard-{index:05d}.safetensors"
+
+
+def n_shards(n_sequences: int, shard_sequences: int) -> int:
+    """Shards that a split fills."""
+    return -(-n_sequences // shard_sequences)
+
+
+def rows_of(index: int, n_sequences: int, shard_sequences: int, n_ctx: int) -> int:
+    """Tokens in a shard; the last one may be shorter than the others."""
+    return (min((index + 1) * shard_sequences, n_sequences) - index * shard_sequences) * n_ctx
+
+
+def holds_residuals(split: str, index: int, cache: Mapping[str, Any]) -> bool:
+    """Whether a shard has its residuals on disk: of a cache that `streams`, only held-out and `sampled` ones do."""
+    return split != "train" or not cache["streams"] or index in cache["sampled"]
+
+
+def fingerprint(**inputs: Any) -> str:
+    """One name for everything that something was made from."""
+    return hashlib.sha256(json.dumps({"format": FORMAT} | inputs, sort_keys=True).encode()).hexdigest()
+
+
+def evenly_spaced(n: int, limit: int | None) -> Tensor:
+    """At most `limit` of n indices, int64; None: all."""
+    return torch.arange(n) if limit is None or limit >= n else torch.linspace(0, n - 1, limit).long()
+
+
+def sampled_shards(n_sequences: int, n_ctx: int, shard_sequences: int, mean_tokens: int) -> list[int]:
+    """Indices of the shards that the mean is taken over: all, or evenly spaced ones of at most `mean_tokens`, but one at least."""
+    limit = None if n_sequences * n_ctx <= mean_tokens else max(1, mean_tokens // (shard_sequences * n_ctx))
+    chosen: list[int] = evenly_spaced(n_shards(n_sequences, shard_sequences), limit).tolist()
+    return chosen
+
+
+def run_sequences(
+    model: LanguageModel, ids: Tensor, layers: Iterable[int], batch_sequences: int
+) -> Iterator[tuple[slice, dict[int, Tensor]]]:
+    """Run the sequences of a shard through the model, a batch at a time.
+
+    Which sequences share a batch changes the last bits of a residual: whatever makes the residuals of a shard calls this.
+
+    Args:
+        model: the language model.
+        ids: (n_sequences, n_ctx) token ids, all of the shard.
+        layers: layers, in any order.
+        batch_sequences: sequences per forward pass.
+
+    Yields:
+        The batch's rows in the shard, and layer -> (rows, d_model) float32.
+    """
+    layers, n_ctx = list(layers), ids.shape[1]
+    for start in range(0, len(ids), batch_sequences):
+        batch = ids[start : start + batch_sequences]
+        found = model.residuals(batch.long(), layers)
+        rows = slice(start * n_ctx, start * n_ctx + batch.numel())
+        yield rows, {layer: residual.flatten(0, 1) for layer, residual in found.items()}
+
+
+def residuals_of(model: LanguageModel, ids: Tensor, layer: int, batch_sequences: int) -> Tensor:
+    """Residuals of a shard's sequences (n_sequences * n_ctx, d_model) float16, as its file would hold them."""
+    residuals = torch.empty(ids.numel(), model.d_model, dtype=torch.float16)
+    for rows, found in run_sequences(model, ids, [layer], batch_sequences):
+        residuals[rows] = found[layer]
+    return residuals
+
+
+def is_made_from(path: Path, fingerprint: str) -> bool:
+    """Whether a shard is there and was made from these inputs, by its head alone: a large file is not read for it."""
+    try:
+        return bool(load_metadata(path, checked=False).get("fingerprint") == fingerprint)
+    except ValueError:
+        return False
+
+
+def read_shard(
+    path: Path, fingerprint: str, n_rows: int, d_model: int, with_residuals: bool, remedy: str = files.REMEDY
+) -> dict[str, Tensor]:
+    """Open a shard; its columns are read from disk when they are used.
+
+    Args:
+        path: the file.
+        fingerprint: what it must have been made from.
+        n_rows: tokens in it.
+        d_model: width of the residual stream.
+        with_residuals: whether it must hold the residuals, or must not.
+        remedy: what to do about a file that is not such a shard, as the end of the message.
+
+    Returns:
+        `tokens` and `positions` (n_rows,) int32, `norms` (n_rows,) float32, and perhaps `residuals` (n_rows, d_model) float16.
+
+    Raises:
+        DamagedError: the file is not what was written.
+        NotOursError: it is missing, truncated, made from other inputs, or holds something else.
+    """
+    try:
+        return _read_columns(path, fingerprint, n_rows, d_model, with_residuals)
+    except files.DamagedError:
+        raise
+    except files.NotOursError as error:
+        raise files.NotOursError(error.problem, remedy) from error
+    except ValueError as error:
+        raise files.NotOursError(str(error), remedy) from error
+
+
+def _read_columns(path: Path, fingerprint: str, n_rows: int, d_model: int, with_residuals: bool) -> dict[str, Tensor]:
+    found_fingerprint, columns = load_metadata(path).get("fingerprint"), load_tensors(path)
+    if found_fingerprint != fingerprint:
+        raise ValueError(f"{path}: not made from the inputs that the cache is made from")
+    expected: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+        "tokens": ((n_rows,), torch.int32),
+        "positions": ((n_rows,), torch.int32),
+        "norms": ((n_rows,), torch.float32),
+    }
+    if with_residuals:
+        expected["residuals"] = ((n_rows, d_model), torch.float16)
+    found = {name: (tuple(column.shape), column.dtype) for name, column in columns.items()}
+    if found != expected:
+        raise ValueError(f"{path}: holds {found} instead of {expected}")
+    return columns

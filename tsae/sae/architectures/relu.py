@@ -1,0 +1,46 @@
+"""ReLU with an L1 penalty."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from tsae.compute import kernels
+from tsae.profile.point import Point
+from tsae.sae.architectures.base import Active, weighted_l1
+
+ABOUT = {
+    "class": "ReLU",
+    "order": 2,
+    "sparsity": "l1",
+    "label": "ReLU",
+    "marker": "s",
+    "description": "ReLU with an L1 penalty",
+    "saelens": {"architecture": "standard"},
+}
+
+
+class ReLU(nn.Module):
+    """a = ReLU(x W_enc^T + b_enc), with an L1 penalty: the vanilla SAE.
+
+    Activations are weighted with the length of their decoder row. Otherwise, rows being free to grow, the penalty would be
+    escaped by shrinking activations.
+    """
+
+    def __init__(self, point: Point, n_features: int):
+        """A ReLU has no parameters of its own."""
+        super().__init__()
+
+    def forward(self, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None = None) -> Active:
+        """Active features of residuals x (N, d) less b_dec."""
+        pre, indices = kernels.encode(x, W_enc, b_enc, kernels.select_positive, b_dec)
+        return Active(pre, indices, pre)
+
+    def extra_loss(self, active: Active, W_dec: Tensor, target: Callable[[], Tensor], penalty: float) -> Tensor:
+        """The L1 penalty."""
+        return penalty * weighted_l1(active.values, active.features, W_dec) / active.indices.n_tokens
+
+    def rescale_(self, scale: float) -> None:
+        """There is nothing to rescale."""
+
+    def shift_(self, offset: Tensor) -> None:
+        """There is nothing to shift: pre-activations stay."""

@@ -1,0 +1,68 @@
+"""The manifest of a run: what made these results, and what they are."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tsae.store.arguments import Files
+from tsae.store.files import check, known_sha256, write_json
+
+PACKAGES = (
+    "tsae",
+    "torch",
+    "transformers",
+    "transformer_lens",
+    "numba",
+    "numpy",
+    "pandas",
+    "matplotlib",
+    "seaborn",
+    "snakemake",
+)
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def config_sha256(settings: Any) -> str:
+    """Fingerprint of a configuration, as 64 hex digits."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def write_manifest(output: Path, settings: dict[str, Any], results: Files) -> None:
+    """Write what was run, and the sha256 of every result.
+
+    Args:
+        output: the JSON file.
+        settings: the whole configuration.
+        results: results whose sha256 it states.
+
+    Raises:
+        ValueError: one of them is damaged.
+    """
+    for file in results:
+        check(file)
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    write_json(
+        output,
+        {
+            "git": {"commit": _git("rev-parse", "HEAD"), "modified": None if status is None else bool(status)},
+            "config": settings,
+            "config_sha256": config_sha256(settings),
+            "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "system": platform.system()},
+            "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
+            "sha256": {str(file): known_sha256(file) for file in sorted(results)},
+        },
+    )

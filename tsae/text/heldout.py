@@ -1,0 +1,180 @@
+"""Which documents are held out, and which piece of each: many documents, of the same kind of text as the training split."""
+
+import bisect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from tsae.profile.inputs import Tokens
+from tsae.text.documents import Document
+
+# What is not held out of a held-out document is lost, since it may not be trained on. A document longer than so many times the
+# most that may be held out of one is therefore left to training while others of its source suffice. docs/methods.md says what
+# that was measured to change.
+LONGEST = 4
+# A source may have so many times the documents that its share of the tokens would have at the mean length of a piece: documents
+# of a few tokens each would make up the number, and nothing else.
+MOST_DOCUMENTS = 10
+
+
+class TokenizedDocument(NamedTuple):
+    """Tokens of one document, or of a piece of it, without BOS."""
+
+    line: int
+    """Index of its line in the documents file."""
+    ids: np.ndarray
+    """Token ids (n,) int32."""
+
+
+Read = Callable[[Sequence[int]], Iterator[TokenizedDocument]]
+
+
+@dataclass
+class _Source:
+    lines: list[int]
+    """Lines of its documents, shuffled."""
+    wanted: int
+    """Tokens to hold out."""
+    taken: dict[int, TokenizedDocument] = field(default_factory=dict)
+    """Whole documents to hold out, by line."""
+
+    @property
+    def most(self) -> int:
+        """Documents that may be held out: half, so that text of the source is left for training."""
+        return len(self.lines) // 2
+
+
+def hold_out(
+    documents: Sequence[Document], order: Sequence[int], read: Read, settings: Tokens
+) -> list[TokenizedDocument]:
+    """Choose pieces of documents that fill the held-out split exactly.
+
+    Every source has the share of the split that it has of the corpus, in characters, where half of its documents suffice for
+    that; what is missing then comes from sources with more documents. Of a document one contiguous piece is held out, at a
+    random place, since beginnings are another kind of text; all of it, if it is no longer than the pieces of its source.
+
+    Args:
+        documents: of the corpus.
+        order: indices of documents to choose from, shuffled.
+        read: gives documents as tokens, in the order of the indices that it gets.
+        settings: sizes, the least number of documents, the largest share of one, and the seed of the places.
+
+    Returns:
+        Pieces in the order of `order`, with `settings.heldout_text` tokens together.
+
+    Raises:
+        ValueError: too few documents, or too short ones.
+    """
+    size, n_least = settings.heldout_text, settings.heldout_documents
+    longest = settings.heldout_longest
+    lines: dict[int, list[int]] = {}
+    for line in order:
+        lines.setdefault(documents[line].source, []).append(line)
+    _check_number(n_least, sum(len(lines_of) // 2 for lines_of in lines.values()), len(order))
+    sources = _sources(documents, lines, size)
+    missing = 0
+    for source in sorted(sources.values(), key=lambda source: len(source.lines)):
+        source.wanted += missing
+        missing = _take(source, read, longest)
+        source.wanted -= missing
+    if missing:
+        raise ValueError(
+            f"tokens.heldout: {settings.heldout} needs {size} tokens of text, and half of the documents of each source, at most "
+            f"{longest} tokens from one (tokens.heldout_share: {settings.heldout_share:g}), hold {size - missing}; lower it, "
+            "or add to corpus.sources"
+        )
+    _add_documents(sources, documents, order, read, settings)
+    pieces = {
+        document.line: _piece(document, length, settings.seed)
+        for source in sources.values()
+        for document, length in zip(
+            source.taken.values(),
+            lengths_of_pieces([len(each.ids) for each in source.taken.values()], source.wanted),
+            strict=True,
+        )
+    }
+    return [pieces[line] for line in order if line in pieces]
+
+
+def _sources(documents: Sequence[Document], lines: dict[int, list[int]], size: int) -> dict[int, _Source]:
+    """Sources by number, with the tokens that each is to have of the split, in proportion to its characters."""
+    numbers = sorted(lines)
+    characters = np.cumsum([sum(len(documents[line].text) for line in lines[number]) for number in numbers])
+    ends = np.rint(size * (characters / characters[-1])).astype(int).tolist()
+    return {
+        number: _Source(lines[number], end - start)
+        for number, start, end in zip(numbers, [0, *ends[:-1]], ends, strict=True)
+    }
+
+
+def _take(source: _Source, read: Read, longest: int) -> int:
+    """Take documents until they hold what is wanted; how many tokens are missing in the end."""
+    missing = source.wanted
+    for document in _long_ones_last(source.lines, read, longest):
+        if missing <= 0 or len(source.taken) == source.most:
+            break
+        source.taken[document.line] = document
+        missing -= min(len(document.ids), longest)
+    return max(0, missing)
+
+
+def _add_documents(
+    sources: dict[int, _Source], documents: Sequence[Document], order: Sequence[int], read: Read, settings: Tokens
+) -> None:
+    """Take more documents, so that there are as many as asked for; then their pieces are shorter."""
+    n_taken = sum(len(source.taken) for source in sources.values())
+    for document in _long_ones_last(order, read, settings.heldout_longest):
+        if n_taken >= settings.heldout_documents:
+            return
+        source = sources[documents[document.line].source]
+        n_most = min(source.most, MOST_DOCUMENTS * source.wanted * settings.heldout_documents // settings.heldout_text)
+        if document.line not in source.taken and len(source.taken) < min(n_most, source.wanted):
+            source.taken[document.line] = document
+            n_taken += 1
+    _check_number(settings.heldout_documents, n_taken, len(order))
+
+
+def _check_number(n_least: int, n_most: int, n_documents: int) -> None:
+    if n_most < n_least:
+        raise ValueError(
+            f"tokens.heldout_documents: {n_least} documents are to be held out, and of the {n_documents} of the corpus, each text "
+            f"counted once, at most {n_most} can be: half of each source's, and few of a source with little text; lower it, or "
+            "add to corpus.sources"
+        )
+
+
+def _long_ones_last(lines: Sequence[int], read: Read, longest: int) -> Iterator[TokenizedDocument]:
+    """Documents that have any token in their order, and then those that are too long, the shortest first."""
+    too_long = []
+    for document in read(lines):
+        if len(document.ids) > LONGEST * longest:
+            too_long.append(document)
+        elif len(document.ids) > 0:
+            yield document
+    yield from sorted(too_long, key=lambda document: len(document.ids))
+
+
+def lengths_of_pieces(whole: Sequence[int], size: int) -> list[int]:
+    """Lengths of pieces, `size` together: documents up to one level are whole, and of longer ones pieces differ by one token at most.
+
+    Args:
+        whole: lengths of the documents, which are enough.
+        size: sum of the lengths of pieces.
+    """
+    level = bisect.bisect_right(
+        range(1, max(whole, default=0) + 1), size, key=lambda level: sum(min(length, level) for length in whole)
+    )
+    lengths = [min(length, level) for length in whole]
+    left = size - sum(lengths)
+    for place, length in enumerate(whole):
+        if left > 0 and length > level:
+            lengths[place] += 1
+            left -= 1
+    return lengths
+
+
+def _piece(document: TokenizedDocument, length: int, seed: int) -> TokenizedDocument:
+    start = np.random.default_rng([seed, document.line]).integers(len(document.ids) - length + 1)
+    return document._replace(ids=document.ids[start : start + length])

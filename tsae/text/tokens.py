@@ -1,0 +1,86 @@
+"""Tokens: documents split into training and held-out text, tokenised and packed into sequences of fixed length."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from tsae.store import files
+from tsae.store.tensors import load_metadata, load_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LOG = logging.getLogger(__name__)
+
+
+class TokenSplit(NamedTuple):
+    """One split of the corpus, as sequences."""
+
+    ids: torch.Tensor
+    """Token ids (n_seq, n_ctx) int32, BOS at position 0."""
+    documents: torch.Tensor
+    """Each token's document, as the index of its line in the documents file (n_seq, n_ctx) int32; -1 at BOS."""
+    bos: int
+    """Token id of BOS."""
+    n_ctx: int
+    """Length of a sequence, BOS included [tokens]."""
+    n_vocabulary: int
+    """Size of the tokenizer's vocabulary, added tokens included [tokens]."""
+    n_documents: int
+    """Lines of the documents file [documents]."""
+    seed: int
+    """Seed of the split by document and of the order of documents."""
+    documents_sha256: str
+    """sha256 of the documents file."""
+    source_tokens: Sequence[int] = ()
+    """Tokens of text from each of `corpus.sources`, in their order; empty: not recorded."""
+
+
+def load_tokens(path: Path) -> TokenSplit:
+    """Read a split that `write_tokens` wrote.
+
+    Raises:
+        ValueError: the file is missing, truncated, or no token split.
+    """
+    tensors, metadata = load_tensors(path), load_metadata(path)
+    try:
+        split = TokenSplit(ids=tensors["ids"], documents=tensors["documents"], **metadata)
+    except (KeyError, TypeError):
+        split = None
+    if split is None or not _fits(split):
+        raise ValueError(f"{path}: not a token split of this version; {files.REMEDY}")
+    return split
+
+
+def _fits(split: TokenSplit) -> bool:
+    numbers = (split.bos, split.n_ctx, split.n_vocabulary, split.n_documents, split.seed)
+    return (
+        all(isinstance(number, int) and number >= 0 for number in numbers)
+        and isinstance(split.documents_sha256, str)
+        and split.ids.dtype == split.documents.dtype == torch.int32
+        and split.ids.shape == split.documents.shape == (len(split.ids), split.n_ctx)
+        and split.ids.numel() > 0
+    )
+
+
+def load_tokenizer(model: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer in a model's folder.
+
+    Raises:
+        ValueError: the folder or the tokenizer is missing, or one of its files is damaged.
+    """
+    from transformers import AutoTokenizer
+
+    if not model.is_dir():
+        raise ValueError(f"{model}: no such folder; prepare the model first")
+    for path in sorted(model.iterdir()):
+        if path.suffix != ".safetensors":
+            files.check(path)
+    try:
+        return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{model}: no tokenizer there ({reason}); save it beside the model") from error

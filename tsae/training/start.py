@@ -1,0 +1,94 @@
+"""What a training starts from: the table, and the mean of what the encoder sees."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from tsae.profile.point import Point
+from tsae.residuals.read import ResidualCache
+from tsae.residuals.shards import evenly_spaced
+from tsae.sae.offset import Offset, offset_of
+
+if TYPE_CHECKING:
+    from tsae.sae.sae import SAE
+from tsae.sae.start import Start
+
+OFFSET_SHARDS = 4  # of the training split, on which the offset of an encoder's input is taken
+
+
+def start_from(
+    point: Point, cache: ResidualCache, unigrams: Tensor, seed: int, embedding: Tensor | None = None
+) -> Start:
+    """What an SAE of this point starts from.
+
+    Args:
+        point: the point of the sweep.
+        cache: training residuals.
+        unigrams: (V, d) unigram residuals, raw.
+        seed: seed of permuted rows.
+        embedding: (V, e) the model's embedding, for a table that is a linear map of it.
+
+    Raises:
+        ValueError: the table is a map of an embedding, and none is given.
+    """
+    unigrams = unigrams / cache.scale
+    counts = cache.token_counts(len(unigrams))
+    mean = cache.mean() / cache.scale
+    table = None if point.table == "none" else _first_rows(point, unigrams, counts, seed, embedding)
+    mean_row = torch.zeros_like(mean) if table is None else counts / cache.n_kept @ table
+    directions = None
+    match point.encoder_input:
+        case "residual":
+            mean_input = mean
+        case "remainder":
+            mean_input = mean - mean_row
+        case "without_unigram":
+            # Most of two unigram residuals is what all have in common, so the raw direction is hardly the token's own, and a
+            # residual's part along it still tells which token it is.
+            centred = point.start == "centred"
+            directions = normalize(unigrams - counts / cache.n_kept @ unigrams if centred else unigrams)
+            mean_input = mean - _mean_along(cache, directions, mean if centred else torch.zeros_like(mean))
+    return Start(mean, mean_row, mean_input, table, directions)
+
+
+def _first_rows(point: Point, unigrams: Tensor, counts: Tensor, seed: int, embedding: Tensor | None) -> Tensor:
+    rows = unigrams
+    if point.rows == "permuted":
+        seen = counts.nonzero().flatten()
+        order = torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed))
+        rows = unigrams.index_copy(0, seen, unigrams[seen[order]])
+    rows = point.lookup_scale * rows
+    if point.table != "embedding":
+        return rows
+    if embedding is None:
+        raise ValueError("table: embedding needs the model's embedding (--embedding)")
+    return embedding @ torch.linalg.lstsq(embedding, rows).solution
+
+
+def _mean_along(cache: ResidualCache, directions: Tensor, mean: Tensor) -> Tensor:
+    """(d,) mean over training tokens of the part of a residual less `mean` along its token's direction, in scaled units."""
+    total, n = torch.zeros(directions.shape[1], dtype=torch.float64), 0
+    for index in cache.sampled:
+        shard = cache.shard(index)
+        along = directions[shard.tokens[shard.kept].long()]
+        x = shard.residuals[shard.kept].float() / cache.scale - mean
+        part = (x * along).sum(1, keepdim=True) * along
+        total += part.sum(0, dtype=torch.float64)
+        n += len(along)
+    return (total / n).float()
+
+
+def offset_at_start(sae: "SAE", cache: ResidualCache) -> Offset:
+    """The offset of what an SAE's encoder sees of training residuals, those of a few shards; the SAE is in scaled units."""
+
+    def inputs() -> Iterator[Tensor]:
+        for place in evenly_spaced(len(cache.sampled), OFFSET_SHARDS).tolist():
+            shard = cache.shard(cache.sampled[place])
+            x = shard.residuals[shard.kept].float() / cache.scale
+            yield sae.encoder_input(x.to(sae.device), shard.tokens[shard.kept].to(sae.device))
+
+    with torch.no_grad():
+        return offset_of(inputs())

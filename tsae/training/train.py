@@ -1,0 +1,191 @@
+"""Training one SAE from cached residuals."""
+
+import csv
+import io
+import logging
+import platform
+import shutil
+from collections.abc import Collection, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsae.compute.devices import Device, describe
+from tsae.profile.sweep import Job
+from tsae.profile.training import Training
+from tsae.residuals.read import open_residuals
+from tsae.residuals.unigrams import load_embedding, load_unigrams
+from tsae.sae.checkpoint import save
+from tsae.sae.offset import MOST_OFFSET
+from tsae.sae.sae import SAE
+from tsae.store.arguments import Folder
+from tsae.store.files import DamagedError, check, remove, sha256, write_text
+from tsae.store.tensors import load_metadata
+from tsae.training.loop import train_sae
+from tsae.training.resume import NotFiniteError, Progress, Saved
+from tsae.training.start import offset_at_start, start_from
+from tsae.training.trainer import Trainer
+
+LOG = logging.getLogger(__name__)
+FORMAT = 3
+HISTORY = ("step", "tokens", "lr", "loss", "l0", "heldout_nmse", "heldout_fvu")
+
+
+def train(
+    job: Job,
+    settings: Training,
+    residuals: Path,
+    unigrams: Path,
+    folder: Path,
+    checkpoints: Sequence[int] = (),
+    device: Device = "cpu",
+    model: Folder | None = None,
+    embedding: Path | None = None,
+    save_s: float | None = None,
+) -> None:
+    """Train one SAE.
+
+    `sae.safetensors`, `history.csv` and `config.json` go to `folder`. Checkpoints on the way, SAEs like the last with their table in half precision, go to `checkpoints/step00000123`.
+
+    An interrupted training goes on from what it saved last. One that fails, its numbers being finite no longer, leaves the SAE
+    as it was then, or at initialisation, and says so in `config.json`, under `failed`.
+
+    Args:
+        job: layer, point of the sweep and seed.
+        settings: how to train.
+        residuals: index of the residual cache.
+        unigrams: unigram residuals of the layer.
+        folder: where the SAE goes.
+        checkpoints: steps, counted from 1, after which a checkpoint is written.
+        device: where to compute.
+        model: the model, for residuals that are not on disk.
+        embedding: the model's embedding, for a table that is a map of it.
+        save_s: how often to save what an interrupted training goes on from [s]; by default `settings.save_minutes`.
+    """
+    settings = settings.model_copy(update={"tokens": round(job.point.budget * settings.tokens)})
+    cache = open_residuals(residuals, "train", job.layer, model, device)
+    heldout = open_residuals(residuals, "heldout", job.layer)
+
+    mapped = None if embedding is None or job.point.table != "embedding" else load_embedding(embedding)
+    start = start_from(job.point, cache, load_unigrams(unigrams), job.seed, mapped)
+
+    def initialise() -> SAE:
+        return SAE.initialise(job.point, start._replace(W_lookup=_copy(start.W_lookup)), job.seed).to(device)
+
+    sae = initialise()
+    offset = offset_at_start(sae, cache)
+    if job.point.is_centred and offset.share > MOST_OFFSET:
+        LOG.warning(
+            "%s: the encoder's input starts off centre, by %.2g of its spread (at most %g is expected): its mean over all "
+            "training tokens, which is taken away, is not that of these shards",
+            job.id,
+            offset.share,
+            MOST_OFFSET,
+        )
+    metadata: dict[str, Any] = {
+        "format": FORMAT,
+        "layer": job.layer,
+        "hook_point": f"blocks.{job.layer}.hook_resid_pre",
+        "seed": job.seed,
+        "point": job.point.model_dump(mode="json"),
+        "initial_encoder_scale": job.point.initial_encoder_scale,
+        "initial_decoder_norm": job.point.initial_decoder_norm,
+        "encoder_offset_at_start": offset.share,
+        "n_features": sae.n_features,
+        "d_model": cache.d_model,
+        "scale": cache.scale,
+        "training": settings.model_dump(mode="json", exclude={"save_minutes"}),
+        "residuals": cache.made_from,
+        "unigrams": {"sha256": sha256(unigrams)} | load_metadata(unigrams),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("tsae", "torch", "numba", "transformers", "transformer_lens")},
+    }
+
+    def write(to: Path, progress: Progress, table_dtype: torch.dtype, **more: Any) -> None:
+        reached: dict[str, Any] = {"step": progress.step, "tokens_trained": progress.step * settings.batch_size}
+        reached |= {"final": progress.history[-1]} if progress.history else {}
+        save(to, sae, metadata | describe(device) | reached | more, progress.last_fired, table_dtype)
+
+    # What is here survives when a workflow removes the outputs of an interrupted job.
+    under_way = folder / ".training"
+    # Not of the GPU: a job that was ended may go on on another.
+    saved = Saved(
+        under_way / "state.safetensors",
+        metadata | {"job": job.id},
+        60 * settings.save_minutes if save_s is None else save_s,
+    )
+    on_the_way = under_way / "checkpoints"
+    _keep_checkpoints(on_the_way, saved, checkpoints)
+    if saved.read() is None:
+        shutil.rmtree(under_way, ignore_errors=True)
+    on_the_way.mkdir(parents=True, exist_ok=True)
+    failed: dict[str, Any] = {}
+    try:
+        progress = train_sae(
+            sae,
+            cache,
+            heldout,
+            settings,
+            seed=job.seed + 1,
+            label=job.id,
+            at_checkpoint=lambda at: write(on_the_way / _name(at.step), at, torch.float16),
+            checkpoints=checkpoints,
+            saved=saved,
+            embedding=mapped,
+        )
+    except NotFiniteError as error:
+        LOG.error("error: %s: %s", job.id, error)
+        failed = {"failed": {"step": error.step, "why": error.why}}
+        sae = initialise()
+        progress = Progress(0, [], [], [], torch.full((sae.n_features,), -1, dtype=torch.int64))
+        if (last_good := saved.read()) is not None:
+            tensors, progress = last_good
+            Trainer(sae, settings, mapped).restore(tensors, progress.step)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(progress.history)
+    # All is written before anything takes its place, so that a full disk loses nothing of what was saved.
+    done = under_way / "done"
+    shutil.rmtree(done, ignore_errors=True)
+    write_text(done / "history.csv", text.getvalue())
+    write(done, progress, torch.float32, **failed)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for path in (on_the_way, *sorted(done.iterdir())):  # what is recorded of a file before the file
+        path.replace(folder / path.name)
+    shutil.rmtree(under_way)
+
+
+def _copy(table: Tensor | None) -> Tensor | None:
+    return None if table is None else table.clone()
+
+
+def _name(step: int) -> str:
+    return f"step{step:08d}"
+
+
+def _keep_checkpoints(folder: Path, saved: Saved, checkpoints: Collection[int]) -> None:
+    """Keep the checkpoints that are wanted up to where the training was saved; if one is not whole, forget what was saved."""
+    found = saved.read()
+    if found is None:
+        return
+    wanted = {_name(step) for step in checkpoints if step <= found[1].step}
+    for path in folder.glob("*"):
+        if path.name not in wanted:
+            shutil.rmtree(path)
+    if broken := sorted(name for name in wanted if not _is_whole(folder / name)):
+        LOG.warning("%s is not there, or damaged: training starts anew", folder / broken[0])
+        remove(saved.path)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    parts = [checkpoint / name for name in ("sae.safetensors", "config.json")]
+    try:
+        for path in parts:
+            check(path)
+    except DamagedError:
+        return False
+    return all(path.is_file() for path in parts)
