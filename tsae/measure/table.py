@@ -58,7 +58,8 @@ def write_table(output: Path, measurements: Files) -> None:
 def read_table(path: str | Path) -> pd.DataFrame:
     """Read a table; the columns are described in `results/README.md`."""
     check(Path(path))
-    return pd.read_csv(path, dtype=dict.fromkeys(WHOLE_NUMBERS, "Int64"))
+    # In chunks, a long table would have columns of several types, with a warning.
+    return pd.read_csv(path, dtype=dict.fromkeys(WHOLE_NUMBERS, "Int64"), low_memory=False)
 
 
 def read_tables(paths: Iterable[str | Path]) -> pd.DataFrame:
