@@ -269,11 +269,27 @@ def of_block(block: str, metric: str, subject: str, form: str, scale: float = 1.
     return of_seeds(rows_of(read(f"tables/{block}"), metric=metric, subject=subject, **where), form, scale)
 
 
+# What the findings say of claims, and of checks where a claim says less or more.
+STATED: tuple[tuple[str, str | None], ...] = (
+    ("C1", None),
+    ("C1", "NMSE, headline SAEs, encoder sees what the table leaves / baseline"),
+    ("C2", None),
+    ("C3", None),
+    ("C10", "firings lost, own unigram direction - as far along another token's, tokenized"),
+    ("C11", None),
+)
+
+
 def findings() -> str:
-    """What the page opens with."""
+    """What the page opens with.
+
+    Raises:
+        ValueError: a finding says of a claim what this run does not.
+    """
+    for claim, name in STATED:
+        verdicts.require(run_claims(), claim, name)
     smallest, largest = "topk-k32-x2-learned", "topk-k32-x16-none"
     layer = PROFILE.residuals.layers[-1]
-    simple = {"at": PROFILE.simple.threshold}
     topk, topk_ce, relu = (
         check("C1", f"{of}, tokenized / baseline, equal L0") for of in ("NMSE, TopK", "CE added, TopK", "NMSE, ReLU")
     )
@@ -288,6 +304,15 @@ def findings() -> str:
     lost, matched = (
         of_block("encoder", f"phrase_firings_{name}", TOKENIZED, "{:.0f}%", 100) for name in ("lost", "lost_matched")
     )
+
+    def share(metric: str, subject: str, **where: object) -> str:
+        return of_block("headline", metric, subject, "{:.1f}%", 100, layer=layer, **where)
+
+    def pointing(subject: str) -> str:
+        return share("feature_token_bias_similar_alive", subject, min_count=1)
+
+    def firing(subject: str) -> str:
+        return share("simple_unigram", subject, at=PROFILE.simple.threshold)
 
     def dead(subject: str) -> str:
         return of_block("centre", "dead_heldout", subject, "{:.1f}%", 100)
@@ -311,13 +336,9 @@ def findings() -> str:
         "**A tokenized SAE is as good as its baseline after a fraction of the training, and most so in early layers.** Tokens that the "
         f"baseline needs over those of a tokenized SAE as good in NMSE, each with a whole schedule of its own: {sooner}. To the first "
         f"crossing on one schedule, as the authors count: {one_schedule}. ([`speedup`](figures/speedup.png))",
-        f"**Features stop pointing at tokens, but not firing on them.** At layer {layer}, "
-        f"{of_block('headline', 'feature_token_bias_similar_alive', BASELINE, '{:.1f}%', 100, layer=layer, min_count=1)} of "
-        "the baseline's alive features point along a token-bias, and "
-        f"{of_block('headline', 'feature_token_bias_similar_alive', TOKENIZED, '{:.1f}%', 100, layer=layer, min_count=1)} of the "
-        "tokenized SAE's. Features with half of their activation mass on one token are "
-        f"{of_block('headline', 'simple_unigram', BASELINE, '{:.1f}%', 100, layer=layer, **simple)} of the baseline's and "
-        f"{of_block('headline', 'simple_unigram', TOKENIZED, '{:.1f}%', 100, layer=layer, **simple)} of the tokenized SAE's. "
+        f"**Features stop pointing at tokens, but not firing on them.** At layer {layer}, {pointing(BASELINE)} of the baseline's alive "
+        f"features point along a token-bias, and {pointing(TOKENIZED)} of the tokenized SAE's. Features with half of their activation "
+        f"mass on one token are {firing(BASELINE)} of the baseline's and {firing(TOKENIZED)} of the tokenized SAE's. "
         "([`simple_features`](figures/simple_features.png), [`token_bias_similarity`](figures/token_bias_similarity.png))",
         f"**A feature of a phrase owes part of its firings to the token itself.** Taking the unigram direction out of the input loses {lost} of a "
         f"tokenized SAE's firings on phrases; moving the input as far along another token's direction loses {matched}. "

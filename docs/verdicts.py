@@ -13,6 +13,7 @@ import pandas as pd
 from tsae.claims.report import claim_verdicts, statement, verdict_sentence
 
 MARKER = re.compile(r"(<!-- (verdict|sentence) (C\d+) -->)(.*?)(<!-- end -->)", re.DOTALL)
+HOLDING = ("reproduced", "direction holds")
 # What is copied from the ledger's own report; other blocks are sentences like any.
 REPORT = re.compile(r"<!-- begin (claims|claims_summary) -->.*?<!-- end \1 -->", re.DOTALL)
 # A claim and what is said of it within a sentence, such as "so C6 holds" or "calls C3 undecided".
@@ -36,6 +37,28 @@ def fill_verdicts(text: str, checks: pd.DataFrame) -> str:
         return match[1] + (verdicts[claim] if match[2] == "verdict" else verdict_sentence(checks, claim)) + match[5]
 
     return MARKER.sub(replace, text)
+
+
+def require(checks: pd.DataFrame, claim: str, check: str | None = None) -> None:
+    """See that a sentence which says that a claim holds, or one check of it, may be said.
+
+    Args:
+        checks: rows of `claims.csv`.
+        claim: its id.
+        check: one of its checks; None: the claim itself.
+
+    Raises:
+        ValueError: it does not hold in this run, or there is no such claim or check.
+    """
+    rows = (
+        checks[checks["id"] == claim] if check is None else checks[(checks["id"] == claim) & (checks["check"] == check)]
+    )
+    found = rows["claim_verdict" if check is None else "check_verdict"].unique().tolist()
+    if not found or not set(found) <= set(HOLDING):
+        what = claim if check is None else f"{claim}: {check!r}"
+        raise ValueError(
+            f"a finding in docs/fill.py says that {what} holds, and this run has {' and '.join(found) or 'no such check'}; rewrite the finding"
+        )
 
 
 def recorded_verdicts(record: Mapping[str, Any]) -> dict[str, str]:
