@@ -128,13 +128,13 @@ def test_a_disk_without_locks_is_no_reason_to_stop(
     monkeypatch.setattr(fcntl, "flock", refuse)
     hold(tmp_path)
     assert [record.message for record in caplog.records] == [
-        f"{tmp_path}: no locks on this disk ({os.strerror(code)}); see to it that only one run writes there"
+        f"{tmp_path}: no locks on this disk ({os.strerror(code)}); make sure that only one run writes there"
     ]
 
 
 def test_a_lock_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / ".lock").mkdir()  # root may write to read-only files
-    with pytest.raises(ValueError, match=rf"^{tmp_path}/\.lock: cannot be written \(.*\), and a run writes there$"):
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/\.lock: cannot be written \(.*\); a run must be able to$"):
         hold(tmp_path)
 
 
