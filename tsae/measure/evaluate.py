@@ -1,4 +1,8 @@
-"""Evaluation of one SAE on held-out tokens."""
+"""Evaluation of one SAE on held-out tokens.
+
+The held-out tokens are encoded once: errors, sparsity, firings, feature statistics and the loss all follow from that pass. The offset of
+the encoder's input reads the residuals again, since it sums over parts of another size; it has no product with W_enc.
+"""
 
 from pathlib import Path
 
@@ -9,10 +13,10 @@ from tsae.measure.ablations import load_ablations
 from tsae.measure.comparisons import References, compare_features, compare_table
 from tsae.measure.dead import measure_dead_in_training, measure_dead_on_heldout, measure_offset, measure_start
 from tsae.measure.features import Firings, feature_statistics, simple_shares, write_features
-from tsae.measure.loss import measure_loss
+from tsae.measure.loss import measure_loss, patched_losses
 from tsae.measure.measurement import Measurement, failure
 from tsae.measure.metrics import THRESHOLDS
-from tsae.measure.reconstruction import measure_reconstruction
+from tsae.measure.reconstruction import measure_reconstruction, reconstruct
 from tsae.measure.sequences import load_sequences, spread
 from tsae.measure.similarity import Similar, measure_feature_similarity, most_similar_rows
 from tsae.measure.sizes import measure_size
@@ -24,6 +28,7 @@ from tsae.profile.evaluation import Evaluation, Features
 from tsae.profile.sweep import Job
 from tsae.residuals.conditional_means import fit_table
 from tsae.residuals.read import open_residuals
+from tsae.residuals.shards import evenly_spaced
 from tsae.sae.checkpoint import check_fits, load, load_last_fired
 from tsae.store.arguments import Folder
 
@@ -82,9 +87,14 @@ def evaluate(
     check_fits(trained, sae, cache.d_model, cache.vocab_size)
     check_fits(reference, token_biases, cache.d_model, cache.vocab_size)
     sequences, known = load_sequences(cache, heldout), references.load()
+    scored = spread(sequences, settings.ce_sequences)
+    without_sae = load_ablations(ablations, scored)
     by_document, firings = DocumentSums(sequences.documents), list[Firings]()
     counts = open_residuals(residuals, "train", layer).token_counts(len(known.unigrams))
-    fired = measure_reconstruction(trained, sequences, settings, by_document, firings, counts)
+    in_loss = evenly_spaced(len(sequences.tokens), settings.ce_sequences)
+    found, x_hat = reconstruct(trained, sequences, settings, in_loss, firings)
+    measure_reconstruction(found, sequences, by_document, counts)
+    alive = found.fired > 0
     tables = {"token_bias": reference.W_lookup, "unigram": known.unigrams}
     if failure(reference.metadata):
         del tables["token_bias"]  # its table is not trained
@@ -108,16 +118,21 @@ def evaluate(
         DocumentSums(sequences.documents).save(sums)
         write_measurements(metrics, job.labels, {job.subject: stopped})
         return stopped
+    del firings
+    language_model = load_model(model, compatibility_mode, device)
+    with torch.inference_mode():
+        losses = patched_losses(x_hat, language_model, scored, layer, settings)
+    del language_model, x_hat
     # Of an SAE that was trained elsewhere it is not known when its features fired.
     trained_here = "tokens_trained" in trained.metadata
     rows = [
-        measure_dead_on_heldout(fired, settings),
+        measure_dead_on_heldout(found.fired, settings),
         *measure_start(trained),
         *measure_offset(trained, sae, sequences),
         *(measure_dead_in_training(trained, load_last_fired(sae), settings) if trained_here else ()),
-        *(m for name in similar for m in measure_feature_similarity(name, similar[name], fired > 0, settings)),
+        *(m for name in similar for m in measure_feature_similarity(name, similar[name], alive, settings)),
         *simple_shares(statistics, min_firings, THRESHOLDS, settings.bootstrap, settings.seed),
-        *compare_features(trained.W_dec, fired > 0, known, counts, settings),
+        *compare_features(trained.W_dec, alive, known, counts, settings),
         *compare_table(trained, known, counts, sequences, settings, by_document),
         *measure_size(trained, by_document.ratio("l0").value, known.embedding.shape[1]),
     ]
@@ -126,11 +141,7 @@ def evaluate(
         scale, fitted = fit_table(trained.W_lookup.cpu(), known.means, counts)
         table_fvu(sequences, fitted, known.means.mean, by_document, "table_fvu_fitted")
         rows.append(Measurement("table_scale", scale))
-    del reference, known, tables, similar, firings
-    language_model = load_model(model, compatibility_mode, device)
-    scored = spread(sequences, settings.ce_sequences)
-    with torch.inference_mode():
-        measure_loss(trained, language_model, scored, load_ablations(ablations, scored), layer, settings, by_document)
+    measure_loss(losses, scored, without_sae, by_document)
     by_document.save(sums)
     measured = [*by_document.measure(settings.bootstrap, settings.seed), *rows]
     write_measurements(metrics, job.labels, {job.subject: measured})
