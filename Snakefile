@@ -22,11 +22,11 @@ include: "workflow/rules/start.smk"
 
 
 pathvars:
-    sources="results/sources",
-    results=f"results/{CONFIG.profile}",
-    figures=f"figures/{CONFIG.profile}",
-    logs=f"results/{CONFIG.profile}/logs",
-    benchmarks=f"results/{CONFIG.profile}/benchmarks",
+    sources=str(layout.SOURCES),
+    results=RESULTS,
+    figures=str(layout.figures_of(CONFIG.profile)),
+    logs=f"{RESULTS}/logs",
+    benchmarks=f"{RESULTS}/{layout.BENCHMARKS}",
 
 
 onstart:

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from tsae.store import layout
+
 T = TypeVar("T")
 
 # What workflow/rules/common.smk sets for every job, and the Makefile for benchmarks; of the step's, not how threads wait.
@@ -109,7 +111,7 @@ def arguments_of_steps(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--output", type=Path, default=Path("results/bench"))
+    parser.add_argument("--output", type=Path, default=layout.BENCH)
     return parser
 
 

@@ -25,6 +25,7 @@ from tsae.profile.sweep import Job
 from tsae.residuals.read import ResidualCache, open_residuals
 from tsae.residuals.unigrams import load_unigrams
 from tsae.sae.reconstruction import reconstruction_errors
+from tsae.store import layout
 from tsae.store.files import write_json
 from tsae.training.batches import training_batches
 
@@ -62,9 +63,9 @@ def train(build: Callable[[Settings], Trained], settings: Settings, batches: Ite
 
 def measure_tool(name: str, seeds: int, job: Job, results: Path, settings: config.Config) -> dict[str, Any]:
     """A row of the comparison: a tool, and what came of each seed."""
-    cache = open_residuals(results / "residuals/index.json", "train", job.layer)
-    heldout = open_residuals(results / "residuals/index.json", "heldout", job.layer)
-    unigrams = load_unigrams(results / f"unigrams/layer{job.layer}.safetensors")
+    cache = open_residuals(results / layout.RESIDUALS, "train", job.layer)
+    heldout = open_residuals(results / layout.RESIDUALS, "heldout", job.layer)
+    unigrams = load_unigrams(results / layout.UNIGRAMS.format(layer=job.layer))
     row: dict[str, Any] = {"tool": name, "seeds": []}
     for seed in range(seeds):
         of_seed = Settings(job.point, settings.training, cache, unigrams, settings.evaluation.dead_window, seed)
@@ -111,12 +112,12 @@ def baseline(settings: config.Config) -> Job:
 def main() -> None:
     """Train, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("results/embedded"))
+    parser.add_argument("--results", type=Path, default=layout.EMBEDDED)
     parser.add_argument("--config", type=Path, default=Path("config/config.yaml"))
     parser.add_argument("--seeds", type=int, default=1, help="how many; each trains every tool once more")
     parser.add_argument("--tool", choices=TOOLS, action="append", help="default: all")
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--output", type=Path, default=Path("results/bench"))
+    parser.add_argument("--output", type=Path, default=layout.BENCH)
     arguments = parser.parse_args()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
@@ -137,7 +138,7 @@ def main() -> None:
             rows.append({"tool": name, "error": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"})
         print(f"\n{show(rows[-1:])}", flush=True)
     print(f"\n{show(rows)}")
-    cache = open_residuals(arguments.results / "residuals/index.json", "train", job.layer)
+    cache = open_residuals(arguments.results / layout.RESIDUALS, "train", job.layer)
     described = {
         "layer": job.layer,
         "point": job.point.id,

@@ -25,6 +25,7 @@ from tsae.profile.config import Config, to_json
 from tsae.profile.sweep import Job
 from tsae.residuals.read import open_residuals
 from tsae.sae.checkpoint import load
+from tsae.store import layout
 from tsae.store.files import sha256, write_json
 from tsae.store.tensors import load_tensors
 
@@ -66,20 +67,20 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 def measure(name: str, results: Path, settings: Config, job: Job, folder: Path) -> dict[str, Any]:
     """One way against the run."""
-    index, residuals = results / "residuals/index.json", folder / "residuals.safetensors"
+    index, residuals = results / layout.RESIDUALS, folder / "residuals.safetensors"
     environment = WAYS[name]
     mode = settings.model.compatibility_mode
-    run(environment, "-c", RESIDUALS, results / "model", index, job.layer, mode, residuals)
+    run(environment, "-c", RESIDUALS, results / layout.MODEL, index, job.layer, mode, residuals)
     run(
         environment,
         *("-m", "tsae", "--log", folder / "log", "train", "--job", to_json(job)),
         *("--settings", to_json(settings.training, exclude=["save_minutes"]), "--residuals", index),
-        *("--unigrams", results / f"unigrams/layer{job.layer}.safetensors", "--folder", folder / "sae"),
+        *("--unigrams", results / layout.UNIGRAMS.format(layer=job.layer), "--folder", folder / "sae"),
     )
     shard = open_residuals(index, "heldout", job.layer).shard(0)
-    found, expected = load(folder / "sae"), load(results / "saes" / job.id)
+    found, expected = load(folder / "sae"), load(results / layout.SAE.format(job=job.id))
     nmse, nmse_expected = (sae.metadata["final"]["heldout_nmse"] for sae in (found, expected))
-    parameters = [path / "sae.safetensors" for path in (folder / "sae", results / "saes" / job.id)]
+    parameters = [path / "sae.safetensors" for path in (folder / "sae", results / layout.SAE.format(job=job.id))]
     return {
         "way": name,
         "same_bytes": sha256(parameters[0]) == sha256(parameters[1]),
@@ -92,7 +93,7 @@ def measure(name: str, results: Path, settings: Config, job: Job, folder: Path) 
 
 def seeds(results: Path, jobs: list[Job]) -> dict[str, Any]:
     """The largest difference to SAEs of other seeds, on the same held-out tokens."""
-    first, *others = (load(results / "saes" / job.id) for job in jobs)
+    first, *others = (load(results / layout.SAE.format(job=job.id)) for job in jobs)
     nmse, *nmses = (sae.metadata["final"]["heldout_nmse"] for sae in (first, *others))
     return {
         "way": "another seed",
@@ -109,11 +110,11 @@ def seeds(results: Path, jobs: list[Job]) -> dict[str, Any]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("results/embedded"))
+    parser.add_argument("--results", type=Path, default=layout.EMBEDDED)
     parser.add_argument("--config", type=Path, default=Path("config/config.yaml"))
-    parser.add_argument("--output", type=Path, default=Path("results/bench"))
+    parser.add_argument("--output", type=Path, default=layout.BENCH)
     arguments = parser.parse_args()
-    if not (arguments.results / "manifest.json").exists():
+    if not (arguments.results / layout.MANIFEST).exists():
         print(f"{arguments.results}: there is no finished run, so rounding is not measured; run: make reproduce")
         return
     settings = config.load(arguments.config)

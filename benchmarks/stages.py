@@ -16,12 +16,13 @@ import pandas as pd
 from measure import table
 
 from tsae.profile.point import Point
+from tsae.store import layout
 from tsae.store.files import write_json
 
 
 def benchmark_files(results: Path) -> dict[str, list[Path]]:
     """The benchmark files of each stage, stages in the order in which they ended."""
-    folder = results / "benchmarks"
+    folder = results / layout.BENCHMARKS
     entries = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
     return {path.stem: [path] if path.is_file() else sorted(path.rglob("*.tsv")) for path in entries}
 
@@ -33,8 +34,8 @@ def read(path: Path) -> pd.Series:
 
 def sae_of(results: Path, stage: str, path: Path) -> dict[str, Any]:
     """The description of the SAE that a job of a stage trained or evaluated."""
-    name = path.relative_to(results / "benchmarks" / stage).with_suffix("")
-    description: dict[str, Any] = json.loads((results / "saes" / name / "config.json").read_text())
+    name = path.relative_to(results / layout.BENCHMARKS / stage).with_suffix("")
+    description: dict[str, Any] = json.loads((results / layout.SAE.format(job=name) / "config.json").read_text())
     return description
 
 
@@ -42,7 +43,7 @@ def tokens_of(results: Path, stage: str, path: Path) -> int | None:
     """Tokens that a job passes through the model or the SAE, where that is what takes its time."""
     match stage:
         case "cache_residuals":
-            return int(json.loads((results / f"residuals/parts/{path.stem}.json").read_text())["tokens"])
+            return int(json.loads((results / layout.RESIDUALS_PART.format(part=path.stem)).read_text())["tokens"])
         case "train":
             return int(sae_of(results, stage, path)["training"]["tokens"])
     return None
@@ -74,7 +75,8 @@ def measure_saes(results: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for path in benchmark_files(results).get("train", []):
         about = sae_of(results, "train", path)
-        evaluation = results / "benchmarks/evaluate" / path.relative_to(results / "benchmarks/train")
+        folder = results / layout.BENCHMARKS
+        evaluation = folder / "evaluate" / path.relative_to(folder / "train")
         train_s = float(read(path)["s"])
         rows.append(
             {
@@ -102,7 +104,7 @@ def measure_run(results: Path, environment: Path) -> dict[str, float | None]:
         "environment_s": ready.stat().st_mtime - (environment / "pyvenv.cfg").stat().st_mtime
         if ready.exists()
         else None,
-        "dag_s": (results / "manifest.json").stat().st_mtime - begun,
+        "dag_s": (results / layout.MANIFEST).stat().st_mtime - begun,
     }
 
 
@@ -142,17 +144,17 @@ def show_saes(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Read, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("results/embedded"))
-    parser.add_argument("--output", type=Path, default=Path("results/bench"))
+    parser.add_argument("--results", type=Path, default=layout.EMBEDDED)
+    parser.add_argument("--output", type=Path, default=layout.BENCH)
     arguments = parser.parse_args()
-    if not (arguments.results / "manifest.json").exists():
+    if not (arguments.results / layout.MANIFEST).exists():
         print(f"{arguments.results}: there is no finished run, so stages are not measured; run: make reproduce")
         return
     stages, saes = measure_stages(arguments.results), measure_saes(arguments.results)
     run = measure_run(arguments.results, Path(__file__).parent.parent / ".venv")
     print(f"{arguments.results}\n\n{show_stages(stages)}\n\n{show_saes(saes)}")
     print(", ".join(f"{name}: {value:.0f} s" for name, value in run.items() if value is not None))
-    manifest = json.loads((arguments.results / "manifest.json").read_text())
+    manifest = json.loads((arguments.results / layout.MANIFEST).read_text())
     write_json(
         arguments.output / "stages.json",
         {"machine": manifest["machine"], "git": manifest["git"], "run": run, "stages": stages, "saes": saes},

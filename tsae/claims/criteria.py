@@ -9,7 +9,8 @@ import pandas as pd
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tsae.measure.metrics import DEFINITIONS
-from tsae.profile.point import SPARSITY, ArchitectureName, EncoderInput, TableName
+from tsae.profile.architectures import ARCHITECTURES
+from tsae.profile.point import ArchitectureName, EncoderInput, TableName
 from tsae.profile.section import Name, Section
 
 Role = Literal["baseline", "tokenized", "remainder"]
@@ -66,7 +67,7 @@ def _known_metric(metric: str) -> str:
 
 def _known_subject(subject: str) -> str:
     known = [*ROLES, *TABLES_ALONE]
-    if subject not in known and not subject.startswith(tuple(f"{name}-" for name in (*SPARSITY, "released"))):
+    if subject not in known and not subject.startswith(tuple(f"{name}-" for name in (*ARCHITECTURES, "released"))):
         raise ValueError(f"unknown subject{suggest(subject, known)}")
     return subject
 

@@ -5,7 +5,6 @@ the same documents. Other metrics have independent replicates from their own int
 """
 
 import functools
-import re
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,6 +17,8 @@ from numpy.typing import NDArray
 from tsae.claims.criteria import NotMeasuredError
 from tsae.claims.selection import Run, SumsOf
 from tsae.measure.metrics import is_share
+from tsae.profile.sweep import job_id, parse_job_id
+from tsae.store.layout import CURVE_SUMS, SUMS
 
 if TYPE_CHECKING:
     from tsae.measure.statistics import Bootstrap
@@ -66,17 +67,17 @@ class Measured(NamedTuple):
     """The SAEs that this is for because their training failed."""
 
 
-def paths_of_sums(folder: Path, rows: pd.DataFrame) -> list[Path]:
-    """The files of sums below a folder that belong to the SAEs and layers of a table."""
+def paths_of_sums(results: Path, rows: pd.DataFrame, sums: str = SUMS) -> list[Path]:
+    """The files of sums of the SAEs and layers in a table; `sums` is `SUMS` or `CURVE_SUMS` of the layout."""
     named = rows[["layer", "subject", "seed"]].drop_duplicates().itertuples(index=False, name=None)
     return [
-        folder / f"layer{layer}/{subject}{'' if pd.isna(seed) else f'-s{seed}'}.safetensors"
+        results / sums.format(job=job_id(layer, subject, None if pd.isna(seed) else seed))
         for layer, subject, seed in named
     ]
 
 
 def load_sums_of_run(paths: Iterable[Path]) -> "dict[SumsOf, DocumentSums]":
-    """Read the sums of a run: `layer{L}/{subject}-s{seed}.safetensors`, or in a folder `curves` those of checkpoints.
+    """Read the sums of a run.
 
     Raises:
         ValueError: a file is missing or damaged, or two are of different documents, so that they cannot be resampled together.
@@ -87,14 +88,13 @@ def load_sums_of_run(paths: Iterable[Path]) -> "dict[SumsOf, DocumentSums]":
     found: dict[SumsOf, DocumentSums] = {}
     first: tuple[Path, DocumentSums] | None = None
     for path in paths:
-        layer = int(path.parent.name.removeprefix("layer"))
-        subject, _, seed = path.stem.rpartition("-s") if re.search(r"-s\d+$", path.stem) else (path.stem, "", "")
-        by_step = load_curve(path) if path.parent.parent.name == "curves" else {None: load_sums(path)}
+        layer, subject, seed = parse_job_id(f"{path.parent.name}/{path.stem}")
+        by_step = load_curve(path) if path.match(CURVE_SUMS.format(job="*/*")) else {None: load_sums(path)}
         for step, sums in by_step.items():
             first = first or (path, sums)
             if not sums.documents.equal(first[1].documents):
                 raise ValueError(f"{path}: its documents are not those of {first[0]}; evaluate both again")
-            found[layer, subject, int(seed) if seed else None, step] = sums
+            found[layer, subject, seed, step] = sums
     return found
 
 

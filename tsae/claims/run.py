@@ -9,6 +9,7 @@ from tsae.claims.report import print_claims, write_claims
 from tsae.claims.selection import Role, Run
 from tsae.measure.table import read_table
 from tsae.profile import config
+from tsae.store.layout import CLAIMS, results_of
 
 
 def measure_run(
@@ -63,4 +64,4 @@ def show_claims(configfile: Path) -> str:
     Raises:
         ValueError: its claims are not measured yet.
     """
-    return print_claims(Path("results") / config.load(configfile).profile / "claims.csv")
+    return print_claims(results_of(config.load(configfile).profile) / CLAIMS)

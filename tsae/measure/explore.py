@@ -16,13 +16,15 @@ from torch import Tensor
 from tsae.measure.features import read_features
 from tsae.measure.sequences import Sequences, load_sequences
 from tsae.measure.table import read_table
+from tsae.profile.sweep import job_id
 from tsae.residuals.read import ResidualCache, open_residuals
 from tsae.residuals.unigrams import load_unigrams
 from tsae.sae.checkpoint import load
 from tsae.sae.sae import SAE
+from tsae.store import layout
 from tsae.store.files import check
 
-PLACES = ("results/embedded", "../results/embedded")
+PLACES = (layout.EMBEDDED, ".." / layout.EMBEDDED)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Run:
         Raises:
             ValueError: the run has no such table.
         """
-        path = self.results / f"tables/{name}.csv"
+        path = self.results / layout.TABLE.format(table=name)
         if not path.is_file():
             raise ValueError(f"{path} is missing; run: snakemake --cores all {path}")
         return read_table(path)
@@ -49,7 +51,7 @@ class Run:
         warnings.filterwarnings("ignore", message="IProgress not found")
         from tsae.text.tokens import load_tokenizer
 
-        return load_tokenizer(self.results / "model")
+        return load_tokenizer(self.results / layout.MODEL)
 
     @cached_property
     def baseline(self) -> str:
@@ -83,7 +85,7 @@ class Run:
                 "what is shown of it is what was last saved",
                 stacklevel=3,
             )
-        return self.results / f"saes/layer{layer}/{subject}-s{self.seed}"
+        return self.results / layout.SAE.format(job=job_id(layer, subject, self.seed))
 
     def sae(self, subject: str, layer: int) -> SAE:
         """A trained SAE of the lowest seed, speaking raw residuals."""
@@ -97,20 +99,20 @@ class Run:
 
     def features(self, subject: str, layer: int) -> pd.DataFrame:
         """Statistics of the features of that SAE; see `tsae.features.feature_statistics`."""
-        name = self.folder(subject, layer).name
-        return read_features(self.results / f"features/layer{layer}/{name}.parquet")
+        self.folder(subject, layer)  # warns if its training failed
+        return read_features(self.results / layout.FEATURES.format(job=job_id(layer, subject, self.seed)))
 
     def unigrams(self, layer: int) -> Tensor:
         """Unigram residuals (V, d)."""
-        return load_unigrams(self.results / f"unigrams/layer{layer}.safetensors")
+        return load_unigrams(self.results / layout.UNIGRAMS.format(layer=layer))
 
     def residuals(self, layer: int, split: str = "heldout") -> ResidualCache:
         """The residuals of a split."""
-        return open_residuals(self.results / "residuals/index.json", split, layer, self.results / "model")
+        return open_residuals(self.results / layout.RESIDUALS, split, layer, self.results / layout.MODEL)
 
     def heldout(self, layer: int) -> Sequences:
         """The held-out sequences."""
-        return load_sequences(self.residuals(layer), self.results / "tokens/heldout.safetensors")
+        return load_sequences(self.residuals(layer), self.results / layout.HELDOUT_TOKENS)
 
     def token(self, text: str) -> int:
         """Id of the token that is exactly this text; mind the leading space.
@@ -152,9 +154,9 @@ def open_run(results: str | Path | None = None) -> Run:
     pd.set_option("display.html.use_mathjax", False)
     given = results or os.environ.get("TSAE_RESULTS")
     for place in [given] if given else PLACES:
-        if (Path(place) / "tables/headline.csv").is_file():
+        if (Path(place) / layout.TABLE.format(table="headline")).is_file():
             return Run(Path(place))
-    raise ValueError(f"no finished run in {given or ' or '.join(PLACES)}; run: make reproduce")
+    raise ValueError(f"no finished run in {given or ' or '.join(map(str, PLACES))}; run: make reproduce")
 
 
 def contexts_html(run: Run, rows: pd.DataFrame, n_contexts: int = 3) -> str:

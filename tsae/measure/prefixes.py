@@ -20,7 +20,8 @@ from tsae.model.language_model import load_model
 from tsae.profile.config import Config
 from tsae.profile.evaluation import Evaluation
 from tsae.residuals.read import ResidualCache, open_residuals
-from tsae.residuals.write_unigrams import rescale_long_rows_, unigram_residuals
+from tsae.residuals.write_unigrams import last_residuals, rescale_long_rows_
+from tsae.store import layout
 from tsae.store.files import read_text, write_json
 from tsae.text.tokens import load_tokens
 
@@ -152,9 +153,9 @@ def measure_prefixes(
     """
     from transformers import AutoTokenizer
 
-    folder, index = results / "model", results / "residuals/index.json"
-    train, heldout = (results / f"tokens/{split}.safetensors" for split in ("train", "heldout"))
-    for path in (folder / "source.json", train, index, heldout):
+    folder, index = results / layout.MODEL, results / layout.RESIDUALS
+    train, heldout = results / layout.TRAIN_TOKENS, results / layout.HELDOUT_TOKENS
+    for path in (results / layout.MODEL_SOURCE, train, index, heldout):
         if not path.is_file():
             raise ValueError(f"{path} is missing; run first: snakemake --cores all {index} --configfile {configfile}")
     layers = config.residuals.layers
@@ -166,7 +167,7 @@ def measure_prefixes(
     ids = {prefix: tokenizer.encode(prefix, add_special_tokens=False) for prefix in prefixes}
     model = load_model(folder, config.model.compatibility_mode, device)
     rows = {
-        prefix: unigram_residuals(model, split.bos, ids[prefix], layers, config.unigrams.batch_tokens, sample)
+        prefix: last_residuals(model, split.bos, ids[prefix], sample[:, None], layers, config.unigrams.batch_tokens)
         for prefix in prefixes
     }
     text, measured, coverage = [], [], 0.0
@@ -181,7 +182,7 @@ def measure_prefixes(
             )
             measured.append(PrefixMeasurement(prefix, len(ids[prefix]), layer, **values))
     found = Prefixes(len(sample), coverage, text, measured, recommend(measured))
-    write_json(results / "prefixes.json", to_json(found))
+    write_json(results / layout.PREFIXES, to_json(found))
     return found
 
 

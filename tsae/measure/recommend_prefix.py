@@ -9,6 +9,7 @@ from pydantic import Field
 from tsae.compute.devices import Device
 from tsae.measure.prefixes import advice, describe, measure_prefixes
 from tsae.profile.config import load
+from tsae.store.layout import results_of
 
 
 def recommend_prefix(
@@ -29,5 +30,5 @@ def recommend_prefix(
         ValueError: as `measure_prefixes`.
     """
     profile = load(configfile)
-    found = measure_prefixes(profile, configfile, Path("results") / profile.profile, prefix, rows, device)
+    found = measure_prefixes(profile, configfile, results_of(profile.profile), prefix, rows, device)
     return f"{describe(found)}\n\n{advice(found, profile.unigrams.prefix)}"

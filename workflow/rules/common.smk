@@ -6,6 +6,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from tsae.claims.criteria import TABLES_ALONE
 from tsae.claims.ledger import load_ledger
 from tsae.plan.costs import costs
 from tsae.profile import config as configuration
@@ -13,7 +14,9 @@ from tsae.profile.config import to_json
 from tsae.profile.figures import FIGURES as NEEDS_OF, caption_of
 from tsae.profile.local import check_local_sources
 from tsae.profile.sources import FileCorpus, FolderModel, WheelFile
+from tsae.profile.sweep import job_id
 from tsae.profile.validation import read_yaml
+from tsae.store import layout
 
 CONFIGFILE = ", ".join(map(str, workflow.config_settings.configfiles)) or "config/config.yaml"
 try:
@@ -30,6 +33,7 @@ try:
 except ValueError as error:
     raise WorkflowError(str(error))
 
+RESULTS = str(layout.results_of(CONFIG.profile))
 # The SAEs that the figures compare where nothing else is swept, by their role.
 HEADLINE = {role: point for role, point in CONFIG.headline()._asdict().items() if point is not None}
 FIGURES = CONFIG.figures
@@ -48,13 +52,11 @@ REFERENCES = {
     "spelling": "<results>/ngrams/spelling.safetensors",
     "embedding": "<results>/unigrams/embedding.safetensors",
 }
-# What is measured of a layer itself; in the ledger these are subjects too.
-LAYER_SUBJECTS = ["unigram-residuals", "conditional-means", "residuals"]
 PHRASES = ["<results>/tables/phrases.csv"] if "encoder" in CONFIG.sweep else []
 # What claims are measured from beside the tables: sums over held-out documents, the same documents for all.
 SUMS = [
     *expand("<results>/sums/{job}.safetensors", job=[*JOBS, *RELEASED]),
-    *expand("<results>/sums/layer{layer}/{subject}.safetensors", layer=LAYERS, subject=LAYER_SUBJECTS),
+    *expand("<results>/sums/layer{layer}/{subject}.safetensors", layer=LAYERS, subject=TABLES_ALONE),
     *expand("<results>/sums/curves/{job}.safetensors", job=[job.id for job in CONFIG.jobs("headline")]),
 ]
 # Training residuals that are not on disk come from the model.
@@ -77,7 +79,7 @@ shell.prefix(
     "export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false; "
     # Jobs outlive a Snakemake that is killed. Each shares a lock for as long as it or what it starts has the file open, and the
     # next run waits for it.
-    f"mkdir -p results/{CONFIG.profile} && exec 9<> results/{CONFIG.profile}/.jobs; python -S -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_SH)' 2> /dev/null; "
+    f"mkdir -p {RESULTS} && exec 9<> {RESULTS}/.jobs; python -S -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_SH)' 2> /dev/null; "
 )
 
 
@@ -145,7 +147,7 @@ def job_of(wildcards):
     """The SAE that the wildcards name, one that is trained or one of the authors'."""
     if "name" in wildcards.keys():
         return released_of(wildcards).job
-    return JOBS[f"layer{wildcards.layer}/{wildcards.point}-s{wildcards.seed}"]
+    return JOBS[job_id(wildcards.layer, wildcards.point, wildcards.seed)]
 
 
 def settings_of_job(wildcards):
@@ -192,7 +194,7 @@ def baseline_reference(wildcards):
 
 def released_of(wildcards):
     """What is known of the authors' SAE that the wildcards name."""
-    return RELEASED[f"layer{wildcards.layer}/released-{wildcards.name}"]
+    return RELEASED[job_id(wildcards.layer, f"released-{wildcards.name}", None)]
 
 
 def released_file(wildcards):
@@ -252,7 +254,7 @@ def results_of_notebook(wildcards):
     """What a notebook reads: tables, and files of the headline SAEs at the middle layer, lowest seed."""
     layer = LAYERS[len(LAYERS) // 2]
     seed = min(job.seed for job in CONFIG.jobs("headline"))
-    first = {name: f"layer{layer}/{point}-s{seed}" for name, point in HEADLINE.items()}
+    first = {name: job_id(layer, point, seed) for name, point in HEADLINE.items()}
     saes = expand("<results>/saes/{sae}/sae.safetensors", sae=first.values())
     residuals = [
         "<results>/residuals/index.json",

@@ -17,7 +17,7 @@ def one_run_at_a_time():
     # One order for all, so that of two runs one has all of them. What a storage holds is fetched to a place of each run's own.
     to_fetch = sorted(Path(file) for job in fetching for file in job.output if not file.is_storage)
     try:
-        hold(Path(f"results/{CONFIG.profile}"), to_fetch)
+        hold(Path(RESULTS), to_fetch)
     except (ValueError, OSError) as error:
         raise WorkflowError(str(error))
 
@@ -25,8 +25,8 @@ def one_run_at_a_time():
 def no_file_from_the_future():
     """Correct what a clock that jumped back has left: results, figures, and the files of the project that they depend on."""
     project = [Path(workflow.basedir, folder) for folder in ("config", "docs", "notebooks", "tsae", "workflow")]
-    mine = [Path(kind, CONFIG.profile) for kind in ("results", "figures")]
-    lower_times([*mine, Path("results/sources"), Path("results/tiny"), *project])
+    mine = [Path(RESULTS), layout.figures_of(CONFIG.profile)]
+    lower_times([*mine, layout.SOURCES, Path("results/tiny"), *project])
 
 
 def wake_when_a_job_ends():

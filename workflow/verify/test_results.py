@@ -20,6 +20,7 @@ from tsae.measure.table import read_table
 from tsae.profile.config import Config
 from tsae.profile.point import Point
 from tsae.sae.offset import off_centre
+from tsae.store import layout
 from tsae.store.manifest import config_sha256
 
 ROOT = Path(__file__).parents[2]
@@ -28,12 +29,14 @@ CONFIG = Config.model_validate(SETTINGS)
 RESULTS, FIGURES = Path(os.environ["TSAE_RESULTS"]), Path(os.environ["TSAE_FIGURES"])
 RECORD = json.loads(Path(os.environ["TSAE_RECORD"]).read_text())
 BLOCKS = [*CONFIG.sweep, "baselines", "curves", *(["released"] if CONFIG.released else [])]
-TABLES = {name: read_table(RESULTS / f"tables/{name}.csv") for name in BLOCKS}
-CLAIMED = TABLES | ({"phrases": read_table(RESULTS / "tables/phrases.csv")} if "encoder" in CONFIG.sweep else {})
-METRICS = read_table(RESULTS / "metrics.csv")
-CLAIMS = read_claims(RESULTS / "claims.csv")
+TABLES = {name: read_table(RESULTS / layout.TABLE.format(table=name)) for name in BLOCKS}
+CLAIMED = TABLES | (
+    {"phrases": read_table(RESULTS / layout.TABLE.format(table="phrases"))} if "encoder" in CONFIG.sweep else {}
+)
+METRICS = read_table(RESULTS / layout.METRICS)
+CLAIMS = read_claims(RESULTS / layout.CLAIMS)
 SUMS = load_sums_of_run(
-    [*paths_of_sums(RESULTS / "sums", METRICS), *paths_of_sums(RESULTS / "sums/curves", TABLES["curves"])]
+    [*paths_of_sums(RESULTS, METRICS), *paths_of_sums(RESULTS, TABLES["curves"], layout.CURVE_SUMS)]
 )
 LEDGER = load_ledger(ROOT / "config/claims.yaml")
 SHARES = (
