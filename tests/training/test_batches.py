@@ -6,18 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures.training import LAYER, SETTINGS, Prepared
+from fixtures.training import SETTINGS, Prepared
 from torch import Tensor
 
 from tsae.profile.training import Training
-from tsae.residuals.read import ResidualCache, Shard, open_residuals
+from tsae.residuals.read import ResidualCache, Shard
 from tsae.text.tokens import load_tokens
 from tsae.training.batches import training_batches
-
-
-@pytest.fixture(scope="module")
-def cache(prepared: Prepared) -> ResidualCache:
-    return open_residuals(prepared.residuals, "train", LAYER)
 
 
 def batch_settings(tokens: int, batch_size: int, buffer_tokens: int = 10**6) -> Training:
