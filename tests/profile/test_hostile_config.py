@@ -45,8 +45,8 @@ def bomb(reference: str) -> str:
             "__use_yte__: true\nx: ?__import__('os').system('touch code-ran')\n",
             "'__use_yte__' would have Snakemake run",
         ),
-        (bomb("[{}]"), f"over {MOST_VALUES} values, with what anchors repeat"),
-        (bomb("{{<<: [{}]}}"), f"over {MOST_VALUES} values, with what anchors repeat"),
+        (bomb("[{}]"), f"over {MOST_VALUES} values, with anchors expanded"),
+        (bomb("{{<<: [{}]}}"), f"over {MOST_VALUES} values, with anchors expanded"),
         ("a: &a {b: *a}\n", "an anchor that contains itself, line 1"),
         ("a: &a [*a]\n", "an anchor that contains itself"),
         ("a: &a {<<: *a}\n", "an anchor that contains itself"),
@@ -54,8 +54,8 @@ def bomb(reference: str) -> str:
         ("a: {<<: {b: 1, b: 2}}\n", "the key 'b' is given twice"),
         ("1: a\n'1': b\n", "the key '1' is given twice"),
         ("<<: {a: 1}\n<<: {b: 1}\n", "the key '<<' is given twice"),
-        ("? [a]\n: 1\n", "a key that is no name, line 1"),
-        ("? {a: b}\n: 1\n", "a key that is no name"),
+        ("? [a]\n: 1\n", "a key that is not a name, line 1"),
+        ("? {a: b}\n: 1\n", "a key that is not a name"),
         ("a: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
         ("a: " + "9" * 5000 + "\n", "digits"),
         ("a: 2020-99-99\n", "month must be in"),
@@ -177,7 +177,7 @@ def test_a_sweep_that_no_one_can_spell_out_is_refused_at_once() -> None:
     data["sweep"]["more"] = [
         {"k": many, "expansion": many, "table": ["learned"], "lookup_scale": many, "encoder_scale": many, "seeds": many}
     ]
-    with pytest.raises(ValueError, match=rf"mine: sweep: .* spell 200000000\d\d SAEs, more than {MOST_SAES}"):
+    with pytest.raises(ValueError, match=rf"mine: sweep: .* have 200000000\d\d SAEs, more than {MOST_SAES}"):
         config.parse(data, "mine")
 
 

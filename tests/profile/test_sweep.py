@@ -231,7 +231,10 @@ def test_both_arms_start_alike_but_for_the_authors() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"table": "none", "encoder_input": "remainder"}, "encoder_input: remainder takes the token's row .* no rows"),
+        (
+            {"table": "none", "encoder_input": "remainder"},
+            "encoder_input: remainder subtracts the token's row .* no rows",
+        ),
         ({"table": "none", "start": "authors", "centre": 1}, "centre: start: authors has .*leave centre out"),
         (
             {"table": "none", "start": "authors", "decoder_norm": 1},

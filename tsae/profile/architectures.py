@@ -1,6 +1,6 @@
-"""What architectures say of themselves, read without running their modules, which would import torch.
+"""What architectures declare about themselves, read without running their modules, which would import torch.
 
-A module of `tsae/sae/architectures/` that assigns a literal to `ABOUT` is an architecture under the name of its file.
+A module of `tsae/sae/architectures/` that assigns a literal to `ABOUT` is an architecture with the name of its file.
 """
 
 from collections.abc import Mapping
@@ -17,38 +17,38 @@ class Saelens:
     """How SAELens names an architecture."""
 
     architecture: str
-    """Its name there."""
+    """Its name in SAELens."""
     b_enc: str = "b_enc"
-    """What b_enc is called there; parameters of the class keep their names."""
+    """Name of b_enc in SAELens; other parameters keep their names."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What else `cfg.json` says."""
+    """Further entries of `cfg.json`."""
 
 
 @dataclass(frozen=True)
 class About:
-    """What `ABOUT` says."""
+    """The content of `ABOUT`."""
 
     class_name: str
-    """`class`: the class that computes."""
+    """Key `class`: name of the class in the module."""
     order: int
-    """Place in lists and figures; no two have the same."""
+    """Place in lists and figures, different for each architecture."""
     sparsity: Sparsity
-    """The setting that says how sparse it is; the other one is refused."""
+    """The setting that controls its sparsity; the other is refused."""
     label: str
-    """What figures call it."""
+    """Its name in figures."""
     marker: str
-    """Its marker, where figures tell architectures apart by one."""
+    """Its marker in figures."""
     description: str
-    """What it does, for the description of the configuration."""
+    """What it does, for the table of configuration keys."""
     saelens: Saelens | None = None
-    """How SAELens names it; without, it cannot be exported."""
+    """Its names in SAELens; None: it cannot be exported."""
 
 
 def read_about(name: str, literal: Mapping[str, Any]) -> About:
-    """What an architecture says of itself.
+    """Read the literal `ABOUT` of an architecture.
 
     Raises:
-        ValueError: a key is missing or unknown, or has no such value; the message names the architecture.
+        ValueError: a key is missing or unknown, or its value is not allowed; the message names the file.
     """
     where = f"sae/architectures/{name}.py: ABOUT"
     try:
@@ -68,10 +68,10 @@ ARCHITECTURES: dict[str, About] = dict(sorted(_FOUND.items(), key=lambda item: i
 
 
 def about(name: str) -> About:
-    """What an architecture says of itself, by the name that `sweep` gives it.
+    """What an architecture declares about itself.
 
     Raises:
-        ValueError: there is no such architecture; the message lists those that there are.
+        ValueError: there is no such architecture; the message lists the architectures.
     """
     if name not in ARCHITECTURES:
         raise ValueError(
@@ -81,10 +81,10 @@ def about(name: str) -> About:
 
 
 def label_of(name: str) -> str:
-    """What figures call an architecture; errors as of `about`."""
+    """Name of an architecture in figures; raises as `about`."""
     return about(name).label
 
 
 def with_sparsity(sparsity: Sparsity) -> list[str]:
-    """The names of the architectures whose sparsity a setting says."""
+    """Names of the architectures whose sparsity a setting controls."""
     return [name for name, found in ARCHITECTURES.items() if found.sparsity == sparsity]

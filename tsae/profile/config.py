@@ -1,7 +1,7 @@
-"""The configuration: one YAML file, checked whole before any work starts.
+"""The configuration: one YAML file, checked completely before any work starts.
 
-Every field says its meaning and unit once, here. `workflow/schemas/config.schema.json` is generated from these
-models, and the Snakefile and the commands validate with them.
+The sections state the meaning and unit of every field. `workflow/schemas/config.schema.json` and the table in config/README.md
+are generated from them; the Snakefile and the commands validate with them.
 """
 
 import json
@@ -23,14 +23,14 @@ from tsae.profile.validation import describe_errors, read_yaml
 
 
 class Headline(NamedTuple):
-    """Ids of the points that a profile compares everywhere."""
+    """Ids of the points that are compared at every layer."""
 
     baseline: str
-    """Without a table."""
+    """No table."""
     tokenized: str
-    """With a table, in the paper's form: the encoder sees the whole residual."""
+    """A table, in the paper's form: the encoder sees the whole residual."""
     remainder: str | None
-    """With a table, its encoder seeing what the table leaves; None if the profile has none."""
+    """A table, and an encoder that sees what it leaves; None if the profile has no such point."""
 
 
 class Config(Section):
@@ -44,7 +44,7 @@ class Config(Section):
     unigrams: Unigrams
     training: Training
     sweep: dict[Name, Annotated[tuple[Grid, ...], Field(min_length=1)]] = Field(
-        description="Named blocks, each a list of grids; the union of all is trained, each SAE once"
+        description="Named blocks, each a list of grids; every SAE of their union is trained once"
     )
     curves: Curves = Curves()
     evaluation: Evaluation
@@ -62,19 +62,19 @@ class Config(Section):
         return self
 
     def grids(self) -> Iterator[tuple[str, int, Grid]]:
-        """Every grid of the sweep, with its block and its place there."""
+        """Every grid of the sweep, with its block and its index there."""
         for name, grids in self.sweep.items():
             for place, grid in enumerate(grids):
                 yield name, place, grid
 
     @property
     def streams(self) -> bool:
-        """Whether every training gets its residuals from the model anew, since the cache does not fit `residuals.disk_gb`."""
+        """Whether every training computes its residuals with the model, because the cache exceeds `residuals.disk_gb`."""
         limit = self.residuals.disk_gb
         return limit is not None and self.cache_bytes(streamed=False) > limit * 1e9
 
     def cache_bytes(self, streamed: bool) -> int:
-        """Size of the residual cache on disk [bytes]: with all residuals, or streamed, with no more than that needs."""
+        """Size of the residual cache on disk [bytes]: all residuals, or only what streaming keeps."""
         n_ctx = self.tokens.n_ctx
         train, heldout = (-(-size // n_ctx) * n_ctx for size in (self.tokens.train, self.tokens.heldout))
         kept = (
@@ -84,7 +84,7 @@ class Config(Section):
         return len(self.residuals.layers) * per_layer
 
     def jobs(self, block: str | None = None) -> list[Job]:
-        """Every SAE of one block of the sweep, or of all, once, in the order of the configuration."""
+        """Every SAE of a block, or of the sweep, once, in the order of the configuration."""
         jobs = (
             Job(layer=layer, point=point, seed=seed)
             for name, _, grid in self.grids()
@@ -96,10 +96,10 @@ class Config(Section):
         return list(dict.fromkeys(jobs))
 
     def headline(self) -> Headline:
-        """Ids of the points that are compared where nothing else is swept.
+        """Ids of the points that are compared at every layer.
 
-        The tokenized one is `evaluation.token_biases`; the baseline has the same k and expansion; the remainder is the tokenized
-        one but for its encoder, which sees what the table leaves, if the block has it.
+        The tokenized point is `evaluation.token_biases`. The baseline and the remainder differ from it only by their table and
+        their encoder's input.
         """
         points = {job.point.id: job.point for job in self.jobs("headline")}
         tokenized = points[self.evaluation.token_biases]
@@ -107,17 +107,17 @@ class Config(Section):
         return Headline(tokenized.without_table().id, tokenized.id, remainder if remainder in points else None)
 
     def checkpoint_steps(self) -> list[int]:
-        """Training steps, counted from 1, at which the curves have a checkpoint; the last is the end of training."""
+        """Training steps with a checkpoint for the curves, counted from 1; the last is the end of training."""
         n_steps = self.training.tokens // self.training.batch_size
         n, first = self.curves.checkpoints, self.curves.first
         return sorted({max(1, round(n_steps * first ** (1 - place / (n - 1)))) for place in range(n)})
 
     def token_bias_reference(self, layer: int, seed: int) -> Job:
-        """The tokenized SAE whose table SAEs at a layer and seed are compared with: the same seed's, else the lowest."""
+        """The tokenized SAE whose table SAEs of a layer and seed are compared with: of that seed, or else of the lowest."""
         return self._headline_job(self.evaluation.token_biases, layer, seed)
 
     def baseline_reference(self, layer: int, seed: int) -> Job:
-        """The baseline whose features token-biases on the way are compared with: the same seed's, else the lowest."""
+        """The baseline whose features token-biases are compared with during training: of that seed, or else of the lowest."""
         return self._headline_job(self.headline().baseline, layer, seed)
 
     def _headline_job(self, point: str, layer: int, seed: int) -> Job:
@@ -126,7 +126,7 @@ class Config(Section):
 
 
 def parse(data: Mapping[str, Any], where: str = "config") -> Config:
-    """Validate a configuration that is already a mapping.
+    """Validate a mapping as a configuration.
 
     Raises:
         ValueError: one line per mistake, each naming `where` and the key.
@@ -138,7 +138,7 @@ def parse(data: Mapping[str, Any], where: str = "config") -> Config:
 
 
 def load(configfile: Path) -> Config:
-    """Check a configuration file; without mistakes, say nothing.
+    """Check a configuration file, and print nothing if it has no mistakes.
 
     Args:
         configfile: the file.
@@ -153,11 +153,11 @@ def load(configfile: Path) -> Config:
 
 
 def to_json(section: BaseModel, exclude: Collection[str] = ()) -> str:
-    """A part of the configuration as one line of JSON, as commands take it; the same settings give the same text.
+    """A section as one line of JSON, as commands take it; equal settings give equal text.
 
     Args:
-        section: the part.
-        exclude: fields to leave out; a command that reads the text takes their defaults.
+        section: the section.
+        exclude: fields to leave out, for which the command uses defaults.
     """
     return json.dumps(section.model_dump(mode="json", exclude=set(exclude)), sort_keys=True)
 

@@ -1,4 +1,4 @@
-"""What a profile computes on: model, text, tokens, residuals, unigram residuals."""
+"""Inputs of a profile: model, text, tokens, residuals, unigram residuals."""
 
 from pydantic import Field, model_validator
 
@@ -7,11 +7,11 @@ from tsae.profile.sources import CorpusSource, ModelSource
 
 
 class Model(Section):
-    """The language model whose residual stream is explained."""
+    """The language model."""
 
     source: ModelSource
     n_layers: int = Field(
-        ge=1, description="Blocks of the model; stated so that a configuration is checked before any download"
+        ge=1, description="Blocks of the model; stated so that mistakes are found before any download"
     )
     d_model: int = Field(ge=1, description="Width of the residual stream; stated for the same reason")
     vocab_size: int = Field(ge=2, description="Rows of the embedding; stated for the same reason [tokens]")
@@ -27,7 +27,7 @@ class Corpus(Section):
 
 
 class Tokens(Section):
-    """Sequences of fixed length, packed from documents, BOS first; no document is in both splits."""
+    """Sequences of fixed length with BOS first, packed from documents. No document is in both splits."""
 
     n_ctx: int = Field(ge=4, description="Length of a sequence, BOS included [tokens]")
     train: int = Field(
@@ -39,14 +39,14 @@ class Tokens(Section):
     heldout_documents: int = Field(
         100,
         ge=20,
-        description="Documents that the held-out split comes from at least, a piece of each; intervals resample documents, and of "
-        "few they mean nothing [documents]",
+        description="Fewest documents in the held-out split, which has a piece of each. Intervals resample documents, so they "
+        "mean little with few [documents]",
     )
     heldout_share: float = Field(
-        0.03, gt=0, le=1, description="Of the text of the held-out split at most this share is from one document"
+        0.03, gt=0, le=1, description="Largest share of the held-out text that comes from one document"
     )
     seed: int = Field(
-        0, ge=0, description="Seed of the split by document, of the pieces held out, and of the order of documents"
+        0, ge=0, description="Seed of the split by document, the held-out pieces, and the order of documents"
     )
 
     @property
@@ -56,7 +56,7 @@ class Tokens(Section):
 
     @property
     def heldout_longest(self) -> int:
-        """Longest piece that is held out of one document [tokens]."""
+        """Longest held-out piece of one document [tokens]."""
         return max(1, int(self.heldout_share * self.heldout_text + 1e-9))
 
     @model_validator(mode="after")
@@ -68,14 +68,13 @@ class Tokens(Section):
             )
         if self.heldout_text < self.heldout_documents:
             raise ValueError(
-                f"heldout_documents: {self.heldout_documents} documents, and heldout = {self.heldout} holds {self.heldout_text} tokens "
-                "of text; raise heldout, or lower heldout_documents"
+                f"heldout_documents: {self.heldout_documents} documents, and heldout = {self.heldout} holds only {self.heldout_text} "
+                "tokens of text; raise heldout, or lower heldout_documents"
             )
         return self
 
 
-# Of a token in a shard, beside its residual: its id, position and norm.
-TOKEN_BYTES = 12
+TOKEN_BYTES = 12  # of a token in a shard, besides its residual: its id, position and norm
 
 
 class Residuals(Section):
@@ -89,26 +88,26 @@ class Residuals(Section):
     max_norm: float = Field(
         4.0,
         gt=0,
-        description="Tokens whose norm exceeds this many times the layer's median are neither trained on nor scored",
+        description="Tokens with a residual norm above this many times the layer's median are neither trained on nor scored",
     )
     include_bos: bool = Field(False, description="Train on and score position 0, as the authors' code did")
     mean_tokens: int = Field(
         1 << 20,
         ge=1,
-        description="The mean residual is taken over at most so many training tokens, in whole shards, evenly spaced; "
-        "over one shard at least [tokens]",
+        description="Most training tokens that the mean residual is taken over, in whole, evenly spaced shards; at least one "
+        "shard [tokens]",
     )
     disk_gb: float | None = Field(
         None,
         gt=0,
-        description="Training residuals are kept on disk if the cache takes at most so much; else every training gets them "
-        "from the model anew. null: always kept [GB]",
+        description="Training residuals are kept on disk if the cache is at most this large. If not, every training computes "
+        "them with the model. null: always kept [GB]",
     )
     jobs: int = Field(
         1,
         ge=1,
         le=10_000,
-        description="Jobs that the forward passes are spread over. A change later makes anew all that follows them [jobs]",
+        description="Jobs that share the forward passes. Changing this after a run repeats all that follows them [jobs]",
     )
 
 
@@ -116,9 +115,9 @@ class Unigrams(Section):
     """Unigram residuals: the residual at the last token of the prompt [BOS, prefix, t], for every token t."""
 
     prefix: str = Field(
-        "", description="Text between BOS and the token; a line feed lifts t out of the attention sink of some models"
+        "", description="Text between BOS and the token t. A line feed keeps t out of the attention sink of some models"
     )
     batch_tokens: int = Field(512, ge=1, description="Vocabulary tokens per forward pass [tokens]")
     max_norm: float = Field(
-        4.0, gt=0, description="Rows longer than this many times the median row are rescaled to the median"
+        4.0, gt=0, description="Rows longer than this many times the median length are rescaled to it"
     )

@@ -1,4 +1,4 @@
-"""Whether the files that a configuration names are there, and hold enough documents."""
+"""Checks of the local files that a configuration names."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from tsae.profile.sources import CorpusSource, FileCorpus, FolderModel, HubCorpu
 
 
 def check_local_sources(config: Config) -> None:
-    """Check that local files which the configuration names are there, and that sources have documents enough to hold out.
+    """Check that local files exist, and that the sources have enough documents to hold out.
 
     Raises:
         ValueError: a file is missing, or there are too few documents; the message names the key.
@@ -32,7 +32,7 @@ def check_local_sources(config: Config) -> None:
 
 
 def _count_documents(source: CorpusSource, enough: int) -> int | None:
-    """Documents of a source, counted up to `enough`; None: not known before the source is read."""
+    """Documents of a source, counted up to `enough`; None if unknown before the source is fetched."""
     match source:
         case HubCorpus():
             return min(source.documents, enough)
@@ -47,7 +47,7 @@ def _count_documents(source: CorpusSource, enough: int) -> int | None:
                             n_documents += bool(line.strip())
                             if n_documents == enough:
                                 return enough
-            except OSError:  # which the stage that reads it reports
+            except OSError:  # the stage that reads the file reports it
                 return None
             return n_documents
     return None

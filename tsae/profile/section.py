@@ -1,4 +1,4 @@
-"""What all parts of the configuration have in common."""
+"""What all sections of the configuration have in common."""
 
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -17,21 +17,21 @@ def _usable(path: Path) -> Path:
     return path
 
 
-# The workflow takes braces and angle brackets for wildcards and variables.
+# The workflow reads braces and angle brackets as wildcards and variables.
 LocalPath = Annotated[Path, AfterValidator(_usable)]
 
-LARGEST = 1 << 53  # integers up to here are exact as floats too
+LARGEST = 1 << 53  # up to here every integer is exact as a float
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys are errors, values never change after loading."""
+    """A section of the configuration. Unknown keys are errors, and values never change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_switches(cls, data: Any) -> Any:
-        """A `yes` where a number belongs is a mistake, and not 1."""
+        """YAML reads `yes` as true, which Pydantic would take for the number 1."""
         for key, value in data.items() if isinstance(data, dict) else ():
             field = cls.model_fields.get(key)
             if field and any(isinstance(part, bool) for part in _parts(value)) and not _takes(field.annotation, bool):
@@ -40,11 +40,11 @@ class Section(BaseModel):
 
     @field_validator("*", mode="after")
     @classmethod
-    def _refuse_what_is_lost_on_the_way(cls, value: Any) -> Any:
-        """Settings travel as JSON, in UTF-8."""
+    def _refuse_what_json_loses(cls, value: Any) -> Any:
+        """Commands receive settings as JSON, in UTF-8."""
         for part in _parts(value):
             if isinstance(part, int) and abs(part) > LARGEST:
-                raise ValueError(f"an integer beyond {LARGEST}, which nothing here can count to")
+                raise ValueError(f"an integer must be between -{LARGEST} and {LARGEST}")
             if isinstance(part, str) and any("\ud800" <= character <= "\udfff" for character in part):
                 raise ValueError("half of a character (a surrogate), which cannot be written to a file")
         return value

