@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from tsae.measure.metrics import DEFINITIONS
+from tsae.measure.definitions import DEFINITIONS
 from tsae.profile.architectures import ARCHITECTURES
 from tsae.profile.point import ArchitectureName, EncoderInput, TableName
 from tsae.profile.section import Name, Section

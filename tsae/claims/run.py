@@ -1,4 +1,4 @@
-"""The claims of a run: its tables and sums against the ledger, and what came of it."""
+"""The commands that check a run against the ledger, and show the verdicts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,22 +27,22 @@ def measure_run(
     html: Path,
     remainder: str | None = None,
 ) -> None:
-    """Measure every claim of the ledger, and judge it.
+    """Measure and judge every claim of the ledger.
 
     Args:
-        ledger: what is claimed.
+        ledger: the claims.
         published: the authors' numbers that the ledger refers to.
-        tables: tables of the run; each is called after its block.
-        sums: files of sums over held-out documents.
+        tables: tables of the run, each named after its block.
+        sums: sums over held-out documents.
         baseline: id of the headline baseline.
         tokenized: id of the headline tokenized SAE in the paper's form.
-        simple_threshold: share of activation mass from which a feature is simple.
+        simple_threshold: share of activation mass on one token from which a feature is simple.
         bootstrap: bootstrap samples.
         seed: seed of the bootstrap.
-        csv: where the verdicts go, a row per check and layer.
-        markdown: where they go to be read.
-        html: where they go as a page.
-        remainder: id of the headline tokenized SAE whose encoder sees what the table leaves.
+        csv: output, a row per check and layer.
+        markdown: output, the same as text.
+        html: output, the same as a page.
+        remainder: id of the headline tokenized SAE whose encoder sees the remainder.
 
     Raises:
         ValueError: the ledger has a mistake, or a file is missing or damaged.
@@ -59,9 +59,9 @@ def show_claims(configfile: Path) -> str:
     """Print the verdicts of a finished run.
 
     Args:
-        configfile: the profile that was run.
+        configfile: the profile.
 
     Raises:
-        ValueError: its claims are not measured yet.
+        ValueError: its claims have not been measured.
     """
     return print_claims(results_of(config.load(configfile).profile) / CLAIMS)
