@@ -6,11 +6,11 @@ from fixtures.tokens import write_tokens
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tsae.model.language_model import LanguageModel, load_model
+from tsae.model.language_model import load_model
 from tsae.profile.inputs import Unigrams
-from tsae.residuals import write_unigrams as lookup
+from tsae.residuals import write_unigrams as write
 from tsae.residuals.unigrams import load_embedding, load_unigrams
-from tsae.residuals.write_unigrams import unigram_residuals, write_unigrams
+from tsae.residuals.write_unigrams import last_residuals, write_unigrams
 from tsae.store.tensors import load_metadata
 
 BOS = 3
@@ -23,7 +23,7 @@ def test_rows_are_the_residuals_of_single_prompts(
     name: str, prefix: list[int], compatibility_mode: bool, request: pytest.FixtureRequest
 ) -> None:
     model = load_model(request.getfixturevalue(name), compatibility_mode)
-    rows = unigram_residuals(model, BOS, prefix, (3, 1), batch_tokens=100)
+    rows = last_residuals(model, BOS, prefix, torch.arange(512)[:, None], (3, 1), batch=100)
     assert set(rows) == {3, 1}
     for layer, residuals in rows.items():
         assert residuals.shape == (512, 32)
@@ -47,7 +47,8 @@ def test_written_rows_follow_bos_and_the_tokenized_prefix(tiny_llama: Path, trai
     assert torch.equal(load_embedding(tmp_path / "embedding.safetensors"), weights)
     prefix_ids = AutoTokenizer.from_pretrained(tiny_llama).encode("\n", add_special_tokens=False)
     assert prefix_ids
-    expected = unigram_residuals(load_model(tiny_llama), 0, prefix_ids, (1, 3), batch_tokens=512)
+    tokens = torch.arange(512)[:, None]
+    expected = last_residuals(load_model(tiny_llama), 0, prefix_ids, tokens, (1, 3), batch=512)
     for layer, path in outputs.items():
         rows = load_unigrams(path)
         assert rows.dtype == torch.float32
@@ -66,10 +67,10 @@ def test_long_rows_are_rescaled_to_the_median(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def rows(_model: LanguageModel, _bos: int, _prefix: list[int], layers: list[int], _batch: int) -> dict[int, Tensor]:
-        return {layer: torch.tensor([[3.0, 4], [0, 5], [-30, 40], [0, 20.5], [0, 20]]) for layer in layers}
+    def rows(*_: object) -> dict[int, Tensor]:
+        return {2: torch.tensor([[3.0, 4], [0, 5], [-30, 40], [0, 20.5], [0, 20]])}
 
-    monkeypatch.setattr(lookup, "unigram_residuals", rows)
+    monkeypatch.setattr(write, "last_residuals", rows)
     caplog.set_level("INFO", "tsae")
     write_unigrams(tiny_gpt2, train_tokens, Unigrams(max_norm=1.0), [2], False, tmp_path)
     # Norms 5, 5, 50, 20.5, 20 have the median 20; only rows longer than max_norm times that change.

@@ -151,7 +151,7 @@ def lacking(part: str) -> Callable[[Path], None]:
 
 
 BAD = {
-    "pickled object": (having(extra=Code()), r"holds a pickled object \((posix|nt|os)\.mkdir\), and such can run code"),
+    "pickled object": (having(extra=Code()), r"holds a pickled object \((posix|nt|os)\.mkdir\), which can run code"),
     "object alone": (lambda path: torch.save(Code(), path), "holds a pickled object"),
     "module": (lambda path: torch.save(Authors(True), path), r"holds a pickled object \(fixtures\.authors\.Authors\)"),
     "truncated": (truncate, "truncated, its end is missing; download or copy it again"),

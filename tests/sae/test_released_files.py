@@ -201,7 +201,7 @@ def without(state: dict[str, Tensor], part: str) -> dict[str, Tensor]:
         (
             "t2",
             gated(True) | {"b_mag": torch.zeros(F + 1)},
-            r"b_mag has the shape \(49,\) instead of \(48,\), as b_gate",
+            r"b_mag has the shape \(49,\) instead of \(48,\), which b_gate",
         ),
         ("t2", gated(True) | {"W_gate": torch.zeros(D, F)}, r"W_gate has the shape \(32, 48\) instead of \(48, 32\)"),
         ("ot30", state_of() | {"lookup.W_lookup": torch.zeros(V, D)}, "it holds two tables"),

@@ -101,7 +101,7 @@ def test_a_retry_goes_on_where_the_stream_broke(local_dataset: Path, corpus: Cor
     shards = sorted(local_dataset.iterdir())
     intact = {shard: shard.read_bytes() for shard in shards}
     shards[2].write_bytes(intact[shards[2]][:-40])
-    broken = rf"dataset '{local_dataset}' stopped after 60 of 100 documents \(.*\); these are kept, and running again goes on"
+    broken = rf"dataset '{local_dataset}' stopped after 60 of 100 documents \(.*\); these are kept; run again to continue"
     for _ in range(2):
         with pytest.raises(ValueError, match=broken):
             write_documents(corpus, tmp_path, output)
@@ -175,7 +175,7 @@ def test_damaged_documents_are_not_gone_on_from(
     partial.write_bytes(partial.read_bytes().replace(b"document 5", b"document 4"))
     write_documents(corpus, tmp_path, output)
     assert texts(output) == WHOLE
-    assert "starts anew" in caplog.text and ".documents.jsonl.partial: damaged" in caplog.text
+    assert "starts over" in caplog.text and ".documents.jsonl.partial: damaged" in caplog.text
     files.check(output)
 
 

