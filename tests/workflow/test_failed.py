@@ -24,8 +24,8 @@ from tsae.claims.report import read_claims
 from tsae.figures.draw import draw
 from tsae.figures.inputs import Inputs
 from tsae.figures.style import save
+from tsae.measure.definitions import DEFINITIONS
 from tsae.measure.measurement import Measurement
-from tsae.measure.metrics import DEFINITIONS
 from tsae.measure.table import labelled, read_table, write_measurements, write_table
 from tsae.profile import config
 from tsae.profile.figures import FIGURE_NAMES

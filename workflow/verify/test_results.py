@@ -1,6 +1,6 @@
-"""Do the results of a run hold together, and agree with the run on record? The rule `verify` runs this.
+"""Checks that a run's results are consistent and agree with the run on record; the rule `verify` runs them.
 
-Whether the authors' claims hold is not asked here: a claim that fails is a finding. See `claims.md`.
+A claim that does not hold is a finding, not a failure; see `claims.md`.
 """
 
 import json
@@ -60,9 +60,8 @@ def rows(metric: str, table: pd.DataFrame = METRICS) -> pd.DataFrame:
 
 @pytest.mark.parametrize("metric", ["nmse", "fvu", "ce_added", "l0", "dead_heldout"])
 def test_every_sae_of_the_configuration_is_measured_once(metric: str) -> None:
-    failed = METRICS[METRICS["metric"] == "failed"].drop_duplicates(
-        ["layer", "subject", "seed"]
-    )  # another test names them
+    # Another test names the failed ones.
+    failed = METRICS[METRICS["metric"] == "failed"].drop_duplicates(["layer", "subject", "seed"])
     found = pd.concat([rows(metric), failed])
     released = found["subject"].str.startswith("released-")
     assert released.any() == (CONFIG.released is not None)
@@ -76,7 +75,7 @@ def test_values_are_finite_and_inside_their_intervals() -> None:
     assert np.isfinite(METRICS["value"]).all()
     bounded = METRICS.dropna(subset=["low", "high"])
     assert (bounded["low"] <= bounded["high"]).all()
-    # A ratio of sums may lie a little outside the quantiles of its bootstrap where it is nearly constant.
+    # A nearly constant ratio of sums may be a little outside the quantiles of its bootstrap.
     slack = 1e-6 + 0.05 * (bounded["high"] - bounded["low"])
     assert ((bounded["low"] - slack <= bounded["value"]) & (bounded["value"] <= bounded["high"] + slack)).all()
 
@@ -167,7 +166,7 @@ def test_claims_agree_with_the_run_on_record() -> None:
     differing = []
     for row in RECORD["claims"]:
         key = (row["id"], row["check"], row.get("layer"))
-        # Nothing was measured then, or the ledger asks something else now.
+        # It was not measured then, or the ledger has changed.
         if row["measured"] is None or key not in found:
             continue
         inside = row["low"] <= found[key] <= row["high"]
