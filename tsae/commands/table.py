@@ -1,4 +1,4 @@
-"""Every command and where its function is. Nothing of it is imported before the command runs or is asked for help."""
+"""Every command and its function, which is imported when the command runs or shows its help."""
 
 from typing import NamedTuple
 
@@ -44,6 +44,11 @@ GROUPS: dict[str, dict[str, Target]] = {
         "import-saelens": Target("tsae.sae.exchange.saelens", "import_saelens"),
         "export-released": Target("tsae.sae.exchange.released", "export_released"),
         "import-released": Target("tsae.sae.exchange.released", "import_released"),
+    },
+    "Sharing": {
+        "push": Target("tsae.sae.exchange.hub", "push"),
+        "pull": Target("tsae.sae.exchange.hub", "pull"),
+        "export-neuronpedia": Target("tsae.sae.exchange.neuronpedia", "export_neuronpedia"),
     },
     "Profiles": {
         "check-config": Target("tsae.profile.config", "load"),
