@@ -11,10 +11,10 @@ from torch.nn.functional import cosine_similarity
 
 from tsae.measure.baselines import measure_baselines
 from tsae.measure.curves import measure_curve
+from tsae.measure.definitions import DEFINITIONS
 from tsae.measure.evaluate import evaluate
 from tsae.measure.features import read_features
 from tsae.measure.measurement import Measurement
-from tsae.measure.metrics import DEFINITIONS
 from tsae.measure.sums import load_curve, load_sums
 from tsae.measure.table import read_table
 from tsae.phrases.collect_phrases import write_phrase_tables

@@ -8,13 +8,13 @@ from fixtures.evaluation import SETTINGS, Evaluated, by_name, identity_sae, loss
 from torch import Tensor
 
 from tsae.measure.ablations import load_ablations
+from tsae.measure.intervals import Bootstrap, interval
 from tsae.measure.loss import measure_loss
 from tsae.measure.measurement import Measurement
 from tsae.measure.reconstruction import measure_reconstruction, reconstruct
 from tsae.measure.sequences import Sequences
-from tsae.measure.statistics import Bootstrap, interval
 from tsae.measure.sums import DocumentSums, load_curve, load_sums, save_curve
-from tsae.measure.tables import last_token_detection, table_fvu
+from tsae.measure.token_tables import last_token_detection, table_fvu
 from tsae.sae.checkpoint import load
 from tsae.store.tensors import save_tensors
 

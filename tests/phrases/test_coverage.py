@@ -23,7 +23,7 @@ from fixtures.phrases import (
     write_residuals,
 )
 
-from tsae.measure.statistics import Bootstrap
+from tsae.measure.intervals import Bootstrap
 from tsae.phrases.firings import REMOVALS
 from tsae.profile.point import Point
 from tsae.sae.sae import SAE

@@ -25,7 +25,7 @@ EDITS = {
     "tsae.sae.sae": SAE_STAGES,
     "tsae.training.optimizers": {"train"},
     "tsae.training.trainer": {"train"},
-    "tsae.measure.metrics": {"measure_baselines", "evaluate", "measure_curve", "measure_claims"},
+    "tsae.measure.definitions": {"measure_baselines", "evaluate", "measure_curve", "measure_claims"},
     "tsae.measure.curves": {"measure_curve"},
     "tsae.claims.ledger": {"measure_claims"},
     "tsae.store.files": set(),

@@ -9,7 +9,7 @@ from tsae.measure.ngrams import measure_ngrams
 from tsae.measure.sequences import load_sequences
 from tsae.measure.sums import DocumentSums
 from tsae.measure.table import write_measurements
-from tsae.measure.tables import last_token_detection, table_fvu, token_subspaces
+from tsae.measure.token_tables import last_token_detection, table_fvu, token_subspaces
 from tsae.profile.evaluation import Evaluation
 from tsae.residuals.conditional_means import fit_table
 from tsae.residuals.read import open_residuals

@@ -9,7 +9,7 @@ from tsae.measure.controls import compare_with_controls
 from tsae.measure.geometry import measure_inheritance, measure_neighbours, measure_table
 from tsae.measure.matches import measure_matches
 from tsae.measure.measurement import Measurement
-from tsae.measure.scores import measure_ranks, measure_relative_scores
+from tsae.measure.ranks import measure_ranks, measure_relative_scores
 from tsae.measure.similarity import measure_feature_similarity
 from tsae.measure.sums import DocumentSums
 from tsae.profile.evaluation import Evaluation

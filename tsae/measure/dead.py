@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tsae.measure.intervals import share
 from tsae.measure.measurement import Measurement
 from tsae.measure.sequences import Sequences
-from tsae.measure.statistics import share
 from tsae.profile.evaluation import Evaluation
 from tsae.sae.checkpoint import load_centre
 from tsae.sae.offset import offset_of

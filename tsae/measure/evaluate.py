@@ -12,17 +12,17 @@ from tsae.compute.devices import Float32Device
 from tsae.measure.ablations import load_ablations
 from tsae.measure.comparisons import References, compare_features, compare_table
 from tsae.measure.dead import measure_dead_in_training, measure_dead_on_heldout, measure_offset, measure_start
+from tsae.measure.definitions import THRESHOLDS
 from tsae.measure.features import Firings, feature_statistics, simple_shares, write_features
 from tsae.measure.loss import measure_loss, patched_losses
 from tsae.measure.measurement import Measurement, failure
-from tsae.measure.metrics import THRESHOLDS
 from tsae.measure.reconstruction import measure_reconstruction, reconstruct
 from tsae.measure.sequences import load_sequences, spread
 from tsae.measure.similarity import Similar, measure_feature_similarity, most_similar_rows
 from tsae.measure.sizes import measure_size
 from tsae.measure.sums import DocumentSums
 from tsae.measure.table import write_measurements
-from tsae.measure.tables import last_token_detection, table_fvu
+from tsae.measure.token_tables import last_token_detection, table_fvu
 from tsae.model.language_model import load_model
 from tsae.profile.evaluation import Evaluation, Features
 from tsae.profile.sweep import Job

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from tsae.measure.intervals import median, share
 from tsae.measure.measurement import Measurement, failure
 from tsae.measure.similarity import in_band, most_similar_rows
-from tsae.measure.statistics import median, share
 from tsae.profile.evaluation import Evaluation
 from tsae.residuals.read import ResidualCache
 from tsae.residuals.unigrams import load_unigrams

@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from tsae.measure.intervals import share
 from tsae.measure.measurement import Measurement
 from tsae.measure.sequences import Sequences
-from tsae.measure.statistics import share
 from tsae.profile.evaluation import Features
 from tsae.sae.architectures.base import Active
 from tsae.store.files import check, replacing

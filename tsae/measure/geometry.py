@@ -13,9 +13,9 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from tsae.compute.products import product
 from tsae.measure.counts import EDGES, count_bins
+from tsae.measure.definitions import THRESHOLDS
+from tsae.measure.intervals import Bootstrap, median, share
 from tsae.measure.measurement import Measurement
-from tsae.measure.metrics import THRESHOLDS
-from tsae.measure.statistics import Bootstrap, median, share
 from tsae.profile.evaluation import Evaluation
 
 NEIGHBOURS = 10  # nearest tokens whose overlap is measured

@@ -15,10 +15,10 @@ that alone keeps the similarity of a feature that says nothing but the token bel
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from tsae.measure.definitions import THRESHOLDS
+from tsae.measure.intervals import share
 from tsae.measure.measurement import Measurement
-from tsae.measure.metrics import THRESHOLDS
 from tsae.measure.nearest import max_cosine_similarity
-from tsae.measure.statistics import share
 from tsae.profile.evaluation import Evaluation
 from tsae.residuals.ngrams import NgramResiduals
 

@@ -8,15 +8,12 @@ from torch import Tensor
 from tsae.compute.products import product
 
 
-def max_cosine_similarity(
-    queries: Tensor, keys: Tensor, exclude: Tensor | None = None, rows: int = 1024
-) -> tuple[Tensor, Tensor]:
+def max_cosine_similarity(queries: Tensor, keys: Tensor, rows: int = 1024) -> tuple[Tensor, Tensor]:
     """Cosine similarity of each query to its most similar key.
 
     Args:
         queries: (Q, d).
         keys: (K, d); rows of zeros or NaN are never chosen.
-        exclude: (Q,) int64, one key per query that is left out, for a row's nearest other row.
         rows: queries per block, which bounds the memory.
 
     Returns:
@@ -25,12 +22,10 @@ def max_cosine_similarity(
     usable = keys.isfinite().all(1) & (keys.norm(dim=1) > 0)
     directions = torch.nn.functional.normalize(keys.nan_to_num(), dim=1)
     best, chosen = [], []
-    for start in range(0, len(queries), rows):
-        block = product(torch.nn.functional.normalize(queries[start : start + rows], dim=1), directions)
-        block[:, ~usable] = -torch.inf
-        if exclude is not None:
-            block[torch.arange(len(block), device=block.device), exclude[start : start + rows]] = -torch.inf
-        values, indices = block.max(1)
+    for block in queries.split(rows):
+        products = product(torch.nn.functional.normalize(block, dim=1), directions)
+        products[:, ~usable] = -torch.inf
+        values, indices = products.max(1)
         best.append(values)
         chosen.append(indices)
     return torch.cat(best), torch.cat(chosen)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from tsae.measure.intervals import median
 from tsae.measure.measurement import Measurement
-from tsae.measure.statistics import median
 from tsae.residuals.ngrams import NgramResiduals
 
 METRICS = {

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tsae.measure.sequences import Sequences, load_sequences, spread
 from tsae.measure.sums import DocumentSums
-from tsae.measure.tables import last_token_detection, table_fvu
+from tsae.measure.token_tables import last_token_detection, table_fvu
 from tsae.model.language_model import load_model
 from tsae.profile.config import Config
 from tsae.profile.evaluation import Evaluation

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from tsae.measure.definitions import THRESHOLDS
+from tsae.measure.intervals import share
 from tsae.measure.measurement import Measurement
-from tsae.measure.metrics import THRESHOLDS
 from tsae.measure.nearest import max_cosine_similarity_by_count
-from tsae.measure.statistics import share
 from tsae.profile.evaluation import Evaluation
 
 BAND = (0.4, 0.9)  # the authors': features "similar to" a token-bias (C4)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tsae.measure.intervals import Bootstrap
 from tsae.measure.measurement import Measurement
-from tsae.measure.statistics import Bootstrap
 from tsae.store.files import REMEDY
 from tsae.store.tensors import load_as, load_metadata, save_tensors
 

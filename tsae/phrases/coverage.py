@@ -31,8 +31,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from tsae.measure.intervals import Bootstrap
 from tsae.measure.measurement import Measurement
-from tsae.measure.statistics import Bootstrap
 from tsae.phrases.firings import (
     REMOVALS,
     Encode,

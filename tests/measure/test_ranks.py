@@ -5,7 +5,7 @@ import torch
 from fixtures.evaluation import SETTINGS
 
 from tsae.measure.measurement import Measurement
-from tsae.measure.scores import measure_ranks, measure_relative_scores
+from tsae.measure.ranks import measure_ranks, measure_relative_scores
 from tsae.measure.sequences import Sequences
 from tsae.measure.sums import DocumentSums
 

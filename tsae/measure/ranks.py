@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from tsae.compute.products import product
+from tsae.measure.intervals import median
 from tsae.measure.measurement import Measurement
-from tsae.measure.statistics import median
 from tsae.measure.sums import DocumentSums
 from tsae.profile.evaluation import Evaluation
 
