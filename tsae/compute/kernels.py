@@ -2,12 +2,13 @@
 
 A batch of N tokens has M active features: `features` (M,) by token, where token i's start at `offsets[i]`.
 
-In a training step only the encoder's product is dense. The others touch only active features. Each is a sum of weighted rows, as an
-embedding bag computes it: the decode sums rows of W_dec per token; both weight gradients sum rows of a (N, d) matrix per feature, after
-activations are grouped by feature. If many features are active, as in a ReLU's first steps, a dense product is faster and used instead.
+In a training step only the encoder's product is dense. The others touch only active features. Each is a sum of
+weighted rows, as an embedding bag computes it: the decode sums rows of W_dec per token; both weight gradients sum rows
+of a (N, d) matrix per feature, after activations are grouped by feature. If many features are active, as in a ReLU's
+first steps, a dense product is faster and used instead.
 
-`loops.py` chooses and groups active features on a CPU, PyTorch's operators do elsewhere. `dense_encode` and `dense_decode` are the
-readable twins that tests compare values and gradients with.
+On a CPU `loops.py` chooses and groups active features, elsewhere PyTorch's operators do. `dense_encode` and
+`dense_decode` are the readable twins that tests compare values and gradients with.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Three loops, compiled by numba, that are faster on a CPU than PyTorch's operators.
 
-`torch.topk` sorts parts of every row, `nonzero` makes several passes, and `argsort` sorts where grouping is enough. kernels.py runs
-these loops on a CPU, and PyTorch's operators elsewhere. Arrays are float32 or float64.
+`torch.topk` sorts parts of every row, `nonzero` makes several passes, and `argsort` sorts where grouping is enough.
+kernels.py runs these loops on a CPU, and PyTorch's operators elsewhere. Arrays are float32 or float64.
 """
 
 import itertools
@@ -194,7 +194,7 @@ def positive(products: Array, bias: Array, n_threads: int) -> tuple[Array, Array
 
 @njit(**OPTIONS)
 def group(features: Any, n_features: int) -> Any:
-    """Stable counting sort of features (M,): the slots (M,) by feature, and the offset of each feature in these (F,)."""
+    """Stable counting sort of features (M,): slots (M,) by feature, and the offset of each feature in these (F,)."""
     offsets = np.zeros(n_features + 1, np.int64)
     for feature in features:
         offsets[feature + 1] += 1

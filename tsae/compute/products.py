@@ -1,8 +1,8 @@
 """Products of float32 matrices on a CPU, with the library that is faster there.
 
-PyTorch multiplies with MKL, which uses its AVX-512 kernels only on Intel's processors. On AMD's it has half the speed of oneDNN, which
-every x86 build of PyTorch contains. For float32 PyTorch calls oneDNN only through an operator of its compiler.
-`benchmarks/kernels.py` times both.
+PyTorch multiplies with MKL, which uses its AVX-512 kernels only on Intel's processors. On AMD's it has half the speed
+of oneDNN, which every x86 build of PyTorch contains. For float32 PyTorch calls oneDNN only through an operator of its
+compiler. `benchmarks/kernels.py` times both.
 """
 
 import torch

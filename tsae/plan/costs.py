@@ -1,6 +1,6 @@
 """The cost of every stage of a profile, computed from its configuration alone.
 
-Assumptions: a block of the model has 12 d^2 weights, and an SAE with a sparsity penalty has `L1_ACTIVE` active features.
+Assumptions: a block of the model has 12 d^2 weights, an SAE with a sparsity penalty `L1_ACTIVE` active features.
 """
 
 from collections.abc import Iterator, Sequence
@@ -263,8 +263,8 @@ def _phrases(config: Config) -> Iterator[Cost]:
     jobs = config.jobs("encoder")
     yield Cost("find_phrases", 1, text_tokens=train, memory=PROCESS_BYTES + TOKEN_WORK_BYTES * train)
     settings, d = config.phrases, config.model.d_model
-    # Rows per phrase: its occurrences, other tokens of their documents, and a context. With a streamed cache the model runs a whole
-    # shard for a few rows.
+    # Rows per phrase: its occurrences, other tokens of their documents, and a context. With a streamed cache the model
+    # runs a whole shard for a few rows.
     phrase = settings.max_occurrences * max(settings.lengths)
     rows = settings.n_phrases * (phrase + settings.base_tokens + MOST_CONTEXT)
     run = min(train, rows * config.residuals.shard_sequences * config.tokens.n_ctx) if config.streams else 0

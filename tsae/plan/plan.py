@@ -1,7 +1,7 @@
 """The plan of a profile: jobs, tokens, disk, memory and hours, before anything is downloaded.
 
-`costs` counts the work of stages. `docs/cost.json` has the measured rates of the last embedded run. Hours on a GPU are estimated from
-its throughput alone.
+`costs` counts the work of stages. `docs/cost.json` has the measured rates of the last embedded run. Hours on a GPU are
+estimated from its throughput alone.
 """
 
 import json
@@ -195,8 +195,8 @@ def fit_rates(
     cost_of = np.linalg.lstsq(done / spent[:, None], np.ones(len(rows)), rcond=None)[0]
     if (cost_of <= 0).any():
         raise ValueError(
-            f"the times of {len(rows)} trainings do not separate the costs of tokens, features and active features; measure again "
-            "on an idle machine"
+            f"the times of {len(rows)} trainings do not separate the costs of tokens, features and active features; "
+            "measure again on an idle machine"
         )
     stream, dense, sparse = 1 / cost_of
     return Rates(
@@ -254,13 +254,15 @@ def summary(planned: Plan) -> str:
     kept = "" if not config.streams else f"; {in_bytes(config.cache_bytes(False))} if they were kept"
     return "\n".join(
         [
-            f"Tokens: {n_saes} SAEs of {_count(config.training.tokens)} each, {_count(by_stage['train'].trained_tokens)} in all; "
+            f"Tokens: {n_saes} SAEs of {_count(config.training.tokens)} each, "
+            f"{_count(by_stage['train'].trained_tokens)} in all; "
             f"{_count(sum(cost.model_tokens for cost in by_stage.values()))} through the model or a part of it.",
             f"Disk: {in_bytes(sum(planned.disk.values()))}, of which residuals, {residuals}, are "
             f"{in_bytes(planned.disk['residuals'])}{kept}. Download: {in_bytes(planned.download)}.",
-            f"Memory: {in_bytes(largest.memory)} ({largest.stage}); of a GPU: {in_bytes(on_gpu.gpu_memory)} ({on_gpu.stage}).",
-            f"Hours: {in_digits(planned.gpu_hours)} with one GPU that reaches {planned.machine.gpu_tflops:g} TFLOP/s, an estimate; "
-            f"{in_digits(planned.hours)} on the machine of the embedded run, without one; "
+            f"Memory: {in_bytes(largest.memory)} ({largest.stage}); of a GPU: {in_bytes(on_gpu.gpu_memory)} "
+            f"({on_gpu.stage}).",
+            f"Hours: {in_digits(planned.gpu_hours)} with one GPU that reaches {planned.machine.gpu_tflops:g} TFLOP/s, "
+            f"an estimate; {in_digits(planned.hours)} on the machine of the embedded run, without one; "
             f"{in_digits(planned.download / 1e9 / planned.machine.gb_per_hour)} of download.",
         ]
     )

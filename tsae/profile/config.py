@@ -1,7 +1,7 @@
 """The configuration: one YAML file, checked completely before any work starts.
 
-The sections state the meaning and unit of every field. `workflow/schemas/config.schema.json` and the table in config/README.md
-are generated from them; the Snakefile and the commands validate with them.
+The sections state the meaning and unit of every field. `workflow/schemas/config.schema.json` and the table in
+config/README.md are generated from them; the Snakefile and the commands validate with them.
 """
 
 import json
@@ -69,7 +69,7 @@ class Config(Section):
 
     @property
     def streams(self) -> bool:
-        """Whether every training computes its residuals with the model, because the cache exceeds `residuals.disk_gb`."""
+        """Whether trainings compute their residuals with the model, because the cache exceeds `residuals.disk_gb`."""
         limit = self.residuals.disk_gb
         return limit is not None and self.cache_bytes(streamed=False) > limit * 1e9
 
@@ -98,8 +98,8 @@ class Config(Section):
     def headline(self) -> Headline:
         """Ids of the points that are compared at every layer.
 
-        The tokenized point is `evaluation.token_biases`. The baseline and the remainder differ from it only by their table and
-        their encoder's input.
+        The tokenized point is `evaluation.token_biases`. The baseline and the remainder differ from it only by their
+        table and their encoder's input.
         """
         points = {job.point.id: job.point for job in self.jobs("headline")}
         tokenized = points[self.evaluation.token_biases]
@@ -113,11 +113,11 @@ class Config(Section):
         return sorted({max(1, round(n_steps * first ** (1 - place / (n - 1)))) for place in range(n)})
 
     def token_bias_reference(self, layer: int, seed: int) -> Job:
-        """The tokenized SAE whose table SAEs of a layer and seed are compared with: of that seed, or else of the lowest."""
+        """The tokenized SAE whose table SAEs of a layer and seed are compared with: of that seed or the lowest."""
         return self._headline_job(self.evaluation.token_biases, layer, seed)
 
     def baseline_reference(self, layer: int, seed: int) -> Job:
-        """The baseline whose features token-biases are compared with during training: of that seed, or else of the lowest."""
+        """The baseline whose features checkpoints' token-biases are compared with: of that seed or the lowest."""
         return self._headline_job(self.headline().baseline, layer, seed)
 
     def _headline_job(self, point: str, layer: int, seed: int) -> Job:

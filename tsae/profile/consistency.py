@@ -88,8 +88,8 @@ def _check_points(config: "Config") -> None:
             n_features = point.n_features(config.model.d_model)
             if not 1 <= n_features <= MOST_FEATURES:
                 raise ValueError(
-                    f"{where}: expansion {point.expansion:g} x d_model {config.model.d_model} gives {n_features} features; an SAE has "
-                    f"1 to {MOST_FEATURES}"
+                    f"{where}: expansion {point.expansion:g} x d_model {config.model.d_model} gives {n_features} "
+                    f"features; an SAE has 1 to {MOST_FEATURES}"
                 )
             if point.initial_encoder_scale <= 0:
                 raise ValueError(
@@ -119,7 +119,8 @@ def _check_training(config: "Config") -> None:
         )
     if config.training.tokens < config.training.batch_size:
         raise ValueError(
-            f"training.tokens ({config.training.tokens}) is smaller than training.batch_size ({config.training.batch_size})"
+            f"training.tokens ({config.training.tokens}) is smaller than training.batch_size "
+            f"({config.training.batch_size})"
         )
 
 
@@ -140,10 +141,10 @@ def _check_disk(config: "Config") -> None:
     limit = config.residuals.disk_gb
     if limit is not None and config.streams and (least := config.cache_bytes(streamed=True)) > limit * 1e9:
         raise ValueError(
-            f"residuals.disk_gb: {limit:g} GB are too few: the held-out residuals, the sample of the mean and {TOKEN_BYTES} "
-            f"bytes for every token and layer, at model.d_model {config.model.d_model}, take {least / 1e9:.3g} GB (all residuals take "
-            f"{config.cache_bytes(streamed=False) / 1e9:.3g} GB); raise it, or lower tokens.heldout, tokens.train, "
-            "residuals.mean_tokens or the number of residuals.layers"
+            f"residuals.disk_gb: {limit:g} GB are too few: the held-out residuals, the sample of the mean and "
+            f"{TOKEN_BYTES} bytes for every token and layer, at model.d_model {config.model.d_model}, take "
+            f"{least / 1e9:.3g} GB (all residuals take {config.cache_bytes(streamed=False) / 1e9:.3g} GB); raise it, "
+            "or lower tokens.heldout, tokens.train, residuals.mean_tokens or the number of residuals.layers"
         )
 
 
@@ -153,7 +154,8 @@ def _check_headline(config: "Config") -> None:
         raise ValueError(f"sweep: {min(reserved)!r} is the name of another table; rename the block")
     if "headline" not in config.sweep:
         raise ValueError(
-            "sweep: there is no block `headline`, which has the baseline and the tokenized SAE that are compared at every layer"
+            "sweep: there is no block `headline`, which has the baseline and the tokenized SAE that are compared at "
+            "every layer"
         )
     tokenized = sorted(
         {
@@ -164,8 +166,8 @@ def _check_headline(config: "Config") -> None:
     )
     if config.evaluation.token_biases not in tokenized:
         raise ValueError(
-            f"evaluation.token_biases: {config.evaluation.token_biases!r} is no tokenized point of sweep.headline in the "
-            f"paper's form (encoder_input: residual); there are {tokenized}"
+            f"evaluation.token_biases: {config.evaluation.token_biases!r} is no tokenized point of sweep.headline in "
+            f"the paper's form (encoder_input: residual); there are {tokenized}"
         )
     compared = [point for point in config.headline() if point is not None]
     for headline in compared:
@@ -181,8 +183,8 @@ def _check_released(config: "Config") -> None:
     """The authors' SAEs need the residuals they were trained on."""
     if config.released is not None and not config.model.compatibility_mode:
         raise ValueError(
-            "released: the authors' SAEs were trained on residuals with layer norms folded and residual-writing weights centred; "
-            "set model.compatibility_mode: true"
+            "released: the authors' SAEs were trained on residuals with layer norms folded and residual-writing "
+            "weights centred; set model.compatibility_mode: true"
         )
 
 

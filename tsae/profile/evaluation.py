@@ -38,7 +38,8 @@ class Simple(Section):
     min_firings: int = Field(
         10,
         ge=1,
-        description="Features with fewer firings on held-out tokens are not judged: a single firing is always on one token",
+        description="Features with fewer firings on held-out tokens are not judged: a single firing is always on one "
+        "token",
     )
 
     @model_validator(mode="after")
@@ -58,7 +59,8 @@ class Phrases(Section):
     min_documents: int = Field(
         2,
         ge=2,
-        description="Fewest documents that a phrase occurs in: features are chosen in some and scored in the others [documents]",
+        description="Fewest documents that a phrase occurs in: features are chosen in some and scored in the others "
+        "[documents]",
     )
     min_scored: int = Field(4, ge=1, description="Fewest occurrences of a phrase in either half of its documents")
     n_common: int = Field(
@@ -71,7 +73,8 @@ class Phrases(Section):
     base_tokens: int = Field(
         256,
         ge=2,
-        description="Other tokens of its documents that base rates of features are measured on, for each phrase [tokens]",
+        description="Other tokens of its documents that base rates of features are measured on, for each phrase "
+        "[tokens]",
     )
     example: str | None = Field(
         None, min_length=1, description="The phrase that is shown token by token; null: the highest-ranked one"
@@ -100,8 +103,8 @@ class Evaluation(Section):
     similarity_rows: int = Field(
         512,
         ge=1,
-        description="Sample size: rows of a table whose nearest neighbours are searched, and features that are compared with "
-        "random rows [rows]",
+        description="Sample size: rows of a table whose nearest neighbours are searched, and features that are "
+        "compared with random rows [rows]",
     )
     detection_tokens: int = Field(
         2048, ge=1, description="Held-out tokens sampled for last-token detection at any position [tokens]"

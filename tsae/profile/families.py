@@ -6,7 +6,8 @@ BASELINE, FIXED, LEARNED, REMAINDER = (
     "tokenized, learned table",
     "tokenized, remainder",
 )
-# By table and encoder_input, in drawing order. LEARNED is the paper's form; in REMAINDER the encoder sees what the table leaves.
+# By table and encoder_input, in drawing order. LEARNED is the paper's form; in REMAINDER the encoder sees what the
+# table leaves.
 FAMILIES = {
     ("none", "residual"): BASELINE,
     ("fixed", "residual"): FIXED,

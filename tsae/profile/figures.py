@@ -125,7 +125,7 @@ def check_points(figure: str, jobs_of: Mapping[str, Sequence[Job]]) -> None:
         jobs_of: the SAEs of every block of the sweep.
 
     Raises:
-        ValueError: a block or a point is missing, a point has no family, or two points have one place; the message names the block.
+        ValueError: a block or point is missing, a point has no family, or two share a place; the message says where.
     """
     without_it = f"leave {figure} out of `figures`"
     for block, shown in FIGURES[figure].blocks.items():
@@ -139,16 +139,16 @@ def check_points(figure: str, jobs_of: Mapping[str, Sequence[Job]]) -> None:
             family = _family(shown, job.point)
             if shown.by_family and family is None:
                 raise ValueError(
-                    f"{where} shows the families {'; '.join(FAMILIES.values())}, and {job.point.id} has none; move it to a block "
-                    f"of its own, or {without_it}"
+                    f"{where} shows the families {'; '.join(FAMILIES.values())}, and {job.point.id} has none; move it "
+                    f"to a block of its own, or {without_it}"
                 )
             if shown.against is None:
                 continue
             other = drawn.setdefault((job.layer, family, *(getattr(job.point, s) for s in shown.against)), job.point)
             if other != job.point:
                 raise ValueError(
-                    f"{where} shows one point for each {' and '.join(('family', *shown.against))}, but {other.id} and {job.point.id} "
-                    f"share them; move one to a block of its own, or {without_it}"
+                    f"{where} shows one point for each {' and '.join(('family', *shown.against))}, but {other.id} and "
+                    f"{job.point.id} share them; move one to a block of its own, or {without_it}"
                 )
         if missing := shown.lack([job.point for job in jobs_of[block]]):
             raise ValueError(f"{where} needs {missing}; add it, or {without_it}")

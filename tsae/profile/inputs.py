@@ -39,8 +39,8 @@ class Tokens(Section):
     heldout_documents: int = Field(
         100,
         ge=20,
-        description="Fewest documents in the held-out split, which has a piece of each. Intervals resample documents, so they "
-        "mean little with few [documents]",
+        description="Fewest documents in the held-out split, which has a piece of each. Intervals resample documents, "
+        "so they mean little with few [documents]",
     )
     heldout_share: float = Field(
         0.03, gt=0, le=1, description="Largest share of the held-out text that comes from one document"
@@ -68,8 +68,8 @@ class Tokens(Section):
             )
         if self.heldout_text < self.heldout_documents:
             raise ValueError(
-                f"heldout_documents: {self.heldout_documents} documents, and heldout = {self.heldout} holds only {self.heldout_text} "
-                "tokens of text; raise heldout, or lower heldout_documents"
+                f"heldout_documents: {self.heldout_documents} documents, and heldout = {self.heldout} holds only "
+                f"{self.heldout_text} tokens of text; raise heldout, or lower heldout_documents"
             )
         return self
 
@@ -88,26 +88,28 @@ class Residuals(Section):
     max_norm: float = Field(
         4.0,
         gt=0,
-        description="Tokens with a residual norm above this many times the layer's median are neither trained on nor scored",
+        description="Tokens with a residual norm above this many times the layer's median are neither trained on nor "
+        "scored",
     )
     include_bos: bool = Field(False, description="Train on and score position 0, as the authors' code did")
     mean_tokens: int = Field(
         1 << 20,
         ge=1,
-        description="Most training tokens that the mean residual is taken over, in whole, evenly spaced shards; at least one "
-        "shard [tokens]",
+        description="Most training tokens that the mean residual is taken over, in whole, evenly spaced shards; at "
+        "least one shard [tokens]",
     )
     disk_gb: float | None = Field(
         None,
         gt=0,
-        description="Training residuals are kept on disk if the cache is at most this large. If not, every training computes "
-        "them with the model. null: always kept [GB]",
+        description="Training residuals are kept on disk if the cache is at most this large. If not, every training "
+        "computes them with the model. null: always kept [GB]",
     )
     jobs: int = Field(
         1,
         ge=1,
         le=10_000,
-        description="Jobs that share the forward passes. Changing this after a run repeats all that follows them [jobs]",
+        description="Jobs that share the forward passes. Changing this after a run repeats all that follows them "
+        "[jobs]",
     )
 
 

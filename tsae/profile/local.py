@@ -26,8 +26,8 @@ def check_local_sources(config: Config) -> None:
     known = [number for number in numbers if number is not None]
     if len(known) == len(numbers) and sum(number // 2 for number in known) < n_least:
         raise ValueError(
-            f"tokens.heldout_documents: {n_least} documents are to be held out, at most half of each source's, and corpus.sources "
-            f"have {', '.join(map(str, known))}; lower it, or add to corpus.sources"
+            f"tokens.heldout_documents: {n_least} documents are to be held out, at most half of each source's, and "
+            f"corpus.sources have {', '.join(map(str, known))}; lower it, or add to corpus.sources"
         )
 
 

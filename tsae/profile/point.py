@@ -17,7 +17,7 @@ TableName = Literal["none", "fixed", "scaled", "embedding", "learned"]
 EncoderInput = Literal["residual", "remainder", "without_unigram"]
 MOST_EXPANSION = 1 << 20  # no SAE is so wide, and products with it stay finite
 OF_TABLES = ("rows", "lookup_scale", "table_lr")  # settings without meaning for a baseline
-# Initial length of W_dec's rows. Unit rows, as the authors have, leave a baseline's NMSE 4% higher on the embedded budget.
+# Initial length of W_dec's rows. The authors' unit rows leave a baseline's NMSE 4% higher on the embedded budget.
 DECODER_NORM = 0.1
 
 
@@ -44,14 +44,14 @@ def check_settings(settings: Section) -> None:
         raise ValueError(f"topk_relu: false says nothing about architecture {architecture}")
     if "remainder" in given["encoder_input"] and "none" in given["table"]:
         raise ValueError(
-            "encoder_input: remainder subtracts the token's row of the table, and table: none has no rows; give baselines a grid "
-            "of their own"
+            "encoder_input: remainder subtracts the token's row of the table, and table: none has no rows; give "
+            "baselines a grid of their own"
         )
     for setting in ("centre", "decoder_norm"):
         if "authors" in given["start"] and given[setting]:
             raise ValueError(
-                f"{setting}: start: authors has unit decoder rows and no centre of the encoder's input; leave {setting} out, or set "
-                "start: centred"
+                f"{setting}: start: authors has unit decoder rows and no centre of the encoder's input; leave "
+                f"{setting} out, or set start: centred"
             )
 
 

@@ -1,4 +1,4 @@
-"""What all sections of the configuration have in common."""
+"""The base class and types of the sections of a configuration."""
 
 from pathlib import Path
 from typing import Annotated, Any, get_args

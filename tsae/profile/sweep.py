@@ -51,15 +51,15 @@ class Grid(Section):
     )
     table: tuple[TableName, ...] = Field(
         min_length=1,
-        description="none: the baseline; fixed: token-biases stay at their initial rows; learned: token-biases are trained. Two "
-        "controls: scaled: fixed rows times a trained number per token; embedding: a trained linear map of the model's "
-        "embedding",
+        description="none: the baseline; fixed: token-biases stay at their initial rows; learned: token-biases are "
+        "trained. Two controls: scaled: fixed rows times a trained number per token; embedding: a trained linear map "
+        "of the model's embedding",
     )
     rows: tuple[Literal["unigram", "permuted"], ...] = Field(
         ("unigram",),
         min_length=1,
-        description="Where token-biases start. unigram: the token's unigram residual; permuted, a control: that of another, "
-        "random token of the training text",
+        description="Where token-biases start. unigram: the token's unigram residual; permuted, a control: that of "
+        "another, random token of the training text",
     )
     lookup_scale: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         (0.5,), min_length=1, description="Initial token-bias / unigram residual"
@@ -70,20 +70,21 @@ class Grid(Section):
     encoder_input: tuple[EncoderInput, ...] = Field(
         ("residual",),
         min_length=1,
-        description="What the encoder sees, less its mean. residual: as in the paper; remainder: the residual less the token's "
-        "row of the table; without_unigram: the residual without the direction of the token's unigram residual, both centred",
+        description="What the encoder sees, less its mean. residual: as in the paper; remainder: the residual less "
+        "the token's row of the table; without_unigram: the residual without the direction of the token's unigram "
+        "residual, both centred",
     )
     start: tuple[Literal["centred", "authors"], ...] = Field(
         ("centred",),
         min_length=1,
-        description="centred: b_dec starts at the mean of what the table leaves, and the encoder's input has mean zero; authors: "
-        "b_dec starts at zero, decoder rows have length 1, and the encoder sees the residual less b_dec",
+        description="centred: b_dec starts at the mean of what the table leaves, and the encoder's input has mean "
+        "zero; authors: b_dec starts at zero, decoder rows have length 1, and the encoder sees the residual less b_dec",
     )
     centre: tuple[Annotated[float, Field(ge=0, le=1)] | None, ...] = Field(
         (None,),
         min_length=1,
-        description="Share of its mean that is subtracted from the encoder's input; below 1 leaves a constant there. null: 1, "
-        "or no subtraction with start: authors",
+        description="Share of its mean that is subtracted from the encoder's input; below 1 leaves a constant there. "
+        "null: 1, or no subtraction with start: authors",
     )
     decoder_norm: tuple[Annotated[float, Field(gt=0)] | None, ...] = Field(
         (None,),
@@ -94,7 +95,8 @@ class Grid(Section):
     encoder_scale: tuple[Annotated[float, Field(gt=0)] | None, ...] = Field(
         (None,),
         min_length=1,
-        description="Initial W_enc / W_dec's transpose; null: 1, or 1 - lookup_scale for a tokenized SAE with start: authors",
+        description="Initial W_enc / W_dec's transpose; null: 1, or 1 - lookup_scale for a tokenized SAE with start: "
+        "authors",
     )
     topk_relu: tuple[bool, ...] = Field(
         (True,),

@@ -19,13 +19,14 @@ class Training(Section):
     table_lr: float = Field(gt=0, description="Initial learning rate of a learned table; it falls in proportion to lr")
     table_adam: Literal["rows", "dense"] = Field(
         "rows",
-        description="Rows of a learned table that a step moves. rows: those of the batch's tokens; dense: all, by momentum",
+        description="Rows of a learned table that a step moves. rows: those of the batch's tokens; dense: all, by "
+        "momentum",
     )
     clip_norm: float | None = Field(
         1.0,
         gt=0,
-        description="Largest norm of the gradients of all parameters but the table, which are scaled down to it; null: none. "
-        "In units where the mean residual norm is sqrt(d_model), a norm of 1 is always exceeded",
+        description="Largest norm of the gradients of all parameters but the table, which are scaled down to it; "
+        "null: none. In units where the mean residual norm is sqrt(d_model), a norm of 1 is always exceeded",
     )
     l1_warmup: float = Field(
         0.05,
@@ -66,5 +67,6 @@ class Compute(Section):
     gpu: bool = Field(False, description="Jobs that run the model, train or evaluate an SAE take one GPU each")
     tf32: bool = Field(
         False,
-        description="On a GPU, cache residuals and train SAEs with matrix products in TF32; evaluation stays in float32",
+        description="On a GPU, cache residuals and train SAEs with matrix products in TF32; evaluation stays in "
+        "float32",
     )

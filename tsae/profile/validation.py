@@ -75,8 +75,8 @@ def _shown(value: Any) -> str:
 class _StrictLoader(yaml.SafeLoader):
     """Takes plain data only.
 
-    YAML allows more, by mistake or to do harm: a repeated key silently wins, tags construct objects, and a few nested anchors
-    expand to billions of values.
+    YAML allows more, by mistake or to do harm: the last of repeated keys wins, tags construct objects, and a few nested
+    anchors expand to billions of values.
     """
 
     def get_single_node(self) -> yaml.Node | None:

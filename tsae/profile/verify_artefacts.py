@@ -40,7 +40,7 @@ def verify_artefacts(configfile: Path, remove: bool = False) -> None:
     if gone:
         command = ["snakemake", "--configfile", str(configfile), "--cores", "all", "--", "all"]
         print(
-            "`make reproduce` restores only what a missing result needs. This restores all of them and what depends on them:\n"
+            "`make reproduce` restores only what a missing result needs. This restores all, and what depends on them:\n"
             f'PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH" {shlex.join([*command, *map(str, gone)])}'
         )
     if verified.damaged and not remove:

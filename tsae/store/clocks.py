@@ -10,7 +10,7 @@ from pathlib import Path
 def lower_times(folders: Iterable[Path]) -> None:
     """Move modification times that lie in the future to the present, and keep their order.
 
-    Such times are left behind by a clock that has since jumped back. Snakemake refuses a file that is older than its input.
+    A clock that has since jumped back leaves such times. Snakemake refuses a file that is older than its input.
     """
     now, late = time.time_ns(), {}
     for top in folders:

@@ -19,7 +19,7 @@ def modules_of(*names: str | Path, package: Path = PACKAGE) -> list[Path]:
     A package stands for all modules in its folder. Imports for type checking do not count, nor does `LEFT_OUT`.
 
     Args:
-        names: modules or packages, such as `tsae.training.train`. A path is a script outside the package: only its imports count.
+        names: modules or packages, such as `tsae.training.train`; or paths of scripts, of which only the imports count.
         package: the folder of the package.
 
     Raises:

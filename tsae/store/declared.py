@@ -1,4 +1,4 @@
-"""What modules declare about themselves, read without importing them: importing all would add seconds to every start."""
+"""What modules declare about themselves, read without importing them, which would take seconds at every start."""
 
 import ast
 import functools

@@ -1,7 +1,7 @@
 """Files on disk: complete or absent, and compared with their recorded sha256 before they are read.
 
-A file is written under a temporary name, then renamed. Its sha256 is recorded beside it in `.{name}.sha256`, in the format of
-`sha256sum --check`.
+A file is written under a temporary name, then renamed. Its sha256 is recorded beside it in `.{name}.sha256`, in the
+format of `sha256sum --check`.
 """
 
 import functools
@@ -37,7 +37,7 @@ class DamagedError(ValueError):
 
 
 class NotOursError(ValueError):
-    """A file holds something this project does not write. A caller that knows a better remedy raises the error again with it."""
+    """A file holds something this project does not write. Callers may raise it again with a better remedy."""
 
     def __init__(self, problem: str, remedy: str = REMEDY):
         super().__init__(f"{problem}; {remedy}")
@@ -80,7 +80,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def put(temporary: Path, path: Path, digest: str | None = None) -> None:
-    """Rename a complete file to `path` and record its sha256, which is computed if not given. Both are synced to disk."""
+    """Rename a complete file to `path` and record its sha256, computed unless given. Both are synced to disk."""
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     digest = digest or sha256(temporary)
@@ -88,7 +88,7 @@ def put(temporary: Path, path: Path, digest: str | None = None) -> None:
         before = _recorded(path) if path.exists() else []
     except (FileNotFoundError, ValueError):
         before = []
-    # The record comes first and keeps the old sha256 until the rename: whenever a kill comes, the file in place is recorded.
+    # The record comes first and keeps the old sha256 until the rename, so a kill always leaves a recorded file.
     _record(path, digest, *before)
     temporary.replace(path)
     if before:
@@ -96,7 +96,7 @@ def put(temporary: Path, path: Path, digest: str | None = None) -> None:
 
 
 def temporary_of(path: Path) -> Path:
-    """A temporary name beside `path` for this process. Removes what killed processes of this machine left under such names."""
+    """A temporary name beside `path` for this process. Removes such files of this machine's killed processes."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.{HOST}-*.tmp"):
         if not _is_running(left.name.split("-")[-1].removesuffix(".tmp")):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)

@@ -82,14 +82,14 @@ def load_as(
 def _described(tensors: "Mapping[str, tuple[tuple[int | None, ...], torch.dtype]]") -> str:
     """Shapes and dtypes as text: `W_enc (128, n) float32`, where n is any length."""
     words = [
-        f"{name} ({', '.join('n' if length is None else str(length) for length in shape)}) {str(dtype).removeprefix('torch.')}"
+        f"{name} ({', '.join('n' if n is None else str(n) for n in shape)}) {str(dtype).removeprefix('torch.')}"
         for name, (shape, dtype) in tensors.items()
     ]
     return ", ".join(words) or "nothing"
 
 
 def load_metadata(path: Path, checked: bool = True) -> dict[str, Any]:
-    """Read the metadata that `save_tensors` stored. Without `checked` the tensors are not read, so damage goes unnoticed.
+    """Read the metadata that `save_tensors` stored; without `checked` the tensors are neither read nor checked.
 
     Raises:
         ValueError: the file is missing, damaged, truncated or not safetensors, or another program wrote its metadata.
