@@ -20,14 +20,14 @@ READY := .venv/ready
 BENCH := results/bench
 PEERS := .venv-bench/bin
 PEERS_READY := .venv-bench/ready
-# What the workflow sets for every job. Steps are timed on all cores with threads that wait as each tool's users have them:
-# asleep, they cost dictionary_learning, whose einsums are thousands of tiny products, seven times its step.
+# The workflow's environment of every job. Steps are timed on all cores with each tool's own way of waiting: sleeping threads
+# make the step of dictionary_learning, whose einsums are thousands of tiny products, seven times slower.
 JOB_ENVIRONMENT = $(shell sed -n 's/^ *"export \(.*\); "$$/\1/p' workflow/rules/common.smk)
 STEP_ENVIRONMENT = $(filter-out OMP_WAIT_POLICY=%,$(JOB_ENVIRONMENT))
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 # --configfile takes every word up to the next option, so a target must not follow it.
 SNAKEMAKE := $(RUN) snakemake --configfile $(CONFIGFILE) --cores $(CORES)
-# After Ctrl-C make itself would have the last line, which says where in this file it was.
+# After Ctrl-C the last line is this one, not make's own with a line of this file.
 STOPPABLE = trap 'echo "stopped; run make $@ again to go on"; kill -INT $$PPID; exit 0' INT;
 
 help:
@@ -36,16 +36,16 @@ help:
 	@echo "make report               one HTML file with figures, claims, notebooks and run times of a finished run"
 	@echo "make smoke                a tiny random model through the whole DAG, in a few minutes"
 	@echo "make test                 linters, type checker, test suite, smoke run"
-	@echo "make test-faults          kill, damage and starve runs of the smoke profile, and print what came of it (up to 25 minutes)"
-	@echo "make verify-artefacts     compare every file of a profile with the sha256 recorded at its writing (REMOVE=1 removes damaged ones)"
-	@echo "make test-slurm           the smoke run on a SLURM of one node that it starts and, as root on Debian, installs"
+	@echo "make test-faults          kill, damage and starve runs of the smoke profile, and print the outcomes (up to 25 minutes)"
+	@echo "make verify-artefacts     compare every file of a profile with its recorded sha256 (REMOVE=1 removes damaged ones)"
+	@echo "make test-slurm           the smoke run on one SLURM node, which it starts and, as root on Debian, installs"
 	@echo "make docs                 fill README.md and docs/ from the last run"
-	@echo "make bench                time, memory and quality of training against other tools, of stages, and growth (ROUNDS=$(ROUNDS))"
-	@echo "make env                  the environment alone, in .venv"
+	@echo "make bench                time, memory and quality of training against other tools, and of stages (ROUNDS=$(ROUNDS))"
+	@echo "make env                  only the environment, in .venv"
 	@echo "make lock                 write envs/*.lock from pyproject.toml and envs/*.txt (UPGRADE=1 for newer versions)"
 
-# The environment is made once, and anew when the lock or the package's metadata changes. A second make waits for the first
-# that makes it, where the disk has locks. What makes it is the Python that .venv was made with, not .venv's own, which is removed.
+# The environment is made again when the lock or the package's metadata changes. A second make waits, if the disk has locks.
+# If PYTHON is .venv's own, which is removed, its base Python makes the environment.
 $(READY): envs/requirements.lock envs/torch.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no python3 found; install Python 3.11 or newer, or run: make PYTHON=/path/to/python"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
@@ -62,7 +62,7 @@ $(READY): envs/requirements.lock envs/torch.txt pyproject.toml
 
 env: $(READY)
 
-# Snakemake reads a configuration before the workflow does, and would run templates in it and unfold every anchor.
+# Snakemake reads a configuration before the workflow does, and would run its templates and expand its anchors.
 check-config: $(READY)
 	@$(BIN)/python -m tsae check-config --configfile $(CONFIGFILE)
 
@@ -111,7 +111,7 @@ verify-artefacts: $(READY)
 docs: $(READY)
 	@$(RUN) python docs/fill.py
 
-# Other tools want other versions of what they share with this project: they have their own environment.
+# Other tools need other versions of shared packages, so they have their own environment.
 $(PEERS_READY): envs/bench.lock envs/torch.txt
 	@echo "Setting up the environment of other tools in .venv-bench (a few minutes, once)"
 	@rm -rf .venv-bench && $(PYTHON) -m venv .venv-bench
