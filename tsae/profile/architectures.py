@@ -3,64 +3,47 @@
 A module of `tsae/sae/architectures/` that assigns a literal to `ABOUT` is an architecture with the name of its file.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pydantic import Field, ValidationError
+
+from tsae.profile.section import Section
+from tsae.profile.validation import describe_errors
 from tsae.store.declared import declared
 
 Sparsity = Literal["k", "l1"]
 
 
-@dataclass(frozen=True)
-class Saelens:
+class Saelens(Section):
     """How SAELens names an architecture."""
 
-    architecture: str
-    """Its name in SAELens."""
-    b_enc: str = "b_enc"
-    """Name of b_enc in SAELens; other parameters keep their names."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """Further entries of `cfg.json`."""
+    architecture: str = Field(description="Its name in SAELens")
+    b_enc: str = Field("b_enc", description="Name of b_enc in SAELens; other parameters keep their names")
+    settings: dict[str, Any] = Field({}, description="Further entries of `cfg.json`")
 
 
-@dataclass(frozen=True)
-class About:
+class About(Section):
     """The content of `ABOUT`."""
 
-    class_name: str
-    """Key `class`: name of the class in the module."""
-    order: int
-    """Place in lists and figures, different for each architecture."""
-    sparsity: Sparsity
-    """The setting that controls its sparsity; the other is refused."""
-    label: str
-    """Its name in figures."""
-    marker: str
-    """Its marker in figures."""
-    description: str
-    """What it does, for the table of configuration keys."""
-    saelens: Saelens | None = None
-    """Its names in SAELens; None: it cannot be exported."""
+    class_name: str = Field(alias="class", description="Name of the class in the module")
+    order: int = Field(description="Place in lists and figures, different for each architecture")
+    sparsity: Sparsity = Field(description="The setting that controls its sparsity; the other is refused")
+    label: str = Field(description="Its name in figures")
+    marker: str = Field(description="Its marker in figures")
+    description: str = Field(description="What it does, for the table of configuration keys")
+    saelens: Saelens | None = Field(None, description="Its names in SAELens; null: it cannot be exported")
 
 
-def read_about(name: str, literal: Mapping[str, Any]) -> About:
+def read_about(name: str, literal: Any) -> About:
     """Read the literal `ABOUT` of an architecture.
 
     Raises:
         ValueError: a key is missing or unknown, or its value is not allowed; the message names the file.
     """
-    where = f"sae/architectures/{name}.py: ABOUT"
     try:
-        about = About(**{"class_name" if key == "class" else key: value for key, value in literal.items()})
-        saelens = None if about.saelens is None else Saelens(**literal["saelens"])
-    except TypeError as error:
-        raise ValueError(
-            f"{where}: {str(error).removeprefix('About.__init__() ')}; see tsae.profile.architectures"
-        ) from None
-    if about.sparsity not in ("k", "l1"):
-        raise ValueError(f"{where}: sparsity is {about.sparsity!r}; it must be k or l1")
-    return About(**(vars(about) | {"saelens": saelens}))
+        return About.model_validate(literal)
+    except ValidationError as error:
+        raise ValueError(describe_errors(error, About, f"tsae/sae/architectures/{name}.py: ABOUT")) from None
 
 
 _FOUND = {name: read_about(name, literal) for name, literal in declared("sae/architectures", "ABOUT").items()}
