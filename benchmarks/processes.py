@@ -1,9 +1,9 @@
-"""How to share cores between processes: what starting one costs, one thread or several, one SAE in a process or several.
+"""How to share cores between processes: the cost of a start, one thread or several, one SAE per process or several.
 
     python benchmarks/processes.py [--results results/embedded] [--config config/config.yaml] [--rounds 3] [--output results/bench]
 
-Works on the files of a finished run. Each job runs as the workflow runs it, in a process of its own; training is cut short.
-Alternatives take turns, and the numbers are medians over rounds, of the wall time of both jobs from start to end.
+Works on the files of a finished run. Each job runs in its own process, as in the workflow; training is cut short. Alternatives take
+turns, and numbers are medians over rounds of the wall time of all jobs.
 """
 
 import argparse
@@ -48,11 +48,11 @@ class Run(NamedTuple):
 
     results: Path
     settings: Config
-    jobs: list[Job]  # of the SAEs that are trained again: same layer, point and table, different seeds
+    jobs: list[Job]  # SAEs to train again, which differ in their seeds
 
     @property
     def training(self) -> Training:
-        """Training as in the run, but for its length."""
+        """The run's training, cut short."""
         return self.settings.training.model_copy(
             update={"tokens": TRAINING_STEPS * self.settings.training.batch_size, "history_points": 2}
         )
@@ -64,13 +64,13 @@ def python(code: str, *arguments: object) -> Command:
 
 
 def start(command: Command, threads: int) -> subprocess.Popen[bytes]:
-    """Start a process that may use so many threads."""
+    """Start a process with this many threads."""
     limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     return subprocess.Popen(command, env=os.environ | limits, stderr=subprocess.PIPE)
 
 
 def seconds(commands: Sequence[Command], beside: int, threads: int) -> float:
-    """Wall time of commands, so many beside each other.
+    """Wall time of commands, `beside` at a time.
 
     Raises:
         RuntimeError: one of them failed.
@@ -154,7 +154,7 @@ def together_command(run: Run, jobs: Sequence[Job]) -> Command:
 
 
 def measure_threads(run: Run, rounds: int, cores: int, folder: Path) -> list[dict[str, Any]]:
-    """Two rows' worth of wall time for each stage: as many jobs as cores beside each other, and one after the other on all."""
+    """Wall time of each stage: as many jobs as cores beside each other, and one after the other on all cores."""
     stages: dict[str, Callable[[Run, Job, Path], Command]] = {
         "train": train_command,
         "evaluate": evaluate_command,
@@ -180,7 +180,7 @@ def measure_threads(run: Run, rounds: int, cores: int, folder: Path) -> list[dic
 
 
 def measure_sharing(run: Run, rounds: int, cores: int, folder: Path) -> dict[str, float]:
-    """Training of twice as many SAEs as cores: a process each, and a process for two on one stream."""
+    """Training twice as many SAEs as cores: one per process, and two per process on one stream."""
     jobs = [job for job in run.jobs[:1] for _ in range(2 * cores)]
     apart = [train_command(run, job, folder / str(place)) for place, job in enumerate(jobs)]
     together = [together_command(run, jobs[first : first + 2]) for first in range(0, len(jobs), 2)]
@@ -194,7 +194,7 @@ def measure_sharing(run: Run, rounds: int, cores: int, folder: Path) -> dict[str
 
 
 def measure_starts(run: Run, rounds: int) -> dict[str, float]:
-    """Seconds from the start of a process until its work could begin, for each kind of job."""
+    """Seconds from the start of a process until its work begins, by kind of job."""
     return {
         name: statistics.median(
             seconds([python(code, run.results / layout.MODEL)], beside=1, threads=1) for _ in range(rounds)

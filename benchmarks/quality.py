@@ -1,12 +1,12 @@
-"""How well SAEs reconstruct that are trained by this project and by other tools, on the same residuals at equal settings.
+"""How well SAEs of this project and of other tools reconstruct, trained on the same residuals at equal settings.
 
     python benchmarks/quality.py [--results results/embedded] [--config config/config.yaml] [--seeds 1] [--tool NAME]
                                  [--threads N] [--output results/bench]
 
-Runs in the environment of other tools, on the residuals of a run: of the middle layer of the headline SAEs, at the size of its
-baseline. Every tool trains a TopK SAE of its own, from its own start and by its own update, with the profile's batches in the
-same order, its learning rate, and its cosine where the tool lets the schedule be chosen. Held-out numbers are in units of the
-residuals, and each tool's SAE reconstructs as it does in training.
+Runs in the environment of other tools, on the residuals of a run at the middle layer of the headline SAEs, with the size of the
+headline baseline. Every tool trains a TopK SAE from its own start and with its own update, on the same batches in the same order,
+with the profile's learning rate, and its cosine if the tool lets one choose the schedule. Held-out numbers are in units of the
+residuals, and each SAE reconstructs as in training.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from tsae.store import layout
 from tsae.store.files import write_json
 from tsae.training.batches import training_batches
 
-CHUNK = 4096  # held-out tokens that are reconstructed at a time
+CHUNK = 4096  # held-out tokens per reconstruction
 
 
 class Quality(NamedTuple):
@@ -52,7 +52,7 @@ def measure(trained: Trained, heldout: ResidualCache, scale: float, n_features: 
 
 
 def train(build: Callable[[Settings], Trained], settings: Settings, batches: Iterator[Any]) -> tuple[Trained, float]:
-    """Build a tool's SAE and give it every batch; also how long that took [s]."""
+    """Build a tool's SAE and train it on every batch; returns the time too [s]."""
     torch.manual_seed(settings.seed)
     start = time.perf_counter()
     trained = build(settings)
@@ -62,7 +62,7 @@ def train(build: Callable[[Settings], Trained], settings: Settings, batches: Ite
 
 
 def measure_tool(name: str, seeds: int, job: Job, results: Path, settings: config.Config) -> dict[str, Any]:
-    """A row of the comparison: a tool, and what came of each seed."""
+    """The row of a tool, with the result of each seed."""
     cache = open_residuals(results / layout.RESIDUALS, "train", job.layer)
     heldout = open_residuals(results / layout.RESIDUALS, "heldout", job.layer)
     unigrams = load_unigrams(results / layout.UNIGRAMS.format(layer=job.layer))
@@ -78,7 +78,7 @@ def measure_tool(name: str, seeds: int, job: Job, results: Path, settings: confi
 
 
 def show(rows: list[dict[str, Any]]) -> str:
-    """The rows as a table, and what failed."""
+    """The rows as a table, and the failures."""
     lines = [
         {
             "trained by": row["tool"],
@@ -99,7 +99,7 @@ def baseline(settings: config.Config) -> Job:
     """The headline baseline at the middle layer; its seed is not used.
 
     Raises:
-        ValueError: it is no TopK SAE, which is what all the tools have.
+        ValueError: it is no TopK SAE, the one architecture that all tools have.
     """
     layers = sorted({job.layer for job in settings.jobs("headline")})
     wanted = layers[len(layers) // 2], settings.headline()[0]
@@ -134,7 +134,7 @@ def main() -> None:
     for name in arguments.tool or TOOLS:
         try:
             rows.append(measure_tool(name, arguments.seeds, job, arguments.results, settings))
-        except Exception as error:  # whatever a peer fails with is its result
+        except Exception as error:  # any failure of a tool is its result
             rows.append({"tool": name, "error": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"})
         print(f"\n{show(rows[-1:])}", flush=True)
     print(f"\n{show(rows)}")

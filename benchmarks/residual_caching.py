@@ -2,7 +2,7 @@
 
     python benchmarks/residual_caching.py [--model results/embedded/model] [--rounds 10] [--output FILE.json]
 
-Gives the median of the ratios pair by pair: the machine's speed drifts, a ratio of neighbours does not.
+The ratio is a median over pairs, because the machine's speed drifts but ratios of neighbours do not.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""How much results differ where a machine rounds otherwise: other instructions, another number of threads.
+"""How much results depend on rounding: other instructions, another number of threads.
 
     python benchmarks/rounding.py [--results results/embedded] [--config config/config.yaml] [--output results/bench]
 
-Works on the files of a finished run. Held-out residuals of the middle layer are computed, and its tokenized headline SAE is trained,
-anew in each way, in processes of their own, and compared with the run's. `ATEN_CPU_CAPABILITY` takes the wider instructions from
-PyTorch, as on an older processor, and with them oneDNN from the products.
+Works on the files of a finished run. For each way, new processes compute held-out residuals of the middle layer and train its
+tokenized headline SAE, which are compared with the run's. `ATEN_CPU_CAPABILITY` disables PyTorch's wider instructions, as on an
+older processor, and with them oneDNN in products.
 """
 
 import argparse
@@ -35,7 +35,7 @@ WAYS: dict[str, dict[str, str]] = {
     "two threads": dict.fromkeys(THREADS, "2"),
     "instructions of 256 bits": dict.fromkeys(THREADS, "1") | {"ATEN_CPU_CAPABILITY": "avx2"},
 }
-SAME = 0.99  # cosine similarity from which two decoder rows are one feature
+SAME = 0.99  # cosine similarity from which two decoder rows are the same feature
 RESIDUALS = """
 import sys
 from pathlib import Path
@@ -61,12 +61,12 @@ def run(environment: dict[str, str], *command: object) -> None:
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
-    """Norm of the difference, over that of what was expected."""
+    """Norm of the difference / norm of the expected tensor."""
     return ((found.double() - expected.double()).norm() / expected.double().norm()).item()
 
 
 def measure(name: str, results: Path, settings: Config, job: Job, folder: Path) -> dict[str, Any]:
-    """One way against the run."""
+    """Compare one way with the run."""
     index, residuals = results / layout.RESIDUALS, folder / "residuals.safetensors"
     environment = WAYS[name]
     mode = settings.model.compatibility_mode

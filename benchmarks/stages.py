@@ -2,8 +2,8 @@
 
     python benchmarks/stages.py [--results results/embedded] [--output results/bench]
 
-Wall seconds are those of jobs that ran beside each other on the machine's cores. Snakemake samples CPU time and memory, every
-half second at first and every 30 seconds after the first 15: the CPU time of what came after a job's last sample is missing.
+Jobs ran beside each other on the machine's cores. Snakemake samples CPU time and memory every half second at first, and every 30
+seconds after the first 15, so the CPU time after a job's last sample is missing.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from tsae.store.files import write_json
 
 
 def benchmark_files(results: Path) -> dict[str, list[Path]]:
-    """The benchmark files of each stage, stages in the order in which they ended."""
+    """The benchmark files by stage, in the order in which stages ended."""
     folder = results / layout.BENCHMARKS
     entries = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
     return {path.stem: [path] if path.is_file() else sorted(path.rglob("*.tsv")) for path in entries}
 
 
 def read(path: Path) -> pd.Series:
-    """What Snakemake measured of a job."""
+    """Snakemake's measurements of a job."""
     return pd.read_csv(path, sep="\t", na_values="-").iloc[-1]
 
 
@@ -40,7 +40,7 @@ def sae_of(results: Path, stage: str, path: Path) -> dict[str, Any]:
 
 
 def tokens_of(results: Path, stage: str, path: Path) -> int | None:
-    """Tokens that a job passes through the model or the SAE, where that is what takes its time."""
+    """Tokens that a job passes through the model or the SAE, if they take its time."""
     match stage:
         case "cache_residuals":
             return int(json.loads((results / layout.RESIDUALS_PART.format(part=path.stem)).read_text())["tokens"])
@@ -71,7 +71,7 @@ def measure_stages(results: Path) -> list[dict[str, Any]]:
 
 
 def measure_saes(results: Path) -> list[dict[str, Any]]:
-    """One row per point of the sweep: wall seconds of training and evaluating an SAE, means over layers and seeds."""
+    """One row per point of the sweep: mean wall seconds of training and evaluation over layers and seeds."""
     rows: list[dict[str, Any]] = []
     for path in benchmark_files(results).get("train", []):
         about = sae_of(results, "train", path)
@@ -96,7 +96,7 @@ def measure_saes(results: Path) -> list[dict[str, Any]]:
 
 
 def measure_run(results: Path, environment: Path) -> dict[str, float | None]:
-    """Seconds that setting up the environment took, and from the start of the first job to the last file of the run."""
+    """Seconds for setting up the environment, and from the start of the first job to the run's last file."""
     files = [path for paths in benchmark_files(results).values() for path in paths]
     begun = min(path.stat().st_mtime - float(read(path)["s"]) for path in files)
     ready = environment / "ready"
@@ -126,7 +126,7 @@ def show_stages(rows: list[dict[str, Any]]) -> str:
 
 
 def show_saes(rows: list[dict[str, Any]]) -> str:
-    """The TopK points that differ in features, k and table alone, as a table; empty if there are none."""
+    """The TopK points that differ only in features, k and table, as a table; may be empty."""
     lines = [
         {
             "SAE": row["point"],
