@@ -1,4 +1,4 @@
-"""Sparse products against their dense twins: values, gradients, and which way is taken."""
+"""Sparse products against their dense twins: values, gradients, and the choice between both ways."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -29,7 +29,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 @pytest.fixture(params=["sum of rows", "dense product"])
 def branch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Take one of both ways to compute a product, however many features are active, and refuse the other."""
+    """Force one of the two ways of computing a product."""
 
     def refuse(*_: object, **__: object) -> Tensor:
         raise AssertionError(f"not the {request.param}")
@@ -87,7 +87,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 def spread(values: Tensor, indices: Indices) -> Tensor:
-    """(N, F), so that the order of the active features does not matter."""
+    """As a matrix (N, F), in which the order of active features does not matter."""
     dense = torch.zeros(indices.n_tokens, F, dtype=values.dtype)
     return dense.index_put((indices.rows, indices.features), values)
 
@@ -107,7 +107,7 @@ def run(inputs: Inputs, selection: str, fast: bool, auxiliary: bool) -> Run:
     x_hat = (decode if fast else dense_decode)(values, indices, W_dec) + b_dec
     loss = (x_hat - x.detach()).square().sum(1).mean()
     if auxiliary:
-        # Reaches the encoder through the pre-activations alone, those below zero included.
+        # Reaches the encoder only through pre-activations, negative ones included.
         loss = loss + (pre * torch.linspace(-1, 1, F, dtype=x.dtype)[indices.features]).sum() + pre.square().mean()
     loss.backward()
     gradients = {
@@ -193,7 +193,7 @@ def test_the_gradients_of_plain_sums_by_hand(branch: str) -> None:
     inputs = make_inputs("random", torch.float64)
     x, W_enc, b_enc, W_dec = (part.requires_grad_() for part in inputs[:4])
     pre, indices = encode(x, W_enc, b_enc, select_positive)
-    # An expanded gradient, all of whose entries are one number in memory.
+    # An expanded gradient: all entries are one number in memory.
     pre.sum().backward()
     values = torch.linspace(-1, 1, len(indices), dtype=torch.float64).requires_grad_()
     decode(values, indices, W_dec).sum().backward()

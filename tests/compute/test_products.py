@@ -1,4 +1,4 @@
-"""Products of float32 matrices, by whichever library."""
+"""Products of float32 matrices with each library."""
 
 from collections.abc import Callable
 

@@ -23,7 +23,7 @@ def test_a_shared_point_is_trained_once(data: dict[str, Any]) -> None:
         "layer12/topk-k32-x4-learned-lookup0.25-s0",
         "layer12/topk-k32-x4-learned-s0",
     ]
-    # Of the pareto block two are headline SAEs; of expansion one, of init one, of encoder and centre two each.
+    # Two SAEs of pareto are headline SAEs, one of expansion, one of init, two of encoder, two of centre.
     assert len(first.jobs()) == 18 + (6 - 2) + (4 - 1) + (2 - 1) + (4 - 2) + (4 - 2)
     assert len({job.id for job in first.jobs()}) == len(first.jobs())
     assert {job for block in data["sweep"] for job in first.jobs(block)} == set(first.jobs())
@@ -56,10 +56,10 @@ def test_the_headline_is_the_reference_and_its_baseline(data: dict[str, Any]) ->
     data["sweep"]["headline"].append({"k": [8], "expansion": [2], "table": ["none", "fixed"], "start": ["authors"]})
     data["evaluation"]["token_biases"] = "topk-k8-x2-fixed-authors"
     assert config.parse(data).headline() == ("topk-k8-x2-none-authors", "topk-k8-x2-fixed-authors", None)
-    # The paper's form is what everything is compared with.
+    # The reference has the paper's form.
     data["evaluation"]["token_biases"] = "topk-k32-x4-learned-remainder"
     assert "is no tokenized point of sweep.headline in the paper's form" in error_of(data)
-    # A tokenized point of another block is no reference.
+    # The reference is in the headline block.
     data["evaluation"]["token_biases"] = "topk-k16-x4-learned"
     assert "'topk-k16-x4-learned' is no tokenized point of sweep.headline" in error_of(data)
 
@@ -72,7 +72,7 @@ def test_the_reference_table_is_of_the_same_seed_if_there_is_one(data: dict[str,
 
 
 def checkpoint_steps(data: dict[str, Any], n_steps: int, **curves: Any) -> list[int]:
-    """Of a training of so many steps, the last of them short of a batch by one token."""
+    """Checkpoints of a training one token short of n_steps + 1 batches."""
     training = data["training"] | {"tokens": (n_steps + 1) * 512 - 1, "batch_size": 512}
     return config.parse(data | {"training": training, "curves": curves}).checkpoint_steps()
 

@@ -64,6 +64,6 @@ def test_every_form_of_a_tokenized_sae_has_its_place_in_a_sweep(data: dict[str, 
         remainder = grid | {"table": ["learned"], "encoder_input": ["remainder"]}
         data["sweep"][block] = [*data["sweep"][block], remainder]
     data["sweep"]["centre"].append(data["sweep"]["encoder"][0])
-    # What figures leave to others may be in blocks of their own.
+    # Points that no figure shows may be in other blocks.
     data["sweep"]["controls"] = [data["sweep"]["expansion"][0] | {"table": ["scaled", "embedding"]}]
     config.parse(data)

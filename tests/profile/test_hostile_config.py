@@ -1,4 +1,4 @@
-"""Hostile configurations: what YAML can say beside data, names that are paths or shell, and five hundred mutated files."""
+"""Hostile configurations: YAML beyond plain data, names that are paths or shell, and 700 mutated files."""
 
 import copy
 import json
@@ -16,11 +16,9 @@ from tsae.profile.validation import MOST_VALUES, read_yaml
 
 SMOKE = DATA["smoke"]
 
-# --- YAML ------------------------------------------------------------------------------------------------------------
-
 
 def bomb(reference: str) -> str:
-    """Ten lines that stand for ten billion values."""
+    """Ten lines that expand to ten billion values."""
     lines = ["a0: &a0 {x: 1}"]
     lines += [f"a{i}: &a{i} {reference.format(', '.join([f'*a{i - 1}'] * 10))}" for i in range(1, 11)]
     return "\n".join(lines) + "\n"
@@ -87,7 +85,7 @@ def test_anchors_and_merge_keys_that_share_settings_stay_useful(tmp_path: Path) 
     assert read_yaml(path) == {"a": shared, "b": {"k": [3], "seeds": [2]}, "c": [shared, shared]}
 
 
-# With every default spelt out.
+# With all defaults.
 WHOLE = json.loads(config.to_json(config.parse(SMOKE)))
 NUMBERS = [
     where
@@ -101,7 +99,7 @@ def test_no_number_is_infinite_or_none_or_a_switch(value: str) -> None:
     assert len(NUMBERS) > 60
     for where in NUMBERS:
         if value.isdigit() and isinstance(at(WHOLE, where), float):
-            continue  # large, and a number
+            continue  # a large float is allowed
         data = copy.deepcopy(WHOLE)
         at(data, where[:-1])[where[-1]] = yaml.safe_load(value)
         with pytest.raises(ValueError, match=r"^mine: ") as error:
@@ -109,8 +107,6 @@ def test_no_number_is_infinite_or_none_or_a_switch(value: str) -> None:
         section, *_, last = [part for part in where if isinstance(part, str)]
         assert section in str(error.value) and last in str(error.value), where
 
-
-# --- names -----------------------------------------------------------------------------------------------------------
 
 NO_NAMES = (
     "../../x",
@@ -181,9 +177,6 @@ def test_a_sweep_that_no_one_can_spell_out_is_refused_at_once() -> None:
         config.parse(data, "mine")
 
 
-# --- any configuration -----------------------------------------------------------------------------------------------
-
-
 @settings(max_examples=700, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(mutated())
 def test_any_configuration_either_plans_or_names_its_key(made: Mutated) -> None:
@@ -192,7 +185,7 @@ def test_any_configuration_either_plans_or_names_its_key(made: Mutated) -> None:
     except ValueError as error:
         for line in str(error).splitlines():
             assert line.startswith("mine: ") and len(line) < 1000
-        # The key that was changed, or one that it must agree with and names its section.
+        # The message names the changed key, or its section.
         named = [str(part) for where in made.changed for part in where[:1] + where[-1:]]
         assert any(name in str(error) or repr(name)[:50] in str(error) for name in named)
     else:

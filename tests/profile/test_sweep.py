@@ -1,4 +1,4 @@
-"""Points and grids of the sweep: what they are called, and what they refuse."""
+"""Points and grids of the sweep: ids, products and refused settings."""
 
 import itertools
 from typing import Any
@@ -94,7 +94,7 @@ def test_every_setting_shows_in_the_id() -> None:
         points = list(grid.points())
         n_points += len(points)
         ids |= {point.id for point in points}
-    # A baseline has no settings of a table: 1 + 4 * 8 of these and the table. Starts: the authors' and 4 others.
+    # Baselines have no settings of a table, so there are 1 + 4 * 8 combinations of these. Starts: the authors' and 4 others.
     assert len(ids) == n_points == (4 + 2 + 2) * 2 * (1 + 4 * 8) * 2 * 2 * 2 * (1 + 4)
 
 
