@@ -59,7 +59,7 @@ def model(folder: Path) -> LanguageModel:
 
 @pytest.fixture(scope="session", params=["tiny_gpt2", "tiny_gpt_neox"])
 def compatible_folder(request: pytest.FixtureRequest) -> Path:
-    """A model of a shape that the larger profiles run in compatibility mode."""
+    """A model of a kind that the larger profiles run in compatibility mode."""
     return request.getfixturevalue(request.param)
 
 
@@ -143,7 +143,7 @@ def test_blocks_below_run_again_after_an_error(model: LanguageModel, bare: torch
 
 
 def count_block_work(model: LanguageModel) -> list[int]:
-    """Number of times that each block's MLP has run from now on."""
+    """Counts, from now on, of the runs of each block's MLP."""
     calls = [0] * model.n_layers
     for layer, block in enumerate(model._blocks):
 

@@ -1,4 +1,4 @@
-"""The folder of a model from every kind of source."""
+"""Model folders from every kind of source."""
 
 import json
 import shutil
@@ -157,7 +157,7 @@ def test_hub_model_out_of_reach(tmp_path: Path, hub_cache: Path) -> None:
             "could not be downloaded and is not in the local cache (Got: ConnectError: no route to host); connect to the "
             "network and run again, or copy the model here and use it as `kind: folder`",
         ),
-        # Neither is an OSError; the second breaks a download off.
+        # Neither is an OSError; the second interrupts a download.
         (httpx.ProxyError("403 Forbidden"), "is not in the local cache (403 Forbidden); connect to the network"),
         (httpx.ReadError(""), "is not in the local cache (ReadError); connect to the network and run again"),
     ],

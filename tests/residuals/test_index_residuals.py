@@ -1,4 +1,4 @@
-"""The index: statistics by hand, and the parts and shards that it is made of."""
+"""The index: statistics by hand, and checks of its parts and shards."""
 
 import functools
 import json
@@ -84,7 +84,7 @@ def test_statistics_by_hand(run_norms: Callable[..., Path]) -> None:
 
 
 def test_the_mean_of_a_large_cache_is_that_of_a_sample(run_norms: Callable[..., Path]) -> None:
-    # Five shards of one sequence; two of them are 8 tokens, and evenly spaced they are the first and the last.
+    # Five shards of one sequence. Two of them hold 8 tokens; evenly spaced, they are the first and the last.
     train = [[0, 1, 1, 1], [0, 2, 2, 2], [0, 2, 2, 2], [0, 2, 2, 2], [0, 3, 3, 9]]
     described = Residuals(layers=(0,), shard_sequences=1, mean_tokens=8)
     index = run_norms(NORMS, train, described)
@@ -109,7 +109,7 @@ def test_sampled_shards(n_sequences: int, mean_tokens: int, sampled: list[int]) 
 def test_statistics_with_bos_by_hand(run_norms: Callable[..., Path]) -> None:
     index = run_norms(NORMS, TRAIN, Residuals(layers=(0,), max_norm=4.0, include_bos=True))
     described = json.loads(index.read_text())["layers"]["0"]
-    # 1 1 2 2 2 3 3 5 9 1000 1000 1000: the lower median is 3, so 9 stays, and BOS does whatever its norm.
+    # 1 1 2 2 2 3 3 5 9 1000 1000 1000: the lower median is 3, so 9 stays. BOS stays whatever its norm.
     assert described["median_norm"] == pytest.approx(3.0, rel=1e-6)
     assert described["train"] == {"tokens": 12, "bos": 3, "outliers": 0, "kept": 12}
     assert described["mean_norm"] == pytest.approx(3028 / 12, rel=1e-6)
@@ -153,7 +153,7 @@ def test_an_index_is_made_of_whole_parts_alone(inputs: Path, copied: Path, tmp_p
     assert not copied.exists()
 
 
-def test_a_damaged_shard_is_found_and_made_anew_alone(inputs: Path, index: Path, copied: Path) -> None:
+def test_only_a_damaged_shard_is_made_again(inputs: Path, index: Path, copied: Path) -> None:
     shard = copied.parent / "train" / "layer1" / "shard-00001.safetensors"
     shard.write_bytes(shard.read_bytes()[:-100])
     before = age(copied)

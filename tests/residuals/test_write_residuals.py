@@ -1,4 +1,4 @@
-"""Caching residuals: what is written, kept, rewritten and refused."""
+"""Caching residuals: which shards are written, kept, rewritten and refused."""
 
 import re
 import shutil
@@ -37,7 +37,7 @@ def test_same_inputs_same_bytes(inputs: Path, index: Path, tmp_path: Path) -> No
     assert contents(tmp_path / "index.json") == contents(index)
 
 
-def test_an_interrupted_job_goes_on_at_the_first_missing_shard(
+def test_an_interrupted_job_resumes_at_the_first_missing_shard(
     inputs: Path, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "residuals" / "index.json"
@@ -131,7 +131,7 @@ def test_parts_make_the_same_cache(inputs: Path, index: Path, tmp_path: Path, n_
 
 def test_a_part_leaves_those_of_others_alone(inputs: Path, copied: Path) -> None:
     folder = copied.parent
-    # Two parts: shards 0 and 1 of training are the first's; its job must not touch what the second's is writing.
+    # The first of two parts has shards 0 and 1 of training. Its job must not touch files that the second's is writing.
     others = folder / "train" / "layer1" / ".shard-00002.safetensors.99.tmp"
     left = [folder / "train/layer1/.shard-00001.safetensors.99.tmp", folder / "train/layer1/shard-00009.safetensors"]
     for path in (others, *left):

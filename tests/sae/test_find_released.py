@@ -1,4 +1,4 @@
-"""The authors' files in a profile: what is found, and every mistake in their folder."""
+"""The authors' files in a profile: how they are found, and every mistake in their folder."""
 
 import copy
 import json
@@ -142,7 +142,7 @@ def test_folders_are_taken_as_they_lie(tmp_path: Path, caplog: pytest.LogCapture
     assert reference("old-t8") == "released-old-t8"
     assert reference("gpt2-layers-o30") == "released-gpt2-layers-ot30"
     assert reference("pareto-sweep-o20") == "released-pareto-sweep-ot20"
-    # Its folder has no table. Of the other SAEs with k = 30 and its size, the first by name.
+    # Its folder has no table, so it gets the first by name of the other SAEs with k = 30 and its size.
     assert reference("expansion-sweep-o30_x8") == "released-gpt2-layers-ot30"
 
 

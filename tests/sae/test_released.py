@@ -127,14 +127,14 @@ def test_an_sae_that_their_layout_cannot_say_is_not_written(
 
 
 class Code:
-    """What a pickle may hold: a call, made when it is read."""
+    """A pickle that makes a call when it is read."""
 
     def __reduce__(self) -> tuple[Callable, tuple[str]]:
         return os.mkdir, ("code-ran",)
 
 
 def damage(path: Path) -> None:
-    """Every entry there, and the one with the structure overwritten."""
+    """Overwrite the entry with the structure; keep the others."""
     with zipfile.ZipFile(path) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w") as archive:
@@ -196,7 +196,7 @@ def test_a_bad_file_is_refused_unread(tmp_path: Path, monkeypatch: pytest.Monkey
         import_released(path, tmp_path / "sae", D, V)
     assert str(error.value).startswith(f"{path}: ") and len(str(error.value).splitlines()) == 1
     assert not (tmp_path / "sae").exists()
-    # The same before any work.
+    # A profile refuses it too, before any work.
     with pytest.raises(ValueError, match=message) as error:
         find_released(released_config(tmp_path / "released"))
     assert str(error.value).startswith(f"released.folder: {path}: ") and len(str(error.value).splitlines()) == 1

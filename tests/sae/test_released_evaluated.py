@@ -32,7 +32,7 @@ from tsae.store import files
 
 @pytest.fixture(scope="module")
 def measured(prepared: Prepared, evaluated: Evaluated, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Measurements of a released tokenized SAE and of its baseline, a file each, and what they are."""
+    """Measurements of a released tokenized SAE and of its baseline, a file each, and their table."""
     folder = tmp_path_factory.mktemp("released")
     for name in ("ot30", "o30"):
         import_released(write(folder / "files", f"gpt2_resid_pre_{LAYER}_{name}.pt"), folder / name, D, V)
@@ -81,7 +81,7 @@ def test_metrics_are_those_of_the_parameters_by_hand(evaluated: Evaluated, measu
         assert value[metric, None, None] == pytest.approx(by.item(), rel=1e-4), metric
         assert table.loc[table["metric"] == metric, "value"].item() == pytest.approx(by.item(), rel=1e-4)
     assert value["l0", None, None] == pytest.approx(30) and value["l0_original", None, None] < 29.9
-    # Similar to rows of the released table, not of ours.
+    # Features are compared with the released table, not with ours.
     rows, counts = state_of()[TABLE], evaluated.train.token_counts(V)
     cosine = nn.functional.normalize(state["W_dec"].T) @ nn.functional.normalize(rows[counts >= 1]).T
     similar = (cosine.amax(1) >= 0.3).float().mean().item()
@@ -105,7 +105,7 @@ def test_the_ledger_measures_them_where_the_profile_has_them(measured: Path) -> 
         columns=read_table(measured / "released.csv").columns,
     )
     tables = {"released": read_table(measured / "released.csv"), "baselines": baselines}
-    # As they lie, those that the authors recommend are in a folder of their own.
+    # The SAEs that the authors recommend are in a folder of their own.
     folder = tables["released"].assign(subject=tables["released"]["subject"].str.replace("-o", "-gpt2-layers-o"))
     sums: dict[SumsOf, DocumentSums] = {
         (LAYER, f"released-{prefix}{name}", None, None): load_sums(measured / f"{name}.safetensors")
@@ -116,7 +116,7 @@ def test_the_ledger_measures_them_where_the_profile_has_them(measured: Path) -> 
         measure_claims(ledger, Run(tables | {"released": released}, {}, 0.5, sums))
         for released in (tables["released"], folder)
     )
-    # The replicates of features are another SAE's where its name is another.
+    # Replicates of features depend on the SAE's name, so they are left out.
     columns = ["id", "check", "layer", "measured", "over", "verdict"]
     pd.testing.assert_frame_equal(flat[columns], in_folder[columns])
     for present in (True, False):
@@ -140,7 +140,7 @@ def test_the_ledger_measures_them_where_the_profile_has_them(measured: Path) -> 
 
 
 def drawn(figure: str, output: Path, **tables: pd.DataFrame) -> tuple[list[list[float]], str]:
-    """Where a figure draws stars, and the figure as text."""
+    """The positions of stars in a figure, and the figure as text."""
     files = {name: ROOT / f"config/{name}.yaml" for name in ("claims", "published")}
     roles = {"baseline": "ours-none", "tokenized": "ours-learned"}
     drawing = draw(figure, Inputs(tables, files, (), (), roles, simple_threshold=0.5, bootstrap=50, seed=0))
@@ -202,7 +202,7 @@ def test_figures_show_them_as_stars(
     ]
     assert sorted(y for _, y in stars) == pytest.approx(sorted(expected))
     if figure != "pareto":
-        # At the second of the two layers, though theirs is there alone.
+        # At the second of the two layers, the only one of theirs.
         assert all(0.5 < x < 1.5 for x, _ in stars)
 
     stars, text = drawn(figure, tmp_path / "without.svg", **tables)

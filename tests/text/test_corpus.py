@@ -117,7 +117,7 @@ def test_dataset_gives_its_first_documents(local_dataset: Path, tmp_path: Path) 
     assert texts == ["document 0", "document 1", "document 2"]
 
 
-def test_dataset_goes_on_from_any_position(local_dataset: Path, tmp_path: Path) -> None:
+def test_dataset_resumes_at_any_position(local_dataset: Path, tmp_path: Path) -> None:
     shards = write_shards(local_dataset, n_shards=3, n_rows=4)
     source = hub_corpus(local_dataset, documents=11)
     stream = documents_of(source, tmp_path)
@@ -128,7 +128,7 @@ def test_dataset_goes_on_from_any_position(local_dataset: Path, tmp_path: Path) 
         assert len(whole) + len(rest) == 11
         assert [document.text for document in whole + rest] == [f"document {number}" for number in range(11)]
         assert [document.title for document in rest] == [f"{local_dataset}:{n}" for n in range(len(whole), 11)]
-    # Only the shard of the position is read, and of the first one the beginning.
+    # Of the shards before the position, only the beginning of the first is read.
     stream = documents_of(source, tmp_path)
     while stream.position.documents < 10:
         next(stream)
@@ -137,7 +137,7 @@ def test_dataset_goes_on_from_any_position(local_dataset: Path, tmp_path: Path) 
     assert [document.text for document in documents_of(source, tmp_path, stream.position)] == ["document 10"]
 
 
-def test_local_files_go_on_from_a_position(tmp_path: Path) -> None:
+def test_local_files_resume_at_a_position(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("one\n\ntwo\nthree\n")
     stream = documents_of(file_corpus("lines", path), tmp_path)

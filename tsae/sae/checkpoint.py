@@ -118,12 +118,8 @@ def _load_parameters(path: Path, point: Point) -> dict[str, Tensor]:
     # SAEs trained here from a centred start have these; the authors' do not.
     constants = {"centre": point.start == "centred", "mean": point.encoder_input == "without_unigram"}
     expected |= {name: (d_model,) for name, has in constants.items() if has and name in shapes}
-    for table, present in (
-        ("W_lookup", point.table != "none"),
-        ("unigram_directions", point.encoder_input == "without_unigram"),
-    ):
-        if present:
-            expected[table] = (*shapes.get(table, ())[:1], d_model)
+    tables = {"W_lookup": point.table != "none", "unigram_directions": point.encoder_input == "without_unigram"}
+    expected |= {table: (*shapes.get(table, ())[:1], d_model) for table, has in tables.items() if has}
     if shapes != expected:
         raise ValueError(
             f"{path}: not the parameters of this {point.architecture} SAE; it holds {shapes} instead of {expected}"

@@ -5,8 +5,8 @@
 
 The encoder sees r: the residual x itself, as in the paper; x minus the token's row of the table (the remainder); or x without
 the direction of the token's unigram residual. A constant in r favours the same features for every token, and under TopK the others
-die. So training subtracts the mean of r, the centre, a constant in place of b_dec in the encoder. `load` folds it into b_enc,
-which gives the form above.
+die. So training replaces b_dec in the encoder by a constant, the centre, which is the mean of r. `load` folds it into b_enc, which
+gives the form above.
 
 Training divides residuals by one number per layer, the scale. A checkpoint holds the parameters as trained and the scale;
 `load` folds it in, so a loaded SAE is always in units of raw residuals.

@@ -47,7 +47,6 @@ class ReleasedFile(NamedTuple):
 
     path: Path
     job: Job
-    name: FileName
 
 
 def find_released(config: Config) -> dict[str, ReleasedFile]:
@@ -77,7 +76,7 @@ def find_released(config: Config) -> dict[str, ReleasedFile]:
                 raise ValueError(
                     f"{path}: called {job.id} in results, as is {found[job.id].path}; move one of them away"
                 )
-            found[job.id] = ReleasedFile(path, job, name)
+            found[job.id] = ReleasedFile(path, job)
         except ValueError as error:
             mistakes.append(f"released.folder: {error}")
     if mistakes:
@@ -158,7 +157,7 @@ def import_released(
     reading: Reading = READ_AS_RELU,
     unigrams: Path | None = None,
 ) -> None:
-    """Convert a released SAE of the authors to a checkpoint of ours.
+    """Convert an SAE released by the authors to a checkpoint.
 
     W_dec is (d, F) in their files. (F, d) is accepted too, and a square one is read as (d, F). `config.json` keeps the layout and
     the dtypes, so `export_released` gives the same tensors again. A table is called learned, as in the SAEs that the authors
@@ -220,7 +219,9 @@ def import_released(
 
 
 def export_released(folder: Folder, file: Path) -> None:
-    """Write an SAE in the layout of the authors' released ones, in units of raw residuals.
+    """Write an SAE in the layout of the authors' released ones.
+
+    It is in units of raw residuals.
 
     Args:
         folder: a checkpoint: of `import_released`, or trained here with `topk_relu: false`.

@@ -68,7 +68,7 @@ class Reading(NamedTuple):
     without_o: WithoutO
     """Its activation, unless its tensors show that it is gated."""
     encoder_input: EncoderInput | None = None
-    """What its encoder sees if it is tokenized; None is refused then."""
+    """What its encoder sees if it is tokenized; None: `describe` refuses it."""
 
 
 def parse_name(path: Path) -> FileName:
