@@ -138,7 +138,7 @@ def parse(data: Mapping[str, Any], where: str = "config") -> Config:
 
 
 def load(configfile: Path) -> Config:
-    """Check a configuration file, and print nothing if it has no mistakes.
+    """Check a configuration file; print only its mistakes.
 
     Args:
         configfile: the file.
