@@ -43,7 +43,7 @@ def push(
     private: bool = False,
     overwrite: bool = False,
 ) -> str:
-    """Share trained SAEs: upload them to a repository of the Hugging Face hub, or write them to a folder.
+    """Upload SAEs to the Hugging Face hub, or write a folder.
 
     One push makes the whole repository: it holds the SAEs that are named, each in a subfolder, and a model card.
 
@@ -97,7 +97,7 @@ def pull(source: str, folder: Path | None = None, overwrite: bool = False) -> st
         overwrite: replace what an earlier pull put into `folder`.
 
     Returns:
-        The folder of the SAE, for `tsae.sae.checkpoint.load`.
+        The folder of the SAE, for `tsae.sae.load`.
 
     Raises:
         ValueError: there is no such repository, revision or SAE, a file is damaged, or there is something in `folder`.

@@ -23,6 +23,7 @@ from tsae.residuals.read import ResidualCache, open_residuals
 from tsae.sae.checkpoint import check_fits, load
 from tsae.sae.exchange.repository import trained_in
 from tsae.sae.sae import SAE
+from tsae.store import layout
 from tsae.store.arguments import Folder
 from tsae.store.files import check, remove, write_text
 from tsae.text.tokens import load_tokenizer
@@ -63,7 +64,7 @@ def export_neuronpedia(
     batch_features: Annotated[int, Field(ge=1)] = 128,
     overwrite: bool = False,
 ) -> None:
-    """Write the features of an SAE as the batch files that Neuronpedia's converter reads.
+    """Write an SAE's features as Neuronpedia's batch files.
 
     Activations in contexts are computed from the residual cache. Those of tokens that are not evaluated, such as BOS, are 0.
     Features that never fire are left out and listed in skipped_indexes.json.
@@ -87,21 +88,21 @@ def export_neuronpedia(
         raise ValueError(f"{folder}: holds {before[0].name} already; give --overwrite to replace it")
     loaded = load(sae)
     layer = loaded.metadata["layer"]
-    cache = open_residuals(results / "residuals/index.json", "heldout", layer, results / "model")
+    cache = open_residuals(results / layout.RESIDUALS, "heldout", layer, results / layout.MODEL)
     check_fits(loaded, sae, cache.d_model, cache.vocab_size)
     check(trained.features)
     frame = pd.read_parquet(trained.features, columns=COLUMNS)
     if len(frame) != loaded.n_features:
         raise ValueError(f"{trained.features}: {len(frame)} features, and the SAE has {loaded.n_features}")
     tokenizer = load_tokenizer(results / "model")
-    texts = [tokenizer.decode([token]) for token in range(cache.vocab_size)]
+    texts = [str(tokenizer.decode([token])) for token in range(cache.vocab_size)]
     firings = _firings(loaded, cache)
     about = {"n_prompts_total": cache.n_sequences, "n_tokens_in_prompt": cache.n_ctx, "dataset": dataset}
     fires = frame["firing_rate"] > 0
     for path in before:
         remove(path)
     header = {"model_id": model_id, "layer": layer, "sae_set": sae_set}
-    alive = frame[fires].to_dict("records")
+    alive: list[dict[Any, Any]] = frame[fires].to_dict("records")
     for number, start in enumerate(range(0, len(alive), batch_features)):
         features = [_feature(row, firings, cache.n_ctx, texts) | about for row in alive[start : start + batch_features]]
         write_text(folder / f"batch-{number}.json", json.dumps(header | {"features": features}))
@@ -125,7 +126,7 @@ def _firings(sae: SAE, cache: ResidualCache) -> _Firings:
     return _Firings(starts, places[order], values[order])
 
 
-def _feature(row: dict[str, Any], firings: _Firings, n_ctx: int, texts: list[str]) -> dict[str, Any]:
+def _feature(row: dict[Any, Any], firings: _Firings, n_ctx: int, texts: list[str]) -> dict[str, Any]:
     start, end = firings.starts[row["feature"] : row["feature"] + 2]
     places, values = firings.places[start:end], firings.values[start:end]
     heights, edges = np.histogram(values, bins=BINS) if len(values) else (np.zeros(0, int), np.zeros(1))

@@ -24,6 +24,7 @@ import torch
 from tsae.sae.checkpoint import load
 from tsae.sae.exchange.card import Shared, card
 from tsae.sae.exchange.saelens import inexpressible, write_saelens
+from tsae.store import layout
 from tsae.store.files import check, naming, read_text, record, record_of, temporary_of
 from tsae.store.tensors import save_tensors
 
@@ -119,7 +120,7 @@ def trained_in(folder: Path) -> Trained:
             f"{folder}: not the folder of an SAE in a profile's results (results/PROFILE/saes/layerL/NAME)"
         )
     results = folder.parent.parent.parent
-    metrics, features = (results / f"metrics/{name}.json", results / f"features/{name}.parquet")
+    metrics, features = (results / path.format(job=name) for path in (layout.MEASUREMENTS, layout.FEATURES))
     for path in (metrics, features):
         if not path.is_file():
             raise ValueError(f"{folder}: not evaluated, {path} is missing; make it with `make reproduce`")
