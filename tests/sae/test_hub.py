@@ -1,9 +1,13 @@
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import click
 import huggingface_hub
 import pytest
 import torch
@@ -12,6 +16,8 @@ from fixtures.hub import TOKEN, Hub, serving
 from fixtures.saes import TOKENS, X
 from fixtures.shared import BASELINE, TOKENIZED, write_results
 
+from tsae.__main__ import app
+from tsae.commands.table import GROUPS
 from tsae.sae.checkpoint import load
 from tsae.sae.exchange.hub import pull, push
 
@@ -137,3 +143,26 @@ def test_the_commands(results: Path, hub: Hub, tmp_path: Path) -> None:
     pushed = run("push", "--repo", REPO, "--license", "mit", str(results / "saes" / TOKENIZED))
     folder = run("pull", "--source", pushed)
     assert torch.equal(load(folder)(X, TOKENS), load(results / "saes" / TOKENIZED)(X, TOKENS))
+
+
+DOCUMENT = (ROOT / "docs/sharing.md").read_text()
+
+
+def test_the_commands_of_the_document_are_commands() -> None:
+    lines = re.findall(r"^python -m tsae (.*)$", DOCUMENT.replace("\\\n", ""), re.MULTILINE)
+    assert {line.split()[0] for line in lines} == set(GROUPS["Sharing"])
+    for line in lines:
+        name, *words = shlex.split(line, comments=True)
+        command = app.get_command(click.Context(app), name)
+        assert command is not None
+        command.make_context(name, words)
+
+
+def test_the_snippet_of_the_document_runs(results: Path, hub: Hub) -> None:
+    push([results], REPO)
+    snippet = next(
+        found for found in re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL) if "hub import pull" in found
+    )
+    found: dict[str, Any] = {}
+    exec(snippet.replace("USER/NAME/layer12/topk-k32-x4-learned-s0", f"{REPO}/{TOKENIZED}"), found)
+    assert torch.equal(found["sae"](X, TOKENS), load(results / "saes" / TOKENIZED)(X, TOKENS))

@@ -100,7 +100,7 @@ def _about_residuals(sae: Shared) -> str:
 
 def _with_tsae(sae: Shared, repo: str) -> str:
     return f"""```python
-from tsae.sae.checkpoint import load
+from tsae.sae import load
 from tsae.sae.exchange.hub import pull
 
 sae = load(pull("{repo}/{sae.name}"))
