@@ -55,16 +55,16 @@ def measure_curve(
         residuals: index of the residual cache.
         heldout: the held-out split, for its documents.
         ablations: losses of the layer without an SAE.
-        trained_ones: what features and token-biases on the way are compared with.
+        trained_ones: trained SAEs and unigram residuals that checkpoints are compared with.
         settings: how to evaluate.
-        curves: on how many of the sequences the loss is measured.
+        curves: number of sequences for the loss.
         compatibility_mode: fold layer norms and centre residual-writing weights.
-        metrics: where the measurements go.
-        sums: where the sums of all checkpoints go; of an SAE whose training was stopped, none.
+        metrics: file of the measurements.
+        sums: file of the sums of all checkpoints; empty if the training failed.
         device: where to compute.
 
     Returns:
-        The rows as they are written, with `step` and `tokens`; of an SAE whose training was stopped, one that says so.
+        The rows as written, with `step` and `tokens`; for a failed training one row that says so.
 
     Raises:
         ValueError: a checkpoint or the losses without an SAE are missing or damaged, or the SAE is of another model.

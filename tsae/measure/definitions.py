@@ -1,10 +1,10 @@
-"""Every metric by name, with its definition, gathered from the modules that measure them.
+"""Definitions of all metrics by name, gathered from the modules that measure them.
 
-A module declares `METRICS`, literal definitions by name, with the unit in brackets where there is one. A name may have words in
-braces, which `METRIC_WORDS` spells: by word, what may stand for it in the name, and what the definition says for that. So
-`"feature_{rows}_similar"` is as many metrics as there are kinds of rows.
+A module declares `METRICS`: literal definitions by name, with the unit in brackets where there is one. A name may have
+words in braces. `METRIC_WORDS` lists what may stand for each word in the name, and what it reads as in the definition,
+so `"feature_{rows}_similar"` is a metric per kind of rows.
 
-Definitions are read without running the modules: configurations are checked against the names, and must not wait for torch.
+Definitions are read without importing the modules, since checks of a configuration must not wait for torch.
 """
 
 import itertools
@@ -21,7 +21,7 @@ Words = Mapping[str, Mapping[str, str]]
 
 
 def declared_metrics() -> dict[str, tuple[dict[str, str], Words]]:
-    """By path of the module below the package, without ending, what it declares: definitions as written, and their words."""
+    """Module, such as `measure/loss` -> its definitions as written, and their words."""
     return {
         f"{folder}/{module}": (definitions, declared(folder, "METRIC_WORDS").get(module, {}))
         for folder in FOLDERS
@@ -35,10 +35,10 @@ def words_in(name: str) -> list[str]:
 
 
 def spelled(name: str, definition: str, words: Words) -> Iterator[tuple[str, str]]:
-    """The names and definitions that a declared name stands for.
+    """The names and definitions for which a declared name stands.
 
     Raises:
-        ValueError: the name has a word that is not spelled.
+        ValueError: `METRIC_WORDS` lacks a word of the name.
     """
     in_name = words_in(name)
     if unknown := [word for word in in_name if word not in words]:
@@ -49,10 +49,10 @@ def spelled(name: str, definition: str, words: Words) -> Iterator[tuple[str, str
 
 
 def gather(declarations: Mapping[str, tuple[Mapping[str, str], Words]]) -> dict[str, str]:
-    """Definitions by name of what modules declare.
+    """Definitions by name from the declarations of modules.
 
     Raises:
-        ValueError: two modules declare a name, or one does twice; the message names them.
+        ValueError: a name is declared twice; the message names the modules.
     """
     found: dict[str, str] = {}
     declared_in: dict[str, str] = {}
@@ -69,5 +69,5 @@ DEFINITIONS = gather(declared_metrics())
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric is a share of things that were counted, by its definition."""
+    """Whether a metric is a share of counted things, by its definition."""
     return DEFINITIONS[metric].startswith("share of")

@@ -1,7 +1,8 @@
 """Evaluation of one SAE on held-out tokens.
 
-The held-out tokens are encoded once: errors, sparsity, firings, feature statistics and the loss all follow from that pass. The offset of
-the encoder's input reads the residuals again, since it sums over parts of another size; it has no product with W_enc.
+The held-out tokens are encoded once: errors, sparsity, firings, feature statistics and the loss follow from that pass.
+The offset of the encoder's input reads the residuals again: it needs no product with W_enc, and sums over batches of
+another size.
 """
 
 from pathlib import Path
@@ -32,7 +33,7 @@ from tsae.residuals.shards import evenly_spaced
 from tsae.sae.checkpoint import check_fits, load, load_last_fired
 from tsae.store.arguments import Folder
 
-SEEN = 1  # feature statistics name the most similar row among tokens seen in training
+SEEN = 1  # min_count of feature statistics: the most similar row among tokens seen in training
 
 
 def evaluate(
@@ -62,22 +63,22 @@ def evaluate(
         model: the language model.
         residuals: index of the residual cache.
         heldout: the held-out split, for its documents.
-        references: what the SAE is compared with.
+        references: files that the SAE is compared with.
         ablations: losses of the layer without an SAE.
         settings: how to evaluate.
-        features: which statistics of features to write.
-        min_firings: features that fire less often are not judged simple or not.
+        features: number and size of the contexts of features.
+        min_firings: firings that a feature needs to count as simple or not.
         compatibility_mode: fold layer norms and centre residual-writing weights.
-        metrics: where the measurements go.
-        feature_table: where the statistics of features go.
-        sums: where the sums of metrics over held-out tokens go; of an SAE whose training was stopped, none.
+        metrics: file of the measurements.
+        feature_table: file of the statistics of features.
+        sums: file of the sums over documents; empty if the training failed.
         device: where to compute.
 
     Returns:
         The measurements.
 
     Raises:
-        ValueError: the checkpoint of the table is of a baseline, or an SAE is of another model than the residuals.
+        ValueError: `token_biases` is a baseline, or an SAE is of another model than the residuals.
     """
     trained, reference = load(sae).to(device), load(token_biases)
     if reference.W_lookup is None:
@@ -123,7 +124,7 @@ def evaluate(
     with torch.inference_mode():
         losses = patched_losses(x_hat, language_model, scored, layer, settings)
     del language_model, x_hat
-    # Of an SAE that was trained elsewhere it is not known when its features fired.
+    # When features of an SAE trained elsewhere last fired is unknown.
     trained_here = "tokens_trained" in trained.metadata
     rows = [
         measure_dead_on_heldout(found.fired, settings),

@@ -1,4 +1,4 @@
-"""What notebooks need to look into a finished run: its tables, SAEs and tokens, and contexts to be read."""
+"""Access to a finished run for notebooks: its tables, SAEs, tokens and contexts of features."""
 
 import html
 import os
@@ -47,7 +47,7 @@ class Run:
     @cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
-        # Its progress bars ask for a notebook extension that nothing here needs.
+        # The tokenizer's progress bars ask for a notebook extension.
         warnings.filterwarnings("ignore", message="IProgress not found")
         from tsae.text.tokens import load_tokenizer
 
@@ -76,7 +76,7 @@ class Run:
         return int(self.table("headline")["seed"].min())
 
     def folder(self, subject: str, layer: int) -> Path:
-        """Folder of a trained SAE of the lowest seed; a warning says so if it is of the headline and its training failed."""
+        """Folder of a trained SAE of the lowest seed; warns if its training failed, for an SAE of the headline."""
         failed = self.table("headline").query("metric == 'failed'")
         failed = failed[(failed["subject"] == subject) & (failed["layer"] == layer) & (failed["seed"] == self.seed)]
         if len(failed):
@@ -98,7 +98,7 @@ class Run:
         return pd.read_csv(path)
 
     def features(self, subject: str, layer: int) -> pd.DataFrame:
-        """Statistics of the features of that SAE; see `tsae.features.feature_statistics`."""
+        """Statistics of the features of that SAE; see `tsae.measure.features.feature_statistics`."""
         self.folder(subject, layer)  # warns if its training failed
         return read_features(self.results / layout.FEATURES.format(job=job_id(layer, subject, self.seed)))
 
@@ -115,7 +115,7 @@ class Run:
         return load_sequences(self.residuals(layer), self.results / layout.HELDOUT_TOKENS)
 
     def token(self, text: str) -> int:
-        """Id of the token that is exactly this text; mind the leading space.
+        """Id of the token with exactly this text, with its leading space if it has one.
 
         Raises:
             ValueError: the text is not one token.
@@ -130,7 +130,7 @@ class Run:
         return str(self.tokenizer.decode([int(token)]))
 
     def shown(self, token: int) -> str:
-        """Text of a token id in quotes, so that its spaces and line feeds are seen."""
+        """Text of a token id in quotes, which shows spaces and line feeds."""
         return repr(self.text(token))
 
     def nearest(self, query: Tensor, table: Tensor, n: int = 8) -> pd.DataFrame:
@@ -150,7 +150,7 @@ def open_run(results: str | Path | None = None) -> Run:
     Raises:
         ValueError: there is no finished run.
     """
-    # What the corpus has between two dollars is no formula; contexts_html says the same of itself.
+    # Text between two dollars is no formula; contexts_html does the same.
     pd.set_option("display.html.use_mathjax", False)
     given = results or os.environ.get("TSAE_RESULTS")
     for place in [given] if given else PLACES:
@@ -160,7 +160,7 @@ def open_run(results: str | Path | None = None) -> Run:
 
 
 def contexts_html(run: Run, rows: pd.DataFrame, n_contexts: int = 3) -> str:
-    """Top contexts of features as HTML, the active token marked, everything that comes from the corpus escaped.
+    """Top contexts of features as HTML, with the active token marked and text of the corpus escaped.
 
     Args:
         run: the run, for its tokenizer.
@@ -183,6 +183,6 @@ def contexts_html(run: Run, rows: pd.DataFrame, n_contexts: int = 3) -> str:
 
 
 def features_on(features: pd.DataFrame, tokens: Iterable[int], n: int = 5) -> pd.DataFrame:
-    """Features whose top token is one of these ids, those with the largest share of their mass on it first."""
+    """Features whose top token is one of these ids, by descending share of their mass on it."""
     chosen = features[features["top_token"].isin(list(tokens))]
     return chosen.sort_values("top_token_share", ascending=False, kind="stable").head(n)

@@ -1,4 +1,4 @@
-"""Intervals: resamples of units such as documents, medians and shares."""
+"""Values with 95% intervals: ratios by a bootstrap over units such as documents, medians and shares."""
 
 import math
 
@@ -10,7 +10,7 @@ from tsae.measure.measurement import Measurement
 
 
 class Bootstrap:
-    """Resampling of units, such as held-out documents: the same resamples for every metric."""
+    """Resamples of units such as held-out documents, the same for every metric."""
 
     def __init__(self, n_units: int, samples: int, seed: int):
         """Draw `samples` resamples of n_units units with replacement."""
@@ -20,7 +20,7 @@ class Bootstrap:
     def ratios(self, numerator: Tensor, denominator: Tensor) -> Tensor:
         """sum(numerator) / sum(denominator) of every resample (samples,) float64: sums per unit (n_units,).
 
-        NaN if fewer than two units have a denominator: resamples of one unit are all the same, and say nothing of an interval.
+        NaN if fewer than two units have a denominator: resamples of one unit are all the same.
         """
         ratios = (self.weights @ numerator.double()) / (self.weights @ denominator.double())
         return ratios if (denominator != 0).sum() >= 2 else torch.full_like(ratios, torch.nan)
@@ -36,7 +36,7 @@ class Bootstrap:
     ) -> Measurement:
         """sum(numerator) / sum(denominator), sums per unit (n_units,), over n tokens in all, with its 95% interval.
 
-        There is no interval where there is nothing to resample: see `ratios`.
+        Without an interval if `ratios` are NaN.
         """
         low, high = interval(self.ratios(numerator, denominator))
         value = (numerator.double().sum() / denominator.double().sum()).item()
@@ -46,7 +46,7 @@ class Bootstrap:
 
 
 def interval(samples: Tensor) -> tuple[float, float]:
-    """2.5% and 97.5% quantiles, without samples in which nothing was drawn; NaN if nothing ever was."""
+    """2.5% and 97.5% quantiles of the finite samples; NaN if there are none."""
     samples = samples[samples.isfinite()].double()
     if not len(samples):
         return math.nan, math.nan
@@ -72,9 +72,9 @@ def share(
     min_count: int | None = None,
     over: str = "features",
 ) -> Measurement:
-    """Share of true values among hits (n,), with the interval of the posterior after Jeffreys' prior.
+    """Share of true values among hits (n,), with the interval of the posterior under Jeffreys' prior.
 
-    Resampling the n things would draw a binomial number of them: where there are none, none again, as if that were certain.
+    A bootstrap would give a share of 0 an interval of no width.
     """
     n, found = len(hits), int(hits.sum())
     draws = np.random.default_rng(seed).beta(found + 0.5, n - found + 0.5, samples)

@@ -1,4 +1,4 @@
-"""The most similar of many rows, by cosine."""
+"""The most similar of many rows, by cosine similarity."""
 
 from collections.abc import Iterable
 
@@ -34,15 +34,15 @@ def max_cosine_similarity(queries: Tensor, keys: Tensor, rows: int = 1024) -> tu
 def max_cosine_similarity_by_count(
     queries: Tensor, keys: Tensor, counts: Tensor, min_counts: Iterable[int], rows: int = 1024
 ) -> dict[int, tuple[Tensor, Tensor]]:
-    """Cosine similarity of each query to its most similar key among those counted at least so often, for several counts.
+    """Cosine similarity of each query to its most similar key among keys with at least `min_count` counts.
 
-    One product serves them all: with the keys ordered by count, each count's keys are a prefix.
+    One product serves all `min_counts`: in the order of counts, the keys of each are a prefix.
 
     Args:
         queries: (Q, d).
         keys: (K, d), none of them zero.
         counts: (K,) int64.
-        min_counts: counts; one that no key reaches has no entry in the result.
+        min_counts: one that no key reaches has no entry in the result.
         rows: queries per block, which bounds the memory.
 
     Returns:

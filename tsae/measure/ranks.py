@@ -1,8 +1,8 @@
-"""The rows of a table as features of their own: how strongly a residual activates the row of its token, and the rows of all others.
+"""Rows of a table as features: the rank of a token's own row by its product with the residual.
 
-A feature's pre-activation is a product with the residual, so the one of token v is x . table[v]: a similarity that is not normalised, and
-that the length of a row and its part along the mean residual change. The authors note that token-biases can be read so, relative
-to unigram residuals, whose products are reported beside. Last-token detection (C9) has the cosine similarity instead.
+The pre-activation of token v is x . table[v], a similarity that also depends on the length of the row and on its part
+along the mean residual. The authors read token-biases so, relative to unigram residuals, whose products are reported
+too. Last-token detection (C9) uses the cosine similarity instead.
 """
 
 from typing import TYPE_CHECKING
@@ -19,8 +19,8 @@ from tsae.profile.evaluation import Evaluation
 if TYPE_CHECKING:
     from tsae.measure.sequences import Sequences
 
-PART = 4  # of the tokens sampled for detection every fourth is enough for a median
-ROWS = 256  # tokens at once, which bounds the memory
+PART = 4  # a quarter of the tokens sampled for detection is enough for a median
+ROWS = 256  # tokens per product, which bounds the memory
 METRICS = {
     "{rows}_feature_rank{input}": "median rank of a token's own {rows} among the products of {input} with all of them, 1 for the largest",
     "{rows}_feature_first{input}": "share of tokens whose own {rows} has the largest product with {input}",
@@ -37,11 +37,11 @@ def measure_ranks(
 ) -> list[Measurement]:
     """Rank of a held-out token's own row among the products of its residual with all rows, 1 for the largest.
 
-    `{name}_feature_rank` is the median rank, and `{name}_feature_first`, which goes to the sums, the share of tokens at rank 1; with
-    suffix `_centred`, of residuals less the mean training residual, as an encoder sees them.
+    `{name}_feature_rank` is the median rank, and `{name}_feature_first`, which goes to the sums, the share of tokens at
+    rank 1. The suffix `_centred` subtracts the mean training residual, as an encoder does.
 
     Args:
-        name: what the rows are: token_bias, unigram.
+        name: of the rows, token_bias or unigram.
         table: (V, d), a row per token.
         mean: (d,) mean training residual.
         sequences: held-out sequences.
@@ -70,10 +70,10 @@ def measure_ranks(
 
 
 def measure_relative_scores(table: Tensor, unigrams: Tensor, sequences: "Sequences", sums: DocumentSums) -> None:
-    """Sum how much of a token-bias's product with the residual of its own token that of the unigram residual does not say.
+    """Sum the variance of token-bias scores that scores of unigram residuals leave unexplained.
 
-    `token_bias_score_fvu` is the share of the variance of x . W_lookup[t] over held-out tokens that the best line in x . u_t leaves:
-    near zero, the one can be read as the other.
+    `token_bias_score_fvu` is the share of the variance of x . W_lookup[t] over held-out tokens that the best line in x
+    . u_t leaves. Near zero, the two scores say the same.
     """
     x, tokens = sequences.residuals[sequences.kept].float(), sequences.tokens[sequences.kept]
     biases, own = ((x * rows.cpu()[tokens]).sum(1, dtype=torch.float64) for rows in (table, unigrams))

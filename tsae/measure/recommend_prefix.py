@@ -21,9 +21,9 @@ def recommend_prefix(
     r"""Measure unigram prefixes of a model, and recommend one.
 
     Args:
-        configfile: the profile, whose residuals are there.
-        prefix: further prefix to try; of a line feed write $'\n' (bash).
-        rows: tokens of the vocabulary, the most frequent ones.
+        configfile: the profile, whose residuals are cached.
+        prefix: further prefix to try; write a line feed as $'\n' (bash).
+        rows: number of tokens, the most frequent ones.
         device: where the model computes.
 
     Raises:

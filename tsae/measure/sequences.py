@@ -1,4 +1,4 @@
-"""Held-out sequences, as all measurements read them."""
+"""Held-out sequences."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ class Sequences(NamedTuple):
     residuals: Tensor  # (n_seq, n_ctx, d) float16
     tokens: Tensor  # (n_seq, n_ctx) int64
     kept: Tensor  # (n_seq, n_ctx) bool: neither BOS nor of outlying norm
-    documents: Tensor  # (n_seq, n_ctx) int64: line of the token's document; BOS counts with the token behind it
+    documents: Tensor  # (n_seq, n_ctx) int64: line of the token's document; BOS has that of the next token
 
 
 def load_sequences(cache: ResidualCache, tokens: Path) -> Sequences:

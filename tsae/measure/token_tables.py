@@ -1,4 +1,4 @@
-"""What a table alone says of residuals and their tokens."""
+"""Tables alone against residuals: detection of the last token, FVU, and cosine similarity by context length."""
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +22,10 @@ METRICS = {
 
 
 def last_token_detection(sequences: Sequences, table: Tensor, settings: Evaluation, sums: DocumentSums) -> None:
-    """Sum how often the row most similar to a residual, by cosine, is that of its own token (C9).
+    """Sum how often the row most similar to a residual, by cosine similarity, is that of its own token (C9).
 
-    `last_token_detection` is measured on the last row of every sequence, `last_token_detection_any_position` on a
-    sample of all positions; both leave out tokens of outlying norm.
+    `last_token_detection` is over the last residual of every sequence, `last_token_detection_any_position` over a
+    sample of all kept residuals; both leave out tokens of outlying norm.
 
     Args:
         sequences: held-out sequences.
@@ -54,9 +54,9 @@ def table_fvu(sequences: Sequences, table: Tensor, mean: Tensor, sums: DocumentS
     Args:
         sequences: held-out sequences.
         table: (V, d), a row per token.
-        mean: (d,), what tokens get whose row is NaN.
+        mean: (d,), in place of rows that are NaN.
         sums: where the sums go.
-        metric: what they are called.
+        metric: name of the sums.
     """
     x, tokens = sequences.residuals[sequences.kept].float(), sequences.tokens[sequences.kept]
     predicted = table[tokens]
@@ -67,9 +67,9 @@ def table_fvu(sequences: Sequences, table: Tensor, mean: Tensor, sums: DocumentS
 def token_subspaces(sequences: Sequences, unigram_table: Tensor, seed: int, sums: DocumentSums) -> None:
     """Sum the cosine similarities of residuals to their tokens' unigram residuals, by context length (C12).
 
-    Context length counts the tokens up to and including it, without BOS, and `at` is the upper edge of a bin: 1, 2, 3 to 4,
-    5 to 8, ... `residual_other_cosine`, the floor, takes the unigram residual of another held-out token at random: residuals
-    share a large mean.
+    The context length of a token counts it and the tokens before it, without BOS; `at` is the upper edge of a bin: 1,
+    2, 3 to 4, 5 to 8, ... `residual_other_cosine`, the floor, takes the unigram residual of another held-out token at
+    random.
     """
     sequence, position = sequences.kept.nonzero(as_tuple=True)
     x, tokens = sequences.residuals[sequence, position].float(), sequences.tokens[sequence, position]
