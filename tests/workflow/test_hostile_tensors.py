@@ -115,7 +115,8 @@ def loaders(prepared: Prepared, path: Path) -> dict[str, Callable[[], object]]:
     """What reads safetensors of ours, each pointed to one path."""
     write_sae(path.parent)  # sae.safetensors is that path
     cache = open_residuals(prepared.residuals, "train", LAYER)
-    object.__setattr__(cache, "statistics", path)
+    object.__setattr__(cache, "index", path.with_name("index.json"))
+    path.with_name(f"layer{LAYER}.safetensors").symlink_to(path.name)  # its statistics
     return {
         "sae": lambda: load(path.parent),
         "last_fired": lambda: load_last_fired(path.parent),
@@ -138,7 +139,7 @@ def test_every_reader_refuses_files_that_lie(prepared: Prepared, tmp_path: Path,
     for reader, read in loaders(prepared, path).items():
         path.with_name(".sae.safetensors.sha256").unlink(missing_ok=True)
         path.write_bytes(LYING[name])
-        with pytest.raises(ValueError, match=str(path)):
+        with pytest.raises(ValueError, match=str(path.parent)):
             read()
             pytest.fail(f"{reader} read it")
 
