@@ -36,8 +36,8 @@ def parts(sums: DocumentSums, metric: str, at: float | None = None) -> tuple[lis
 def test_errors_of_documents_by_hand(batch_sequences: int) -> None:
     settings = SETTINGS.model_copy(update={"batch_sequences": batch_sequences})
     sums = DocumentSums(SEQUENCES.documents)
-    found, _ = reconstruct(make_sae(torch.eye(2), torch.eye(2), k=1), SEQUENCES, settings, torch.tensor([]))
-    measure_reconstruction(found, SEQUENCES, sums)
+    reconstruction, _ = reconstruct(make_sae(torch.eye(2), torch.eye(2), k=1), SEQUENCES, settings, torch.tensor([]))
+    measure_reconstruction(reconstruction, SEQUENCES, sums)
     assert sums.documents.tolist() == [3, 5, 8]
     # (3, 4) -> (0, 4) and (2, 0) -> (2, 0) are of document 3, (1, 0) -> (1, 0) of 5, (-1, -2) -> (0, 0) and (6, 8) -> (0, 8) of 8.
     for metric, numerator, denominator in (

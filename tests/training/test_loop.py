@@ -38,13 +38,15 @@ def test_history_steps() -> None:
 
 @pytest.mark.parametrize("name", ["none", "learned", "nounigram"])
 def test_loss_is_the_mean_squared_error_since_the_last_record(
-    prepared: Prepared, cache: ResidualCache, name: str
+    prepared: Prepared, train_cache: ResidualCache, name: str
 ) -> None:
     settings = FROZEN.model_copy(update={"history_points": 2})
-    sae = initial_sae(name, prepared, cache)
-    losses = [(sae(*batch) - batch.residuals).square().mean().item() for batch in training_batches(cache, settings, 3)]
+    sae = initial_sae(name, prepared, train_cache)
+    losses = [
+        (sae(*batch) - batch.residuals).square().mean().item() for batch in training_batches(train_cache, settings, 3)
+    ]
     heldout = open_residuals(prepared.residuals, "heldout", LAYER)
-    history = train_sae(sae, cache, heldout, settings, seed=3, label="test", at_checkpoint=never).history
+    history = train_sae(sae, train_cache, heldout, settings, seed=3, label="test", at_checkpoint=never).history
     assert [row["step"] for row in history] == [1, 10]
     assert history[0]["loss"] == pytest.approx(losses[0], rel=1e-5)
     assert history[1]["loss"] == pytest.approx(sum(losses[1:]) / 9, rel=1e-5)
@@ -52,14 +54,14 @@ def test_loss_is_the_mean_squared_error_since_the_last_record(
 
 @pytest.mark.parametrize("name", ["relu-none", "relu-learned", "gated-none", "gated-learned"])
 def test_the_loss_of_the_other_architectures_has_its_penalty(
-    prepared: Prepared, cache: ResidualCache, name: str
+    prepared: Prepared, train_cache: ResidualCache, name: str
 ) -> None:
     settings = FROZEN.model_copy(update={"history_points": 30, "l1_warmup": 0.4})
-    sae = initial_sae(name, prepared, cache)
+    sae = initial_sae(name, prepared, train_cache)
     point = sae.point
     assert point.l1 is not None
     expected, active = [], []
-    for step, (x, tokens) in enumerate(training_batches(cache, settings, 3), start=1):
+    for step, (x, tokens) in enumerate(training_batches(train_cache, settings, 3), start=1):
         table = 0 if sae.W_lookup is None else sae.W_lookup[tokens]
         gate = sae.tokenized_activations(x).detach().relu()
         # At the start, magnitudes are the gate, and the reconstruction from the gate is the reconstruction.
@@ -69,7 +71,7 @@ def test_the_loss_of_the_other_architectures_has_its_penalty(
         expected.append(total / x.shape[1])
         active.append((gate > 0).sum(1).float().mean().item())
     heldout = open_residuals(prepared.residuals, "heldout", LAYER)
-    history = train_sae(sae, cache, heldout, settings, seed=3, label="test", at_checkpoint=never).history
+    history = train_sae(sae, train_cache, heldout, settings, seed=3, label="test", at_checkpoint=never).history
     assert [row["step"] for row in history] == list(range(1, 11))
     assert [row["loss"] for row in history] == pytest.approx(expected, rel=1e-5)
     assert [row["l0"] for row in history] == pytest.approx(active, rel=1e-3)
@@ -85,7 +87,11 @@ def test_the_loss_of_the_other_architectures_has_its_penalty(
     ],
 )
 def test_the_penalty_grows_linearly_and_stays(
-    prepared: Prepared, cache: ResidualCache, monkeypatch: pytest.MonkeyPatch, l1_warmup: float, expected: list[float]
+    prepared: Prepared,
+    train_cache: ResidualCache,
+    monkeypatch: pytest.MonkeyPatch,
+    l1_warmup: float,
+    expected: list[float],
 ) -> None:
     penalties = []
     extra_loss = ReLU.extra_loss
@@ -96,21 +102,21 @@ def test_the_penalty_grows_linearly_and_stays(
         return extra_loss(self, active, W_dec, target, penalty)
 
     monkeypatch.setattr(ReLU, "extra_loss", record)
-    sae = initial_sae("relu-learned", prepared, cache)
+    sae = initial_sae("relu-learned", prepared, train_cache)
     sae.point = sae.point.model_copy(update={"l1": 2.0})
     settings = SETTINGS.model_copy(update={"tokens": 1280, "l1_warmup": l1_warmup})
-    train_sae(sae, cache, cache, settings, seed=3, label="test", at_checkpoint=never)
+    train_sae(sae, train_cache, train_cache, settings, seed=3, label="test", at_checkpoint=never)
     assert penalties == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_larger_penalty_leaves_fewer_active_features(prepared: Prepared, cache: ResidualCache) -> None:
+def test_a_larger_penalty_leaves_fewer_active_features(prepared: Prepared, train_cache: ResidualCache) -> None:
     heldout = open_residuals(prepared.residuals, "heldout", LAYER)
     for name in ("relu-learned", "gated-learned"):
         counts = []
         for l1 in (0.1, 2.0):
-            sae = initial_sae(name, prepared, cache)
+            sae = initial_sae(name, prepared, train_cache)
             sae.point = sae.point.model_copy(update={"l1": l1})
-            history = train_sae(sae, cache, heldout, SETTINGS, seed=3, label="test", at_checkpoint=never).history
+            history = train_sae(sae, train_cache, heldout, SETTINGS, seed=3, label="test", at_checkpoint=never).history
             counts.append(history[-1]["l0"])
         assert counts[1] < 0.7 * counts[0]
 
@@ -152,14 +158,14 @@ def test_last_fired_by_hand(tmp_path: Path) -> None:
 
 @pytest.mark.refused("NaN in residuals")
 def test_residuals_that_are_not_finite_are_named_as_the_cause(
-    prepared: Prepared, cache: ResidualCache, tmp_path: Path
+    prepared: Prepared, train_cache: ResidualCache, tmp_path: Path
 ) -> None:
     damaged = tmp_path / "shard-00000.safetensors"
-    columns = load_tensors(cache.shards[0])
+    columns = load_tensors(train_cache.shards[0])
     columns["residuals"] = torch.full_like(columns["residuals"], torch.nan)
-    save_tensors(damaged, columns, load_metadata(cache.shards[0]))
-    broken = replace(cache, shards=[damaged, *cache.shards[1:]])
+    save_tensors(damaged, columns, load_metadata(train_cache.shards[0]))
+    broken = replace(train_cache, shards=[damaged, *train_cache.shards[1:]])
     heldout = open_residuals(prepared.residuals, "heldout", LAYER)
-    sae = initial_sae("none", prepared, cache)
+    sae = initial_sae("none", prepared, train_cache)
     with pytest.raises(NotFiniteError, match="residuals of its batch are not either: remove the residual cache"):
         train_sae(sae, broken, heldout, SETTINGS, 3, "test", never)

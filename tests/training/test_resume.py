@@ -54,12 +54,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     + [("learned", "dense")],
 )
 def test_an_interrupted_training_gives_what_a_whole_one_gives(
-    prepared: Prepared, cache: ResidualCache, name: str, table_adam: str, tmp_path: Path, one_thread: None
+    prepared: Prepared, train_cache: ResidualCache, name: str, table_adam: str, tmp_path: Path, one_thread: None
 ) -> None:
     heldout = open_residuals(prepared.residuals, "heldout", LAYER)
     settings = SETTINGS.model_copy(update={"table_adam": table_adam})
-    whole = initial_sae(name, prepared, cache)
-    expected = train_sae(whole, cache, heldout, settings, seed=3, label="test", at_checkpoint=never)
+    whole = initial_sae(name, prepared, train_cache)
+    expected = train_sae(whole, train_cache, heldout, settings, seed=3, label="test", at_checkpoint=never)
 
     def interrupt(progress: Progress) -> None:
         raise KeyboardInterrupt
@@ -67,14 +67,21 @@ def test_an_interrupted_training_gives_what_a_whole_one_gives(
     # Each goes on from the last step before it that was saved, which every step is.
     for moment in (1, 4, 5, 40):
         saved = Saved(tmp_path / "state.safetensors", {"settings": 1}, every_s=0)
-        sae = initial_sae(name, prepared, cache)
+        sae = initial_sae(name, prepared, train_cache)
         with pytest.raises(KeyboardInterrupt):
-            train_sae(sae, cache, heldout, settings, 3, "test", interrupt, checkpoints=[moment], saved=saved)
+            train_sae(sae, train_cache, heldout, settings, 3, "test", interrupt, checkpoints=[moment], saved=saved)
         found = saved.read()
         assert (None if found is None else found[1].step) == (None if moment == 1 else moment - 1)
-    sae = initial_sae(name, prepared, cache)
+    sae = initial_sae(name, prepared, train_cache)
     resumed = train_sae(
-        sae, cache, heldout, settings, 3, "test", never, saved=Saved(tmp_path / "state.safetensors", {"settings": 1}, 5)
+        sae,
+        train_cache,
+        heldout,
+        settings,
+        3,
+        "test",
+        never,
+        saved=Saved(tmp_path / "state.safetensors", {"settings": 1}, 5),
     )
     assert resumed.history == expected.history
     assert torch.equal(resumed.last_fired, expected.last_fired)
@@ -83,11 +90,11 @@ def test_an_interrupted_training_gives_what_a_whole_one_gives(
 
 
 def test_what_another_training_saved_is_not_gone_on_from(
-    prepared: Prepared, cache: ResidualCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    prepared: Prepared, train_cache: ResidualCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "state.safetensors"
-    trainer = Trainer(initial_sae("none", prepared, cache), SETTINGS)
-    trainer.step(next(iter(training_batches(cache, SETTINGS, 3))))
+    trainer = Trainer(initial_sae("none", prepared, train_cache), SETTINGS)
+    trainer.step(next(iter(training_batches(train_cache, SETTINGS, 3))))
     progress = Progress(1, [], [0.5], [3.0], torch.zeros(trainer.sae.n_features, dtype=torch.int64))
     Saved(path, {"lr": 1}, 0).write(trainer.state(), progress)
     assert Saved(path, {"lr": 2}, 0).read() is None
@@ -173,8 +180,10 @@ def test_a_full_disk_at_the_end_loses_nothing(
 
 
 @pytest.mark.refused("NaN in the state of a training")
-def test_numbers_that_are_not_finite_are_not_saved(prepared: Prepared, cache: ResidualCache, tmp_path: Path) -> None:
-    trainer = Trainer(initial_sae("none", prepared, cache), SETTINGS)
+def test_numbers_that_are_not_finite_are_not_saved(
+    prepared: Prepared, train_cache: ResidualCache, tmp_path: Path
+) -> None:
+    trainer = Trainer(initial_sae("none", prepared, train_cache), SETTINGS)
     with torch.no_grad():
         trainer.sae.b_dec[3] = torch.nan
     saved = Saved(tmp_path / "state.safetensors", {}, 0)
@@ -195,7 +204,7 @@ def test_numbers_that_the_last_step_made_infinite_are_found(prepared: Prepared, 
 
 @pytest.mark.parametrize("name", ["none", "relu-none", "gated-none"])
 def test_a_loss_that_is_not_finite_leaves_the_last_good_sae(
-    prepared: Prepared, cache: ResidualCache, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+    prepared: Prepared, train_cache: ResidualCache, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = SETTINGS.model_copy(update={"lr": 1e30})
     job = Job(layer=LAYER, point=POINTS[name], seed=0)
@@ -205,7 +214,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_sae(
     assert "layer2" in caplog.text
     # It never saved, so what is left is the SAE at initialisation.
     assert failed.metadata["step"] == 0
-    initial = initial_sae(name, prepared, cache)
+    initial = initial_sae(name, prepared, train_cache)
     torch.testing.assert_close(failed.W_enc, initial.W_enc)
     assert (tmp_path / "sae/checkpoints/step00000001/config.json").is_file()
     assert (tmp_path / "sae/history.csv").read_text().splitlines()[0].startswith("step,tokens")

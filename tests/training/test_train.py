@@ -41,17 +41,17 @@ def test_less_than_one_batch_is_refused() -> None:
 
 
 def test_b_dec_starts_at_the_mean_of_what_the_table_leaves(
-    prepared: Prepared, cache: ResidualCache, tmp_path: Path
+    prepared: Prepared, train_cache: ResidualCache, tmp_path: Path
 ) -> None:
     # At a learning rate of nothing a trained SAE is the initial one.
     settings = SETTINGS.model_copy(update={"tokens": 128, "lr": 1e-30, "lr_end": 0.0, "table_lr": 1e-30})
     for point in POINTS.values():
         train(Job(layer=LAYER, point=point, seed=0), settings, prepared.residuals, prepared.unigrams, tmp_path)
         b_dec = load_tensors(tmp_path / "sae.safetensors")["b_dec"]
-        rows = cache.kept_rows()
-        left = rows.residuals / cache.scale
+        rows = train_cache.kept_rows()
+        left = rows.residuals / train_cache.scale
         if point.table != "none":
-            left = left - initial_table(prepared, cache)[rows.tokens.long()]
+            left = left - initial_table(prepared, train_cache)[rows.tokens.long()]
         torch.testing.assert_close(b_dec, left.mean(0), rtol=1e-4, atol=1e-4)
 
 
@@ -61,11 +61,11 @@ def seen_in_training(cache: ResidualCache) -> Tensor:
 
 @pytest.mark.parametrize("name", ["learned", "relu-learned", "gated-learned", "nounigram"])
 def test_learned_rows_of_seen_tokens_move_and_no_others(
-    prepared: Prepared, cache: ResidualCache, trained: dict[str, Path], name: str
+    prepared: Prepared, train_cache: ResidualCache, trained: dict[str, Path], name: str
 ) -> None:
     table = load_tensors(trained[name] / "sae.safetensors")["W_lookup"]
-    start = initial_table(prepared, cache)
-    seen = seen_in_training(cache)
+    start = initial_table(prepared, train_cache)
+    seen = seen_in_training(train_cache)
     assert 10 < seen.sum() < 502
     assert torch.equal((table != start).any(1), seen)
     assert torch.equal(table[~seen], start[~seen])
@@ -73,10 +73,10 @@ def test_learned_rows_of_seen_tokens_move_and_no_others(
 
 
 @pytest.mark.parametrize("name", ["fixed", "relu-fixed"])
-def test_fixed_tables_stay(prepared: Prepared, cache: ResidualCache, trained: dict[str, Path], name: str) -> None:
+def test_fixed_tables_stay(prepared: Prepared, train_cache: ResidualCache, trained: dict[str, Path], name: str) -> None:
     tensors = load_tensors(trained[name] / "sae.safetensors")
-    assert torch.equal(tensors["W_lookup"], initial_table(prepared, cache))
-    start = initial_sae(name, prepared, cache)
+    assert torch.equal(tensors["W_lookup"], initial_table(prepared, train_cache))
+    start = initial_sae(name, prepared, train_cache)
     for part in ("W_enc", "W_dec", "b_enc", "b_dec"):
         assert not torch.equal(tensors[part], getattr(start, part))
 
@@ -95,11 +95,11 @@ def test_the_magnitudes_of_a_gated_sae_are_trained(trained: dict[str, Path], nam
 
 
 def test_unigram_directions_stay_those_of_the_unigram_residuals(
-    prepared: Prepared, cache: ResidualCache, trained: dict[str, Path]
+    prepared: Prepared, train_cache: ResidualCache, trained: dict[str, Path]
 ) -> None:
     directions = load_tensors(trained["nounigram"] / "sae.safetensors")["unigram_directions"]
     unigrams = load_unigrams(prepared.unigrams)
-    centred = unigrams - cache.token_counts(len(unigrams)) / cache.n_kept @ unigrams
+    centred = unigrams - train_cache.token_counts(len(unigrams)) / train_cache.n_kept @ unigrams
     torch.testing.assert_close(directions, centred / centred.norm(dim=1, keepdim=True))
 
 
@@ -141,10 +141,12 @@ def test_a_topk_has_as_many_active_features_as_it_may(trained: dict[str, Path]) 
         assert all(3.5 < row["l0"] <= 4 for row in read_history(trained[name]))
 
 
-def test_config_tells_how_the_sae_was_made(prepared: Prepared, cache: ResidualCache, trained: dict[str, Path]) -> None:
+def test_config_tells_how_the_sae_was_made(
+    prepared: Prepared, train_cache: ResidualCache, trained: dict[str, Path]
+) -> None:
     metadata = json.loads((trained["learned"] / "config.json").read_text())
     assert metadata["hook_point"] == "blocks.2.hook_resid_pre"
-    assert (metadata["seed"], metadata["layer"], metadata["scale"]) == (0, LAYER, cache.scale)
+    assert (metadata["seed"], metadata["layer"], metadata["scale"]) == (0, LAYER, train_cache.scale)
     assert Point(**metadata["point"]) == POINTS["learned"]
     assert Training(**metadata["training"]) == SETTINGS
     assert (metadata["n_features"], metadata["d_model"]) == (64, 32)
@@ -152,7 +154,10 @@ def test_config_tells_how_the_sae_was_made(prepared: Prepared, cache: ResidualCa
     assert metadata["final"] == read_history(trained["learned"])[-1]
     assert metadata["residuals"]["tokens"]["train"]["sha256"] == files.sha256(prepared.train_tokens)
     assert metadata["residuals"]["model"] == json.loads((prepared.model / "source.json").read_text())
-    assert (metadata["residuals"]["max_norm"], metadata["residuals"]["kept"]) == (cache.max_norm, cache.n_kept)
+    assert (metadata["residuals"]["max_norm"], metadata["residuals"]["kept"]) == (
+        train_cache.max_norm,
+        train_cache.n_kept,
+    )
     assert metadata["unigrams"]["sha256"] == files.sha256(prepared.unigrams)
     assert metadata["unigrams"]["prefix"] == ""
 

@@ -199,7 +199,7 @@ def test_tensors_of_another_type_or_size_are_refused(prepared: Prepared, tmp_pat
                 ):
                     continue  # a vocabulary of another size is found where it meets tokens
                 save_tensors(path, tensors | {name: changed}, metadata)
-                with pytest.raises(ValueError, match=str(path)):
+                with pytest.raises(ValueError, match=str(path.parent)):
                     read[reader]()
                     pytest.fail(f"{reader} read {name} of {changed.dtype} {tuple(changed.shape)}")
 
