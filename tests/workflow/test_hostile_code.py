@@ -52,7 +52,9 @@ def code_that_may_run(source: str) -> list[str]:
         for name, needed in RUNS_CODE.items():
             if called != name and not called.endswith(f".{name}"):
                 continue
-            if not needed or (arguments.get(str(needed[0])) != repr(needed[1]) and "**options" not in ast.unparse(node)):
+            if not needed or (
+                arguments.get(str(needed[0])) != repr(needed[1]) and "**options" not in ast.unparse(node)
+            ):
                 found.append(ast.unparse(node))
         if called == "yaml.load" and "_StrictLoader" not in ast.unparse(node):
             found.append(ast.unparse(node))
