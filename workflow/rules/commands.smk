@@ -18,7 +18,7 @@ def code(*names):
 
 
 def options(command, **settings):
-    """The params of a rule that calls a command: its settings, and `call`, the command line.
+    """The params of a call: the settings of the command, and `call`, its command line.
 
     A parameter of the command takes the setting, input, output, wildcard or resource of its name, in this order. `output` is the
     rule's first. A folder is named by a file in it. Snakemake re-runs a job if settings change, not if resources do.
