@@ -137,13 +137,6 @@ from tsae.profile import config
             ["lerned"],
             "sweep.headline.0.table.0: Input should be 'none', 'fixed', 'scaled', 'embedding' or 'learned'",
         ),
-        (
-            "sweep.headline.0.table",
-            ["learned"],
-            "sweep.headline: topk-k32-x4-none and topk-k32-x4-learned are compared",
-        ),
-        ("sweep.headline.0.table", ["learned"], "topk-k32-x4-none is missing at layer 6"),
-        ("sweep.headline.0.layers", [6, 18], "topk-k32-x4-none is missing at layer 12"),
         ("evaluation.token_biases", "topk-k32-x4-none", "evaluation.token_biases: 'topk-k32-x4-none' is no tokenized"),
         ("profile", "../elsewhere", "profile: String should match pattern"),
     ],
@@ -156,12 +149,6 @@ def test_a_mistake_is_named_with_its_file_and_key(data: dict[str, Any], key: str
     assert message in line
 
 
-def test_the_headline_block_is_required(data: dict[str, Any]) -> None:
-    del data["sweep"]["headline"]
-    assert error_of(data).startswith("config: sweep: there is no block `headline`")
-    assert "`headline`" in error_of(data | {"figures": []})
-
-
 @pytest.mark.parametrize("name", ["baselines", "curves"])
 def test_a_block_is_not_named_like_another_table(data: dict[str, Any], name: str) -> None:
     data["sweep"][name] = data["sweep"]["pareto"]
@@ -169,8 +156,8 @@ def test_a_block_is_not_named_like_another_table(data: dict[str, Any], name: str
 
 
 def test_a_missing_section_is_named(data: dict[str, Any]) -> None:
-    del data["tokens"]
-    with pytest.raises(ValueError, match="tokens: this key is required"):
+    del data["corpus"]
+    with pytest.raises(ValueError, match="corpus: this key is required"):
         config.parse(data)
 
 

@@ -50,7 +50,7 @@ def test_a_profile_is_planned_without_network(project: Path, profile: str) -> No
         assert jobs[cost.stage] == cost.jobs, cost.stage
     assert jobs["train"] == len(settings.jobs())
     for figure in FIGURE_NAMES:
-        assert jobs.get(figure, 0) == (figure in settings.figures)
+        assert jobs.get(figure, 0) == (figure in settings.drawn())
     assert not any((project / "results").glob("*/model/*"))
 
 

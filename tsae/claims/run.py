@@ -17,14 +17,14 @@ def measure_run(
     published: Path,
     tables: Sequence[Path],
     sums: Sequence[Path],
-    baseline: str,
-    tokenized: str,
     simple_threshold: float,
     bootstrap: int,
     seed: int,
     csv: Path,
     markdown: Path,
     html: Path,
+    baseline: str | None = None,
+    tokenized: str | None = None,
     remainder: str | None = None,
 ) -> None:
     """Measure and judge every claim of the ledger.
@@ -34,22 +34,21 @@ def measure_run(
         published: the authors' numbers that the ledger refers to.
         tables: tables of the run, each named after its block.
         sums: sums over held-out documents.
-        baseline: id of the headline baseline.
-        tokenized: id of the headline tokenized SAE in the paper's form.
         simple_threshold: share of activation mass on one token from which a feature is simple.
         bootstrap: bootstrap samples.
         seed: seed of the bootstrap.
         csv: output, a row per check and layer.
         markdown: output, the same as text.
         html: output, the same as a page.
+        baseline: id of the headline baseline, if there is one, here and below.
+        tokenized: id of the headline tokenized SAE in the paper's form.
         remainder: id of the headline tokenized SAE whose encoder sees the remainder.
 
     Raises:
         ValueError: the ledger has a mistake, or a file is missing or damaged.
     """
-    roles: dict[Role, str] = {"baseline": baseline, "tokenized": tokenized}
-    if remainder is not None:
-        roles["remainder"] = remainder
+    named: dict[Role, str | None] = {"baseline": baseline, "tokenized": tokenized, "remainder": remainder}
+    roles = {role: subject for role, subject in named.items() if subject is not None}
     by_block = {path.stem: read_table(path) for path in tables}
     run = Run(by_block, roles, simple_threshold, load_sums_of_run(sums), bootstrap, seed)
     write_claims(load_ledger(ledger, published), run, csv, markdown, html)

@@ -27,8 +27,8 @@ def draw_figure(
     figure: str,
     results: Files,
     *,
-    baseline: str,
-    tokenized: str,
+    baseline: str | None = None,
+    tokenized: str | None = None,
     remainder: str | None = None,
     simple_threshold: float,
     bootstrap: int,
@@ -42,7 +42,7 @@ def draw_figure(
     Args:
         figure: its name.
         results: tables, examples of phrases (.csv), sums over documents (.safetensors), claims.yaml and published.yaml.
-        baseline: id of the headline baseline.
+        baseline: id of the headline baseline, if there is one, here and below.
         tokenized: id of the headline tokenized SAE in the paper's form.
         remainder: id of the headline tokenized SAE whose encoder sees the remainder.
         simple_threshold: share of activation mass on one token from which a feature is simple.
@@ -55,6 +55,7 @@ def draw_figure(
     Raises:
         ValueError: there is no such figure, or an input is missing or damaged.
     """
-    roles = {"baseline": baseline, "tokenized": tokenized} | ({"remainder": remainder} if remainder else {})
+    named = {"baseline": baseline, "tokenized": tokenized, "remainder": remainder}
+    roles = {role: subject for role, subject in named.items() if subject is not None}
     drawing = draw(figure, Inputs.read(results, roles, simple_threshold, bootstrap, seed))
     save(drawing.figure, (svg, pdf, png), *drawing.shown)

@@ -35,7 +35,7 @@ from tsae.profile.families import REMAINDER
 NEEDS = {
     "category": "Token-biases",
     "claims": ["C9"],
-    "blocks": {"headline": {}},
+    "blocks": {"headline": {"has": ["tokenized"]}},
     "optional": ["released"],
     "tables": ["baselines"],
     "files": ["claims", "published"],

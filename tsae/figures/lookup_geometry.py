@@ -33,7 +33,7 @@ from tsae.figures.style import (
 NEEDS = {
     "category": "Token-biases",
     "claims": ["C7", "C8"],
-    "blocks": {"headline": {}},
+    "blocks": {"headline": {"has": ["tokenized"]}},
     "tables": ["baselines"],
     "files": ["claims", "published"],
 }

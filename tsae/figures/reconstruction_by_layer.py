@@ -27,7 +27,13 @@ from tsae.figures.style import (
 )
 from tsae.profile.families import BASELINE
 
-NEEDS = {"category": "Reconstruction", "claims": ["C1"], "blocks": {"headline": {}}, "optional": ["released"]}
+NEEDS = {
+    "category": "Reconstruction",
+    "claims": ["C1"],
+    "blocks": {"headline": {}},
+    "optional": ["released"],
+    "compares": True,
+}
 PANELS = {
     "nmse": ("NMSE", 1),
     "fvu": ("FVU", 1),

@@ -47,6 +47,7 @@ NEEDS = {
     "blocks": {"headline": {}},
     "optional": ["speed"],
     "tables": ["curves"],
+    "compares": True,
     "sums": ["headline", "speed", "curves"],
     "files": ["published"],
 }

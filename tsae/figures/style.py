@@ -150,9 +150,10 @@ def families_in(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def headline_families(table: pd.DataFrame, roles: Mapping[str, str]) -> dict[str, str]:
     """The headline SAEs' ids by family; `roles` has the ids by role, and `table` contains the tokenized SAE."""
-    kinds = table.loc[table["subject"] == roles["tokenized"], "table"]
-    subjects = {BASELINE: roles["baseline"], TABLES[kinds.iloc[0]]: roles["tokenized"]}
-    return subjects | ({REMAINDER: roles["remainder"]} if "remainder" in roles else {})
+    family_of = {"baseline": BASELINE, "remainder": REMAINDER}
+    if "tokenized" in roles:
+        family_of["tokenized"] = TABLES[table.loc[table["subject"] == roles["tokenized"], "table"].iloc[0]]
+    return {family_of[role]: roles[role] for role in ("baseline", "tokenized", "remainder") if role in roles}
 
 
 def architecture_label(architecture: str) -> str:

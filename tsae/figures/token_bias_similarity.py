@@ -44,6 +44,7 @@ NEEDS = {
             "against": ["expansion"],
         },
     },
+    "compares": True,
     "files": ["claims", "published"],
 }
 SEEN = 1  # least training count of the compared rows

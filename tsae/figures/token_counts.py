@@ -26,6 +26,7 @@ NEEDS = {
     "blocks": {"headline": {}},
     "optional": ["controls", "expansion"],
     "tables": ["baselines"],
+    "compares": True,
     "sums": ["headline", "controls", "expansion"],
 }
 METRIC = "nmse_by_count"

@@ -22,7 +22,7 @@ from tsae.figures.style import (
 )
 from tsae.profile.families import BASELINE
 
-NEEDS = {"category": "Training", "claims": ["C2"], "tables": ["curves"]}
+NEEDS = {"category": "Training", "claims": ["C2"], "tables": ["curves"], "compares": True}
 PANELS = {
     "nmse": ("NMSE", 1),
     "ce_added": ("CE added (% of clean CE)", 100),

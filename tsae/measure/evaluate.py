@@ -8,6 +8,7 @@ another size.
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from tsae.compute.devices import Float32Device
 from tsae.measure.ablations import load_ablations
@@ -28,7 +29,7 @@ from tsae.model.language_model import load_model
 from tsae.profile.evaluation import Evaluation, Features
 from tsae.profile.sweep import Job
 from tsae.residuals.conditional_means import fit_table
-from tsae.residuals.read import open_residuals
+from tsae.residuals.read import ResidualCache, open_residuals
 from tsae.residuals.shards import evenly_spaced
 from tsae.sae.checkpoint import check_fits, load, load_last_fired
 from tsae.store.arguments import Folder
@@ -39,7 +40,6 @@ SEEN = 1  # min_count of feature statistics: the most similar row among tokens s
 def evaluate(
     job: Job,
     sae: Folder,
-    token_biases: Folder,
     model: Folder,
     residuals: Path,
     heldout: Path,
@@ -52,6 +52,7 @@ def evaluate(
     metrics: Path,
     feature_table: Path,
     sums: Path,
+    token_biases: Folder | None = None,
     device: Float32Device = "cpu",
 ) -> list[Measurement]:
     """Evaluate one SAE on held-out tokens.
@@ -59,7 +60,6 @@ def evaluate(
     Args:
         job: layer, point of the sweep and seed.
         sae: checkpoint.
-        token_biases: checkpoint of the tokenized SAE whose table the features are compared with.
         model: the language model.
         residuals: index of the residual cache.
         heldout: the held-out split, for its documents.
@@ -72,6 +72,7 @@ def evaluate(
         metrics: file of the measurements.
         feature_table: file of the statistics of features.
         sums: file of the sums over documents; empty if the training failed.
+        token_biases: checkpoint of the tokenized SAE whose table the features are compared with, if there is one.
         device: where to compute.
 
     Returns:
@@ -80,13 +81,10 @@ def evaluate(
     Raises:
         ValueError: `token_biases` is a baseline, or an SAE is of another model than the residuals.
     """
-    trained, reference = load(sae).to(device), load(token_biases)
-    if reference.W_lookup is None:
-        raise ValueError(f"{token_biases}: evaluation.token_biases names a baseline; it has no token-biases")
+    trained = load(sae).to(device)
     layer = trained.metadata["layer"]
     cache = open_residuals(residuals, "heldout", layer)
     check_fits(trained, sae, cache.d_model, cache.vocab_size)
-    check_fits(reference, token_biases, cache.d_model, cache.vocab_size)
     sequences, known = load_sequences(cache, heldout), references.load()
     scored = spread(sequences, settings.ce_sequences)
     without_sae = load_ablations(ablations, scored)
@@ -96,9 +94,9 @@ def evaluate(
     found, x_hat = reconstruct(trained, sequences, settings, in_loss, firings)
     measure_reconstruction(found, sequences, by_document, counts)
     alive = found.fired > 0
-    tables = {"token_bias": reference.W_lookup, "unigram": known.unigrams}
-    if failure(reference.metadata):
-        del tables["token_bias"]  # its table is not trained
+    token_bias_table = None if token_biases is None else _trained_table(token_biases, cache)
+    tables = {} if token_bias_table is None else {"token_bias": token_bias_table}
+    tables["unigram"] = known.unigrams
     similar = {
         name: most_similar_rows(trained.W_dec, table, counts, {*settings.min_counts, SEEN})
         for name, table in tables.items()
@@ -147,3 +145,16 @@ def evaluate(
     measured = [*by_document.measure(settings.bootstrap, settings.seed), *rows]
     write_measurements(metrics, job.labels, {job.subject: measured})
     return measured
+
+
+def _trained_table(folder: Folder, cache: ResidualCache) -> Tensor | None:
+    """The token-biases of a tokenized SAE of the same model; None if its training failed.
+
+    Raises:
+        ValueError: it is a baseline, or an SAE of another model.
+    """
+    reference = load(folder)
+    if reference.W_lookup is None:
+        raise ValueError(f"{folder}: evaluation.token_biases names a baseline; it has no token-biases")
+    check_fits(reference, folder, cache.d_model, cache.vocab_size)
+    return None if failure(reference.metadata) else reference.W_lookup

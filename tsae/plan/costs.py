@@ -231,11 +231,11 @@ def _evaluate(config: Config) -> Cost:
 
 
 def _measure_curve(config: Config) -> Cost:
-    jobs, n_checkpoints = config.jobs("headline"), len(config.checkpoint_steps())
+    jobs, n_checkpoints = config.curve_jobs(), len(config.checkpoint_steps())
     limits = (config.evaluation.ce_sequences, config.curves.ce_sequences)
     scored = min(n_scored(config, limit) for limit in limits)
     heldout = split_tokens(config)[1]
-    held = 4 * weights(config) + logits_bytes(config) + max(sae_bytes(config, job.point) for job in jobs)
+    held = 4 * weights(config) + logits_bytes(config) + max((sae_bytes(config, job.point) for job in jobs), default=0)
     # A sample of features is compared with one table, or with two.
     compared = 2 * config.evaluation.similarity_rows * n_seen(config) * config.model.d_model
     similarity = sum(compared * (1 + (job.point.table == "none")) for job in jobs)

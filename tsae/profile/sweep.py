@@ -47,7 +47,7 @@ class Grid(Section):
         f"({', '.join(with_sparsity('l1'))})",
     )
     expansion: tuple[Annotated[float, Field(gt=0, le=MOST_EXPANSION)], ...] = Field(
-        min_length=1, description="Features / d_model"
+        (4.0,), min_length=1, description="Features / d_model"
     )
     table: tuple[TableName, ...] = Field(
         min_length=1,

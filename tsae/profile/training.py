@@ -11,12 +11,14 @@ class Training(Section):
     """Training of all SAEs of the profile."""
 
     tokens: int = Field(
-        ge=1, description="Training tokens per SAE; more than tokens.train means several epochs [tokens]"
+        500_000, ge=1, description="Training tokens per SAE; more than tokens.train means several epochs [tokens]"
     )
-    batch_size: int = Field(ge=1, description="Batch size [tokens]")
-    lr: float = Field(gt=0, description="Adam's learning rate at the start")
-    lr_end: float = Field(ge=0, description="Learning rate at the end of the cosine schedule")
-    table_lr: float = Field(gt=0, description="Initial learning rate of a learned table; it falls in proportion to lr")
+    batch_size: int = Field(512, ge=1, description="Batch size [tokens]")
+    lr: float = Field(3e-3, gt=0, description="Adam's learning rate at the start")
+    lr_end: float = Field(3e-4, ge=0, description="Learning rate at the end of the cosine schedule")
+    table_lr: float = Field(
+        5e-2, gt=0, description="Initial learning rate of a learned table; it falls in proportion to lr"
+    )
     table_adam: Literal["rows", "dense"] = Field(
         "rows",
         description="Rows of a learned table that a step moves. rows: those of the batch's tokens; dense: all, by "
@@ -34,7 +36,9 @@ class Training(Section):
         le=1,
         description="Share of training over which the sparsity penalty grows from zero to its coefficient",
     )
-    buffer_tokens: int = Field(ge=1, description="Tokens shuffled together, held in memory as float16 [tokens]")
+    buffer_tokens: int = Field(
+        300_000, ge=1, description="Tokens shuffled together, held in memory as float16 [tokens]"
+    )
     save_minutes: float = Field(
         5,
         ge=0,

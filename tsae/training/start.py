@@ -64,7 +64,15 @@ def _first_rows(point: Point, unigrams: Tensor, counts: Tensor, seed: int, embed
         return rows
     if embedding is None:
         raise ValueError("table: embedding needs the model's embedding (--embedding)")
-    return embedding @ torch.linalg.lstsq(embedding, rows).solution
+    return embedding @ fit_map(embedding, rows)
+
+
+def fit_map(embedding: Tensor, rows: Tensor) -> Tensor:
+    """The matrix M (e, d) with the least squared error of embedding (V, e) @ M as rows (V, d).
+
+    In float64: in float32 the last bits depend on where the tensors lie in memory, so they differ from run to run.
+    """
+    return torch.linalg.lstsq(embedding.double(), rows.double()).solution.float()
 
 
 def _mean_along(cache: ResidualCache, directions: Tensor, mean: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from tsae.profile.training import Training
 from tsae.sae.sae import SAE
 from tsae.training.optimizers import TABLE_ADAM, RowAdam
+from tsae.training.start import fit_map
 
 
 class TokenTable(Protocol):
@@ -105,7 +106,7 @@ class EmbeddedTable:
         """Take the table (V, d), a linear map of the embedding (V, e)."""
         self._table, self._embedding = table, embedding.to(table.device)
         # Contiguous like its gradients: the fused optimizer reads both in the order of memory.
-        self._map = torch.linalg.lstsq(self._embedding, table).solution.contiguous()
+        self._map = fit_map(self._embedding, table).contiguous()
         self.optimizer = torch.optim.Adam([self._map], lr=lr, fused=True)
 
     def rows(self, tokens: Tensor) -> Tensor:

@@ -36,14 +36,15 @@ except ValueError as error:
 RESULTS = str(layout.results_of(CONFIG.profile))
 # Points of the headline SAEs by role.
 HEADLINE = {role: point for role, point in CONFIG.headline()._asdict().items() if point is not None}
-FIGURES = CONFIG.figures
+FIGURES = CONFIG.drawn()
 WHEEL_FILES = {s.filename: s for s in [CONFIG.model.source, *CONFIG.corpus.sources] if isinstance(s, WheelFile)}
 FORMATS = ["svg", "pdf", "png"]
 JOBS = {job.id: job for job in CONFIG.jobs()}
 LAYERS = sorted({job.layer for job in JOBS.values()})
 # Checkpoints of the headline SAEs; the last step is the trained SAE.
 CHECKPOINTS = CONFIG.checkpoint_steps()[:-1]
-TABLES = [*CONFIG.sweep, "baselines", "curves", *(["released"] if RELEASED else [])]
+CURVES = [job.id for job in CONFIG.curve_jobs()]
+TABLES = [*CONFIG.sweep, "baselines", *(["curves"] if CURVES else []), *(["released"] if RELEASED else [])]
 # Inputs that SAEs and tables are compared with.
 REFERENCES = {
     "unigrams": "<results>/unigrams/layer{layer}.safetensors",
@@ -57,7 +58,7 @@ PHRASES = ["<results>/tables/phrases.csv"] if "encoder" in CONFIG.sweep else []
 SUMS = [
     *expand("<results>/sums/{job}.safetensors", job=[*JOBS, *RELEASED]),
     *expand("<results>/sums/layer{layer}/{subject}.safetensors", layer=LAYERS, subject=TABLES_ALONE),
-    *expand("<results>/sums/curves/{job}.safetensors", job=[job.id for job in CONFIG.jobs("headline")]),
+    *expand("<results>/sums/curves/{job}.safetensors", job=CURVES),
 ]
 # Streamed training residuals come from the model.
 STREAMED_FROM = ["<results>/model/source.json"] if CONFIG.streams else []
@@ -100,12 +101,21 @@ try:
     load_ledger(LEDGER, PUBLISHED)
 except ValueError as error:
     raise WorkflowError(str(error))
-# One notebook needs the block pareto, which is optional.
-NOTEBOOKS = sorted(
-    path.stem
-    for path in Path(workflow.basedir, "notebooks").glob("*.py")
-    if path.stem != "02_training_and_pareto" or "pareto" in CONFIG.sweep
-)
+# The notebooks look into the headline SAEs at the middle one of their layers.
+HEADLINE_LAYERS = sorted({job.layer for job in CONFIG.jobs("headline")})
+MIDDLE = HEADLINE_LAYERS[len(HEADLINE_LAYERS) // 2] if HEADLINE_LAYERS else None
+SEED = min((job.seed for job in CONFIG.jobs("headline")), default=0)
+SHOWN = {role: job_id(MIDDLE, point, SEED) for role, point in HEADLINE.items() if job_id(MIDDLE, point, SEED) in JOBS}
+NOTEBOOKS = [
+    notebook
+    for notebook, is_possible in {
+        "01_token_subspaces": bool(HEADLINE),
+        "02_training_and_pareto": CURVES and "pareto" in CONFIG.sweep,
+        "03_token_biases": "tokenized" in SHOWN,
+        "04_features": {"baseline", "tokenized"} <= SHOWN.keys(),
+    }.items()
+    if is_possible
+]
 
 
 def memory_of(stage):
@@ -169,7 +179,7 @@ def results_of_figure(needs):
     tables = [*needs.required, *(name for name in needs.optional if name in TABLES)]
     sums = sums_of(*(block for block in needs.sums if block != "curves"))
     if "curves" in needs.sums:
-        sums += expand("<results>/sums/curves/{job}.safetensors", job=saes_of("headline"))
+        sums += expand("<results>/sums/curves/{job}.safetensors", job=CURVES)
     examples = expand("<results>/phrases/{job}.examples.csv", job=saes_of("encoder")) if needs.examples else []
     files = [{"claims": LEDGER, "published": PUBLISHED}[name] for name in needs.files]
     return [*expand("<results>/tables/{table}.csv", table=tables), *sums, *examples, *files]
@@ -180,14 +190,21 @@ def embedding_of_table(wildcards):
     return "<results>/unigrams/embedding.safetensors" if job_of(wildcards).point.table == "embedding" else []
 
 
+def parameters_of_sae(job):
+    """The file of an SAE; none if there is no such SAE."""
+    return f"<results>/saes/{job.id}/sae.safetensors" if job else []
+
+
 def token_bias_reference(wildcards):
-    """The tokenized SAE whose table is compared with this SAE's features."""
-    return f"<results>/saes/{CONFIG.token_bias_reference(int(wildcards.layer), int(wildcards.seed)).id}/sae.safetensors"
+    """The tokenized SAE whose table is compared with this SAE's features: the headline's, or else this one."""
+    job = job_of(wildcards)
+    of_headline = CONFIG.token_bias_reference(job.layer, job.seed)
+    return parameters_of_sae(of_headline or (job if job.point.table != "none" else None))
 
 
 def baseline_reference(wildcards):
     """The baseline whose features are compared with the token-biases of checkpoints."""
-    return f"<results>/saes/{CONFIG.baseline_reference(int(wildcards.layer), int(wildcards.seed)).id}/sae.safetensors"
+    return parameters_of_sae(CONFIG.baseline_reference(int(wildcards.layer), int(wildcards.seed)))
 
 
 def released_of(wildcards):
@@ -215,12 +232,12 @@ def released_token_bias_reference(wildcards):
     """The tokenized SAE whose table is compared with the features of the authors' SAE."""
     from tsae.sae.exchange.released import token_bias_reference
 
-    return f"<results>/saes/{token_bias_reference(CONFIG, RELEASED, job_of(wildcards)).id}/sae.safetensors"
+    return parameters_of_sae(token_bias_reference(CONFIG, RELEASED, job_of(wildcards)))
 
 
 def checkpoints(wildcards):
     """Steps of the SAE's checkpoints."""
-    return CHECKPOINTS if job_of(wildcards) in CONFIG.jobs("headline") else []
+    return CHECKPOINTS if job_of(wildcards).id in CURVES else []
 
 
 def measurements_of(wildcards):
@@ -229,7 +246,7 @@ def measurements_of(wildcards):
         case "baselines":
             return expand("<results>/baselines/layer{layer}.json", layer=LAYERS)
         case "curves":
-            return expand("<results>/curves/{job}.json", job=saes_of("headline"))
+            return expand("<results>/curves/{job}.json", job=CURVES)
         case "released":
             return expand("<results>/metrics/{job}.json", job=RELEASED)
         case "encoder":
@@ -250,10 +267,7 @@ def all_measurements():
 
 def results_of_notebook(wildcards):
     """Inputs of a notebook: tables, and files of the headline SAEs at the middle layer and lowest seed."""
-    layer = LAYERS[len(LAYERS) // 2]
-    seed = min(job.seed for job in CONFIG.jobs("headline"))
-    first = {name: job_id(layer, point, seed) for name, point in HEADLINE.items()}
-    saes = expand("<results>/saes/{sae}/sae.safetensors", sae=first.values())
+    saes = expand("<results>/saes/{sae}/sae.safetensors", sae=SHOWN.values())
     residuals = [
         "<results>/residuals/index.json",
         "<results>/tokens/heldout.safetensors",
@@ -270,7 +284,7 @@ def results_of_notebook(wildcards):
             return [
                 "<results>/tables/headline.csv",
                 *saes,
-                *expand("<results>/features/{sae}.parquet", sae=first.values()),
+                *expand("<results>/features/{sae}.parquet", sae=SHOWN.values()),
             ]
         case _:
             return ["<results>/metrics.csv"]

@@ -39,7 +39,8 @@ rule notebook:
     benchmark:
         "<benchmarks>/notebook/{notebook}.tsv"
     params:
-        **HEADLINE,
+        baseline=HEADLINE.get("baseline", ""),
+        tokenized=HEADLINE.get("tokenized", ""),
         results=lambda wildcards, output: os.path.dirname(os.path.dirname(output.html)),
     message:
         "Running the notebook {wildcards.notebook}"
