@@ -70,10 +70,10 @@ class Config(Section):
         if not isinstance(residuals, dict) or residuals.get("layers") is not None:
             return data
         try:
-            model = Model.model_validate(data["model"])
+            middle = Model.model_validate(data["model"]).n_layers // 2
         except ValidationError:  # reported with the other mistakes
-            return data
-        return data | {"residuals": residuals | {"layers": [model.n_layers // 2]}}
+            middle = 0
+        return data | {"residuals": residuals | {"layers": [middle]}}
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> "Config":
