@@ -88,7 +88,7 @@ def seconds(commands: Sequence[Command], beside: int, threads: int) -> float:
 def train_command(run: Run, job: Job, folder: Path) -> Command:
     """The workflow's training of one SAE."""
     return [
-        *(sys.executable, "-m", "tsae", "--log", str(folder / f"{job.seed}.log"), "train"),
+        *(sys.executable, "-m", "tsae", "--log", str(folder / f"{job.seed}.log"), "train-sae"),
         *("--job", to_json(job), "--settings", to_json(run.training)),
         *("--residuals", str(run.results / layout.RESIDUALS)),
         *("--unigrams", str(run.results / layout.UNIGRAMS.format(layer=job.layer))),
@@ -101,7 +101,7 @@ def evaluate_command(run: Run, job: Job, folder: Path) -> Command:
     results, settings = run.results, run.settings
     sae = results / layout.SAE.format(job=job.id)
     return [
-        *(sys.executable, "-m", "tsae", "--log", str(folder / f"{job.seed}.log"), "evaluate"),
+        *(sys.executable, "-m", "tsae", "--log", str(folder / f"{job.seed}.log"), "evaluate-sae"),
         *("--job", to_json(job), "--settings", to_json(settings.evaluation)),
         *("--features", to_json(settings.features), "--min-firings", str(settings.simple.min_firings)),
         *("--sae", str(sae), "--token-biases", str(sae), "--model", str(results / layout.MODEL)),

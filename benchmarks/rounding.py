@@ -73,7 +73,7 @@ def measure(name: str, results: Path, settings: Config, job: Job, folder: Path) 
     run(environment, "-c", RESIDUALS, results / layout.MODEL, index, job.layer, mode, residuals)
     run(
         environment,
-        *("-m", "tsae", "--log", folder / "log", "train", "--job", to_json(job)),
+        *("-m", "tsae", "--log", folder / "log", "train-sae", "--job", to_json(job)),
         *("--settings", to_json(settings.training, exclude=["save_minutes"]), "--residuals", index),
         *("--unigrams", results / layout.UNIGRAMS.format(layer=job.layer), "--folder", folder / "sae"),
     )

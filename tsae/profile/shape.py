@@ -6,8 +6,12 @@ from typing import Any, NamedTuple
 
 from tsae.profile.sources import HubModel
 
-# Names of the three sizes in the configurations of older models.
-OTHER_NAMES = {"num_hidden_layers": ("n_layer", "num_layers"), "hidden_size": ("n_embd", "d_model"), "vocab_size": ()}
+# What configurations call the sizes, most of them by the first name.
+NAMES = (
+    ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    ("hidden_size", "n_embd", "d_model", "dim"),
+    ("vocab_size",),
+)
 
 
 class Shape(NamedTuple):
@@ -23,11 +27,10 @@ def shape_of(config: Any) -> Shape | None:
     for part in (config, config.get("text_config")) if isinstance(config, dict) else ():
         if not isinstance(part, dict):
             continue
-        found = [
-            next((part[name] for name in (key, *others) if name in part), None) for key, others in OTHER_NAMES.items()
-        ]
-        if all(isinstance(size, int) for size in found):
-            return Shape(*found)
+        found = [next((part[name] for name in names if name in part), None) for names in NAMES]
+        sizes = [size for size in found if isinstance(size, int)]
+        if len(sizes) == len(NAMES):
+            return Shape(*sizes)
     return None
 
 

@@ -80,7 +80,7 @@ rule evaluate:
         gpu=GPU,
     params:
         **options(
-            "evaluate",
+            "evaluate-sae",
             job=settings_of_job,
             settings=to_json(CONFIG.evaluation),
             features=to_json(CONFIG.features),

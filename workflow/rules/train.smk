@@ -24,7 +24,7 @@ rule train:
         save_s=int(60 * CONFIG.training.save_minutes),
     params:
         **options(
-            "train",
+            "train-sae",
             job=settings_of_job,
             settings=to_json(CONFIG.training, exclude=["save_minutes"]),
             folder=folder_of_output,

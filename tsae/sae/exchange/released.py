@@ -130,7 +130,7 @@ def _job_of(config: Config, released: Released, path: Path, name: FileName) -> J
     return Job(layer=name.layer, point=point, seed=0, released=called)
 
 
-def token_bias_reference(config: Config, released: dict[str, ReleasedFile], job: Job) -> Job:
+def token_bias_reference(config: Config, released: dict[str, ReleasedFile], job: Job) -> Job | None:
     """The tokenized SAE whose table the features of a released one are compared with.
 
     A tokenized SAE is compared with its own table. A baseline is compared with a released table of its layer: in its own folder if
