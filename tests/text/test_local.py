@@ -8,7 +8,7 @@ from fixtures import ROOT
 from fixtures.configuration import with_value
 
 from tsae.profile import config
-from tsae.profile.local import check_local_sources
+from tsae.text.local import check_local_sources
 
 
 def test_a_missing_local_file_is_named_with_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
