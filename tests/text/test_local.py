@@ -1,14 +1,20 @@
 """Local files that a configuration names."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fixtures import ROOT
 from fixtures.configuration import with_value
+from fixtures.corpora import file_corpus
 
 from tsae.profile import config
+from tsae.profile.inputs import Corpus
+from tsae.text.corpus import documents_of
+from tsae.text.documents import read_documents
 from tsae.text.local import check_local_sources
+from tsae.text.write_documents import write_documents
 
 
 def test_a_missing_local_file_is_named_with_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,5 +51,80 @@ def test_too_few_documents_to_hold_out_are_found_before_any_job(
     with pytest.raises(ValueError, match=message):
         check(lines, texts)
     check(lines, texts, least=99)
+    # What cannot be cut into enough pieces is no reason to name the key.
+    assert "cut" not in str(pytest.raises(ValueError, check, texts).value)
     check(lines, texts, hub)
     check(data["corpus"]["sources"][0], texts)  # documents of a wheel are counted only after its download
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files in folders, hidden ones among them, and links in circles."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "texts"
+    for name in ("b/2.txt", "b/a/1.txt", "a.txt", "c/10.txt", "c/9.txt", ".ipynb_checkpoints/a.txt", "b/.DS_Store", "b/.x/y/z.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{name}\n")
+    (folder / "b/circle").symlink_to(folder, target_is_directory=True)
+    (folder / "c/self").symlink_to(folder / "c", target_is_directory=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/d.txt").write_text("linked\n")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    return folder
+
+
+NAMES = ["a.txt", "b/2.txt", "b/a/1.txt", "c/10.txt", "c/9.txt", "linked/d.txt"]
+
+
+def test_folders_are_read_with_those_below(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="tsae")
+    source = file_corpus("lines", folder)
+    assert source.files == [folder / name for name in NAMES]
+    output = folder.with_name("documents.jsonl")
+    write_documents(Corpus(sources=(source,)), folder, output)
+    assert [document.title for document in read_documents(output)] == [f"{name}:1" for name in NAMES]
+    assert "corpus.sources.0: 6 documents; left out: 3 hidden files and folders" in caplog.text
+    # A hidden folder that is named itself is read.
+    hidden = file_corpus("lines", folder / ".ipynb_checkpoints")
+    assert [document.title for document in documents_of(hidden, folder)] == ["a.txt:1"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["empty"], r"there is no file in the folder empty \(in .*\)"),
+        (["texts", "hidden"], r"there is no file in the folder hidden, and the 2 with a dot before their names are left out \(in "),
+        (["broken"], r"there is no file broken/link\.txt \(in "),
+        (["odd"], r"'odd/a\{b\}\.txt' has \{ \}, which the workflow cannot take; rename it"),
+        (["absent"], r"there is no file absent \(in "),
+        (["archive"], None),
+    ],
+)
+def test_folders_that_cannot_be_read(data: dict[str, Any], folder: Path, paths: list[str], message: str | None) -> None:
+    for name in ("empty/below/far", "hidden/.a", "broken", "odd", "archive"):
+        Path(name).mkdir(parents=True)
+    Path("hidden/.b").touch()
+    Path("broken/link.txt").symlink_to("nowhere")
+    Path("odd/a{b}.txt").touch()
+    Path("archive/a.gz").write_bytes(b"no archive")
+    source = {"kind": "files", "paths": paths, "format": "lines"}
+    expected = r"^corpus\.sources\.0\.paths: " + message + r"[^\n]*$" if message else r"^archive/a\.gz: not a whole gzip file"
+    with pytest.raises(ValueError, match=expected):
+        check_local_sources(config.parse(with_value(data, "corpus.sources", [source])))
+
+
+@pytest.mark.parametrize("format", ["text", "lines", "jsonl"])
+def test_the_check_of_one_book_names_the_key_that_helps(
+    data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "A sentence of the book, which is long. " * 5000
+    Path("book").write_text(json.dumps({"text": text}) if format == "jsonl" else text)
+    source: dict[str, Any] = {"kind": "files", "paths": ["book"], "format": format}
+    with pytest.raises(ValueError, match=r"corpus\.sources have 1; .* pieces with `cut: \d+` in the source$") as raised:
+        check_local_sources(config.parse(with_value(data, "corpus.sources", [source])))
+    source["cut"] = int(str(raised.value).split("`cut: ")[1].split("`")[0])
+    check_local_sources(config.parse(with_value(data, "corpus.sources", [source])))
+    source["cut"] = 5000
+    with pytest.raises(ValueError, match=r"corpus\.sources have 40; "):
+        check_local_sources(config.parse(with_value(data, "corpus.sources", [source])))

@@ -46,7 +46,7 @@ def cut(chunks: Iterable[str], most: int) -> Iterator[str]:
 def _end(text: str, start: int, most: int) -> int:
     first, last = start + most // 2 + 1, start + most
     for pattern in PLACES:
-        found = [match.end() for match in pattern.finditer(text, first - 1, last + AHEAD)]
+        found = [match.end() for match in pattern.finditer(text, start, last + AHEAD)]
         if ends := [end for end in found if first <= end <= last and not _is_inside(text, start, end)]:
             return ends[-1]
     return next((end for end in range(last, first - 1, -1) if not _is_inside(text, start, end)), last)
@@ -59,8 +59,10 @@ def _is_inside(text: str, start: int, place: int) -> bool:
         return False
     if unicodedata.category(after)[0] == "M" or _is_extending(after):
         return True
-    # After a joiner, and after the sign that joins two consonants of an Indian script.
-    if before == "\u200d" or (unicodedata.combining(before) == 9 and after.isalpha()):
+    # After a joiner, the sign that joins two consonants of an Indian script, and vowels of Thai and Lao that precede their consonant.
+    if before in "\u200d\u0e40\u0e41\u0e42\u0e43\u0e44\u0ec0\u0ec1\u0ec2\u0ec3\u0ec4":
+        return True
+    if unicodedata.combining(before) == 9 and after.isalpha():
         return True
     if _is_flag(before) and _is_flag(after):
         flags = 0

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tsae.profile.sources import FileCorpus, LocalFile
 from tsae.text.cut import cut
 from tsae.text.documents import Document
-from tsae.text.text_files import LONGEST, text_chunks, text_lines
+from tsae.text.text_files import LONGEST, check_whole, text_chunks, text_lines
 
 MARK = "\ufeff"  # the byte order mark; inside a file where files were joined
 
@@ -103,6 +103,7 @@ def _rows_of_json(path: Path, name: str, text_field: str) -> Iterator[Row]:
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:
+            check_whole(path)
             raise ValueError(
                 f"{path}, line {number}: not JSON ({error}); each line is one object; correct or remove the line"
             ) from None

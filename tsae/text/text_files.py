@@ -74,18 +74,42 @@ def text_chunks(path: Path) -> Iterator[str]:
             yield chunk
 
 
+def check_whole(path: Path) -> None:
+    """Read a compressed file to its end, since only there a checksum tells whether what came before was right.
+
+    Raises:
+        ValueError: it is damaged or cut off; the message names the file.
+    """
+    compression = _compression(path)
+    if compression is None:
+        return
+    with _naming(path, compression), _decompressed(path, compression) as file:
+        while file.read(CHUNK):
+            pass
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[IO[str]]:
-    compression = encoding = None
-    try:
+    with _naming(path, None):
         compression = _compression(path)
-        with _decompressed(path, compression) as file:
-            encoding = _encoding(path, file.read(HEAD_BYTES))
-        with io.TextIOWrapper(_decompressed(path, compression), encoding=encoding) as text:
-            yield text
+    encoding = "utf-8"
+    try:
+        with _naming(path, compression):
+            with _decompressed(path, compression) as file:
+                encoding = _encoding(path, file.read(HEAD_BYTES))
+            with io.TextIOWrapper(_decompressed(path, compression), encoding=encoding) as text:
+                yield text
     except UnicodeDecodeError as error:
-        name = "UTF-8" if encoding == "utf-8-sig" or encoding is None else encoding.upper()
+        check_whole(path)
+        name = encoding.removesuffix("-sig").upper()
         raise ValueError(f"{path}: not {name} ({error}); convert it") from None
+
+
+@contextmanager
+def _naming(path: Path, compression: _Compression | None) -> Iterator[None]:
+    """Name the file in errors of reading it."""
+    try:
+        yield
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         if compression is None:
             raise ValueError(f"{path}: could not be read ({error})") from error
