@@ -141,7 +141,9 @@ def test_dataset_errors_name_the_key(local_dataset: Path, tmp_path: Path) -> Non
         list(documents_of(hub_corpus(local_dataset, split="test"), tmp_path))
     with pytest.raises(ValueError, match=r"corpus\.sources: dataset .*nowhere.*cannot be read"):
         documents_of(hub_corpus(tmp_path / "nowhere"), tmp_path)
-    with pytest.raises(ValueError, match=r"no text in the field 'body' in any of 3 rows \(fields of the last: 'text', 'url'\)"):
+    with pytest.raises(
+        ValueError, match=r"no text in the field 'body' in any of 3 rows \(fields of the last: 'text', 'url'\)"
+    ):
         list(documents_of(hub_corpus(local_dataset, text_field="body"), tmp_path))
 
 

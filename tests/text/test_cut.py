@@ -1,5 +1,7 @@
 """Long documents in pieces."""
 
+# ruff: noqa: RUF001
+
 import json
 import random
 from pathlib import Path
@@ -11,14 +13,28 @@ from tsae.text.corpus import documents_of
 from tsae.text.cut import cut, cut_for
 from tsae.text.documents import Document
 
-JAPANESE = "吾輩は猫である。名前はまだ無い。「どこで生れたか、とんと見当がつかぬ。」何でも薄暗いじめじめした所で泣いていた。"
+JAPANESE = (
+    "吾輩は猫である。名前はまだ無い。「どこで生れたか、とんと見当がつかぬ。」何でも薄暗いじめじめした所で泣いていた。"
+)
 CHINESE = "子曰：“学而时习之，不亦说乎？有朋自远方来，不亦乐乎？”有子曰：“其为人也孝弟，而好犯上者，鲜矣！”"
 THAI = "ภาษาไทยเป็นภาษาที่มีระดับเสียงของคำแน่นอน น้ำใจคนไทยยิ่งใหญ่ กำลังเดินทางไปทำงาน "
-ENGLISH = "It was late. \"Who is there?\" she asked (twice). Nobody answered... The house was e.g. empty.\n"
+ENGLISH = 'It was late. "Who is there?" she asked (twice). Nobody answered... The house was e.g. empty.\n'
 PARAGRAPHS = (ENGLISH * 3 + "\n") * 3
 # What a reader sees as one character: accents, joined emoji, flags, skin, Korean letters, Hindi, Thai, a Windows line end.
 CLUSTERS = [
-    *("e\u0301", "a\u0323\u0302", "👩\u200d👩\u200d👧", "🇩🇪", "🇯🇵", "👋🏽", "\u1100\u1161\u11a8", "क्षि", "น้ำ", "ที่", "เก็"),
+    *(
+        "e\u0301",
+        "a\u0323\u0302",
+        "👩\u200d👩\u200d👧",
+        "🇩🇪",
+        "🇯🇵",
+        "👋🏽",
+        "\u1100\u1161\u11a8",
+        "क्षि",
+        "น้ำ",
+        "ที่",
+        "เก็",
+    ),
     *("\r\n", "か\u3099", "ｶﾞ", "❤\ufe0f", "🏴\U000e0067\U000e0062\U000e007f", "x", "語", "각"),
 ]
 
@@ -80,7 +96,9 @@ def test_no_cut_inside_of_a_character() -> None:
             assert at in ends, "".join(clusters)[at - 5 : at + 5]
 
 
-@pytest.mark.parametrize("text", ["." * 10**6, "\n" * 10**6, " " * 10**6, "。" * 10**6, "\u0301" * 10**6, "🇩" * 10**6, "a)" * 10**6])
+@pytest.mark.parametrize(
+    "text", ["." * 10**6, "\n" * 10**6, " " * 10**6, "。" * 10**6, "\u0301" * 10**6, "🇩" * 10**6, "a)" * 10**6]
+)
 def test_hostile_text_takes_linear_time(text: str) -> None:
     assert "".join(cut([text], 100_000)) == text
 
@@ -95,7 +113,11 @@ def test_titles_of_pieces(tmp_path: Path) -> None:
     # Those that are not too long keep their titles; resuming works between pieces.
     lines.write_text("short\n" + "word " * 50 + "\n")
     found = list(documents_of(file_corpus("lines", lines, cut=150), tmp_path))
-    assert [(title, len(text)) for title, text, _ in found] == [("a.txt:1", 5), ("a.txt:2, part 1", 150), ("a.txt:2, part 2", 99)]
+    assert [(title, len(text)) for title, text, _ in found] == [
+        ("a.txt:1", 5),
+        ("a.txt:2, part 1", 150),
+        ("a.txt:2, part 2", 99),
+    ]
     entries.write_text(json.dumps({"text": None}) + "\n" + json.dumps({"text": "word " * 50}) + "\n")
     source = file_corpus("jsonl", entries, cut=150)
     stream = documents_of(source, tmp_path)

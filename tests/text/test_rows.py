@@ -87,7 +87,9 @@ def test_null_rows_of_a_dataset(local_dataset: Path, tmp_path: Path, caplog: pyt
 
 def test_only_null_rows_of_a_dataset(local_dataset: Path, tmp_path: Path) -> None:
     (local_dataset / "train.jsonl").write_text('{"text": null, "n": 1}\n' * 3)
-    with pytest.raises(ValueError, match=r"no text in the field 'text' in any of 3 rows \(fields of the last: 'text', 'n'"):
+    with pytest.raises(
+        ValueError, match=r"no text in the field 'text' in any of 3 rows \(fields of the last: 'text', 'n'"
+    ):
         list(documents_of(hub_corpus(local_dataset), tmp_path))
 
 
@@ -132,11 +134,15 @@ def test_only_line_ends_end_lines(tmp_path: Path) -> None:
     assert texts(output) == [inside, f"{inside} again", f"{inside} twice"]
 
 
-@pytest.mark.parametrize("text", ['[\n  {"text": "one"},\n  {"text": "two"}\n]\n', '[{"text": "one"}, {"text": "two"}]', " [ {"])
+@pytest.mark.parametrize(
+    "text", ['[\n  {"text": "one"},\n  {"text": "two"}\n]\n', '[{"text": "one"}, {"text": "two"}]', " [ {"]
+)
 def test_a_json_array_is_refused_with_the_way_to_convert_it(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"a\.json, line 1: one JSON array, .* one object per line; .* `jq -c '\.\[\]' a\.json`"):
+    with pytest.raises(
+        ValueError, match=r"a\.json, line 1: one JSON array, .* one object per line; .* `jq -c '\.\[\]' a\.json`"
+    ):
         list(documents_of(file_corpus("jsonl", path), tmp_path))
 
 

@@ -1,5 +1,7 @@
 """Cut long texts at the best place: a blank line, a line end, the end of a sentence, a space."""
 
+# ruff: noqa: RUF001
+
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
