@@ -25,6 +25,7 @@ from tsae.text.documents import read_documents
 from tsae.text.tokens import load_tokens
 from tsae.text.write_documents import write_documents
 from tsae.text.write_tokens import write_tokens
+from tsae.training.batches import training_batches
 from tsae.training.train import train
 
 SHORT = Tokens(n_ctx=32, train=10**6, heldout=2_000, heldout_documents=20, heldout_share=0.06, short_text="take")
@@ -148,3 +149,13 @@ def test_text_lost_beside_held_out_pieces_names_the_key(tiny_corpus: Path, tiny_
     write_documents(Corpus(sources=(file_corpus("text", *sorted(tmp_path.glob("*.txt"))),)), tmp_path, documents)
     with pytest.raises(ValueError, match=r"`cut`\): \d+ tokens are beside held-out pieces in their documents$"):
         tokens_of(documents, tiny_gpt2, SHORT.model_copy(update={"train": 60_000, "short_text": "refuse"}))
+
+
+def test_batches_larger_than_the_kept_tokens(index: Path) -> None:
+    """A split of one batch has fewer tokens than a batch without those of outlier norm; they come again until it is full."""
+    cache = open_residuals(index, "train", 3)
+    settings = SETTINGS.model_copy(update={"batch_size": cache.n_kept + 9, "tokens": 4 * (cache.n_kept + 9)})
+    batches = [batch.tokens for batch in training_batches(cache, settings, seed=0)]
+    assert [len(tokens) for tokens in batches] == [cache.n_kept + 9] * 4
+    kept = torch.cat([cache.shard(place).tokens[cache.kept(place)] for place in range(len(cache.shards))])
+    assert torch.equal(torch.cat(batches).unique(), kept.long().unique())

@@ -128,7 +128,9 @@ def _compression(path: Path) -> _Compression | None:
     return compression or next((each for each in COMPRESSIONS.values() if start.startswith(each.start)), None)
 
 
-def _decompressed(path: Path, compression: _Compression | None) -> IO[bytes]:
+def _decompressed(
+    path: Path, compression: _Compression | None
+) -> io.BufferedReader | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile:
     match compression and compression.name:
         case None:
             return path.open("rb")
