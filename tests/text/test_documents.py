@@ -202,7 +202,8 @@ def test_a_killed_job_loses_what_was_not_recorded(corpus: Corpus, tmp_path: Path
     assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
     assert not output.exists()
     progress = json.loads((tmp_path / "out/.documents.jsonl.progress.json").read_text())
-    assert (progress["documents"], progress["source"], progress["position"]) == (42, 1, [40, 1, 10])
+    assert (progress["documents"], progress["source"], progress["position"]) == (42, 1, [40, 1, 10, 0, 0])
+    assert progress["finished"] == [[3, 0, 3, 0, 1]]
     n_lines = (tmp_path / "out/.documents.jsonl.partial").read_bytes().count(b"\n")
     assert n_lines == 48
     write_documents(corpus, tmp_path, output)

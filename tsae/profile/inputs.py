@@ -1,6 +1,6 @@
 """Inputs of a profile: model, text, tokens, residuals, unigram residuals."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
@@ -72,6 +72,11 @@ class Tokens(Section):
     )
     heldout_share: float = Field(
         0.03, gt=0, le=1, description="Largest share of the held-out text that comes from one document"
+    )
+    short_text: Literal["refuse", "take"] = Field(
+        "refuse",
+        description="What to do where the documents of which nothing is held out have fewer tokens than `train`: `refuse`: stop; "
+        "`take`: train on what there is, at least one batch. `tsae plan` counts with `train`",
     )
     seed: int = Field(
         0, ge=0, description="Seed of the split by document, the held-out pieces, and the order of documents"

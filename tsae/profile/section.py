@@ -10,10 +10,15 @@ Layer = Annotated[int, Field(ge=0, description="Layer L: the residual entering b
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
+def unusable_in(path: Path) -> str:
+    """Characters of a path that the workflow cannot take, as text; empty: none."""
+    unusable = sorted({c for c in str(path) if c in "{}<>" or not c.isprintable()})
+    return " ".join(c if c.isprintable() else repr(c) for c in unusable)
+
+
 def _usable(path: Path) -> Path:
-    if unusable := sorted({c for c in str(path) if c in "{}<>" or not c.isprintable()}):
-        shown = " ".join(c if c.isprintable() else repr(c) for c in unusable)
-        raise ValueError(f"a path with {shown}, which the workflow cannot take; rename the file or folder")
+    if unusable := unusable_in(path):
+        raise ValueError(f"a path with {unusable}, which the workflow cannot take; rename the file or folder")
     return path
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tsae.store import files
+from tsae.text.text_files import LONGEST, text_lines
+
+LONGEST_LINE = 8 * LONGEST  # JSON may write one character as six
 
 
 class Document(NamedTuple):
@@ -25,17 +28,6 @@ def existing(path: Path, advice: str) -> Path:
     return path
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines and their numbers, from 1."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            yield from enumerate(file, start=1)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}); convert it") from None
-    except OSError as error:
-        raise ValueError(f"{path}: could not be read ({error})") from error
-
-
 def read_documents(path: Path) -> Iterator[Document]:
     """Documents of a file that `write_documents` wrote, in order.
 
@@ -43,7 +35,7 @@ def read_documents(path: Path) -> Iterator[Document]:
         ValueError: the file is missing, or a line is not a document.
     """
     files.check(existing(path, "write the documents first"))
-    for number, line in text_lines(path):
+    for number, line in text_lines(path, LONGEST_LINE):
         try:
             yield Document(**json.loads(line))
         except (ValueError, RecursionError, TypeError) as error:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tsae.profile.inputs import Tokens
+from tsae.text.cut import cut_for
 from tsae.text.documents import Document
 
 # The rest of a held-out document is lost, since it may not be trained on. So a document longer than LONGEST times the largest
@@ -71,7 +72,8 @@ def hold_out(
     lines: dict[int, list[int]] = {}
     for line in order:
         lines.setdefault(documents[line].source, []).append(line)
-    _check_number(n_least, sum(len(lines_of) // 2 for lines_of in lines.values()), len(order))
+    n_characters = sum(len(documents[line].text) for line in order)
+    _check_number(n_least, sum(len(lines_of) // 2 for lines_of in lines.values()), len(order), n_characters)
     sources = _sources(documents, lines, size)
     missing = 0
     for source in sorted(sources.values(), key=lambda source: len(source.lines)):
@@ -132,15 +134,17 @@ def _add_documents(
         if document.line not in source.taken and len(source.taken) < min(n_most, source.wanted):
             source.taken[document.line] = document
             n_taken += 1
-    _check_number(settings.heldout_documents, n_taken, len(order))
+    n_characters = sum(len(documents[line].text) for line in order)
+    _check_number(settings.heldout_documents, n_taken, len(order), n_characters)
 
 
-def _check_number(n_least: int, n_most: int, n_documents: int) -> None:
+def _check_number(n_least: int, n_most: int, n_documents: int, n_characters: int) -> None:
     if n_most < n_least:
+        cut = cut_for(n_characters, n_least)
         raise ValueError(
             f"tokens.heldout_documents: {n_least} documents are to be held out, and of the {n_documents} of the corpus, each text "
-            f"counted once, at most {n_most} can be: half of each source's, and few of a source with little text; lower it, or "
-            "add to corpus.sources"
+            f"counted once, at most {n_most} can be: half of each source's, and few of a source with little text; lower it, add to "
+            "corpus.sources" + (f", or cut long documents of local files with `cut: {cut}` there" if cut else "")
         )
 
 

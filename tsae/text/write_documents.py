@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tsae.profile.inputs import Corpus
-from tsae.profile.sources import FileCorpus, HubCorpus
+from tsae.profile.sources import CorpusSource, FileCorpus, HubCorpus
 from tsae.store import files
 from tsae.store.code import digest_of
 from tsae.text.corpus import START, Position, documents_of
@@ -29,7 +29,8 @@ RECORDED_EVERY = 5000  # documents
 def write_documents(settings: Corpus, sources: Path, output: Path) -> None:
     """Read every source into one file of documents.
 
-    An interrupted call resumes where it stopped. Documents are JSON lines, {"title", "text", "source"}. Empty ones are left out.
+    An interrupted call resumes where it stopped. Documents are JSON lines, {"title", "text", "source"}. Empty ones and rows without
+    text are left out; a line of the log per source says how many.
 
     Args:
         settings: the sources.
@@ -59,10 +60,29 @@ def write_documents(settings: Corpus, sources: Path, output: Path) -> None:
             except ValueError:
                 partial.record(place, stream.position)
                 raise
+            partial.finished.append(stream.position)
+    for place, position in enumerate(partial.finished):
+        LOG.info("corpus.sources.%d: %s", place, _count(settings.sources[place], position))
     if partial.n_written == 0:
         partial.discard()
         raise ValueError("corpus.sources: every document is empty; name sources with text")
     partial.finish()
+
+
+def _count(source: CorpusSource, position: Position) -> str:
+    """How many documents a source gave, and what was left out."""
+    n_hidden = source.listing().n_hidden if isinstance(source, FileCorpus) else 0
+    left_out = [
+        f"{n} {what}"
+        for n, what in (
+            (position.empty, "empty"),
+            (position.no_text, f"without text in {getattr(source, 'text_field', '')!r}"),
+            (n_hidden, "hidden files and folders"),
+        )
+        if n
+    ]
+    n_documents = position.documents - position.empty - position.no_text
+    return f"{n_documents} documents; left out: {', '.join(left_out) or 'nothing'}"
 
 
 class _Partial:
@@ -75,6 +95,8 @@ class _Partial:
         self._progress = output.with_name(f".{output.name}.progress.json")
         self._n_bytes = self.n_written = self.source = 0
         self._digest, self.position = hashlib.sha256(), START
+        self.finished: list[Position] = []
+        """Where the sources before `source` ended."""
         try:
             found = json.loads(files.read_text(self._progress))
             if found["made_from"] != made_from:
@@ -84,6 +106,7 @@ class _Partial:
                 raise ValueError(f"{self._path}: damaged")
             self._n_bytes, self.n_written = found["bytes"], found["documents"]
             self._digest, self.source, self.position = digest, found["source"], Position(*found["position"])
+            self.finished = [Position(*position) for position in found["finished"]]
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -121,6 +144,7 @@ class _Partial:
             "documents": self.n_written,
             "source": source,
             "position": position,
+            "finished": self.finished,
         }
         files.write_json(self._progress, progress)
 

@@ -78,7 +78,7 @@ def _shuffled(cache: ResidualCache, settings: Training, seed: int, skip: int) ->
                 continue
             permutation = torch.randperm(filled, generator=generator)
             whole = filled - filled % settings.batch_size
-            batches = permutation[:whole].split(settings.batch_size)
+            batches = permutation[:whole].split(settings.batch_size) if whole else ()
             if skip < min(done + len(batches), n_batches):
                 _fetch(cache, places[fetched:filled], residuals[fetched:filled], tokens[fetched:filled])
                 fetched = filled

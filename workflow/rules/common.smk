@@ -12,7 +12,7 @@ from tsae.plan.costs import costs
 from tsae.profile import config as configuration
 from tsae.profile.config import to_json
 from tsae.profile.figures import FIGURES as NEEDS_OF, caption_of
-from tsae.profile.local import check_local_sources
+from tsae.text.local import check_local_sources
 from tsae.profile.sources import FileCorpus, FolderModel, WheelFile
 from tsae.profile.sweep import job_id
 from tsae.profile.validation import read_yaml

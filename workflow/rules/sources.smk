@@ -86,6 +86,7 @@ rule tokenize:
         **options(
             "tokenize",
             settings=to_json(CONFIG.tokens),
+            batch_size=CONFIG.training.batch_size if CONFIG.tokens.short_text == "take" else 1,
         ),
     message:
         "Tokenizing and splitting by document"
