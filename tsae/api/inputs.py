@@ -11,9 +11,9 @@ import yaml
 from tsae.profile import config
 from tsae.profile.config import Config
 from tsae.profile.inputs import Corpus, Model
-from tsae.profile.local import check_local_sources
 from tsae.profile.sources import FileCorpus
 from tsae.store.files import read_text, temporary_of, write_text
+from tsae.text.local import check_local_sources
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -47,6 +47,7 @@ class ReleasedFile(NamedTuple):
 
     path: Path
     job: Job
+    name: FileName
 
 
 def find_released(config: Config) -> dict[str, ReleasedFile]:
@@ -76,7 +77,7 @@ def find_released(config: Config) -> dict[str, ReleasedFile]:
                 raise ValueError(
                     f"{path}: called {job.id} in results, as is {found[job.id].path}; move one of them away"
                 )
-            found[job.id] = ReleasedFile(path, job)
+            found[job.id] = ReleasedFile(path, job, name)
         except ValueError as error:
             mistakes.append(f"released.folder: {error}")
     if mistakes:
