@@ -130,15 +130,16 @@ class LanguageModel:
         """Whether the blocks from `layer` on, alone, give the logits of the whole model on a few tokens; tried once."""
         if layer not in self._starts_at:
             ids = self.few_tokens()
-            residual = self.residuals(ids, [layer])[layer].to(self.device)
-            try:
-                with torch.no_grad():
-                    self._starts_at[layer] = all(
-                        relative_error(self._continue(x, layer), self._replace(x, layer, ids)) < TOLERANCE
-                        for x in (residual, residual.flip(1))
-                    )
-            except Exception:  # of any type, where a block takes or returns what the bridge does not expect
-                self._starts_at[layer] = False
+            residual = self.residuals(ids, [layer])[layer]
+            other = residual.flip(1)
+            with torch.no_grad():
+                expected = [self.logits(ids), self._replace(other, layer, ids)]
+                try:
+                    found = [self._continue(residual, layer), self._continue(other, layer)]
+                except Exception:  # of any type, where a block takes or returns what the bridge does not expect
+                    self._starts_at[layer] = False
+                else:
+                    self._starts_at[layer] = max(map(relative_error, found, expected)) < TOLERANCE
         return self._starts_at[layer]
 
     def keeps_prefix(self, prefix: Sequence[int]) -> bool:

@@ -43,8 +43,9 @@ def try_model(model: LanguageModel) -> Capabilities:
     ids = model.few_tokens()
     read = _read(model, ids)
     _check_prefix(model, ids, read)
+    own = model.logits(ids)
     for layer, residual in read.items():
-        _check_continued(model, ids, layer, residual)
+        _check_continued(model, ids, layer, residual, own)
     prefix = "once" if model.keeps_prefix(ids[0, :2].tolist()) else "whole prompt"
     return Capabilities(tuple(read), prefix, tuple(filter(model.starts_at, read)))
 
@@ -103,15 +104,11 @@ def _check_prefix(model: LanguageModel, ids: Tensor, read: dict[int, Tensor]) ->
             raise ValueError(f"{fails} (at layer {layer} they are {error:.1g} of the largest entry off), {without}")
 
 
-def _check_continued(model: LanguageModel, ids: Tensor, layer: int, residual: Tensor) -> None:
+def _check_continued(model: LanguageModel, ids: Tensor, layer: int, residual: Tensor, own: Tensor) -> None:
     fails = f"its residuals can be read, but not continued to logits from layer {layer}"
     without = "so it has no loss: no CE metrics, no curves; caches, unigram residuals and trainings would work"
     try:
-        own, same, other = (
-            model.logits(ids),
-            model.logits_from(residual, layer, ids),
-            model.logits_from(residual.flip(1), layer, ids),
-        )
+        same, other = (model.logits_from(x, layer, ids) for x in (residual, residual.flip(1)))
     except Exception as error:  # of any type
         raise ValueError(f"{fails} ({_reason(error)}), {without}") from error
     if (error := relative_error(same, own)) > LARGEST_ERROR:
