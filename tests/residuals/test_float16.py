@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def enlarged(inputs: Path, tiny_gpt2: Path, tmp_path: Path) -> Path:
     """The inputs of a cache, with a GPT-2 whose embedding of BOS is 1e6 times as long; the unembedding stays."""
     given, folder = tmp_path / "given", tmp_path / "inputs"
     shutil.copytree(tiny_gpt2, given)
-    model = AutoModelForCausalLM.from_pretrained(tiny_gpt2)
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_gpt2)
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.transformer.wte.weight.detach().clone())
     with torch.no_grad():

@@ -146,8 +146,8 @@ class LanguageModel:
         """Whether keys and values are all that the model keeps of a prefix, so that it runs once for all sequences."""
         from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-        kept = getattr(self._after(prefix), "layers", None)
-        return bool(kept) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in kept)
+        kept = getattr(self._after(prefix), "layers", ())
+        return len(kept) > 0 and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in kept)
 
     def few_tokens(self) -> Tensor:
         """Two sequences of four tokens from the whole vocabulary (2, 4) int64, to try the model on."""

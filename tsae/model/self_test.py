@@ -61,9 +61,9 @@ def try_compatibility_mode(model: LanguageModel, logits: Tensor) -> Capabilities
         ValueError: as `try_model`, or the mode changes what the model predicts.
     """
     found, expected = model.logits(model.few_tokens()).log_softmax(-1), logits.log_softmax(-1)
-    if (error := relative_error(found, expected)) > LARGEST_CHANGE:
+    if (off := relative_error(found, expected)) > LARGEST_CHANGE:
         raise ValueError(
-            f"model.compatibility_mode: true changes its predictions (by {error:.1g} of the largest log-probability); set it to "
+            f"model.compatibility_mode: true changes its predictions (by {off:.1g} of the largest log-probability); set it to "
             "false"
         )
     return try_model(model)
@@ -81,9 +81,9 @@ def _read(model: LanguageModel, ids: Tensor) -> dict[int, Tensor]:
                 f"its residuals cannot be read (at layer {layer} their shape is {tuple(residual.shape)} instead of "
                 f"{(*ids.shape, model.d_model)}), so nothing works"
             )
-        if (error := relative_error(residual[:, :-1], earlier[layer])) > LARGEST_ERROR:
+        if (off := relative_error(residual[:, :-1], earlier[layer])) > LARGEST_ERROR:
             raise ValueError(
-                f"its residuals depend on later tokens (at layer {layer} by {error:.1g} of the largest entry), so it does not "
+                f"its residuals depend on later tokens (at layer {layer} by {off:.1g} of the largest entry), so it does not "
                 "predict the next token: no loss, no claims"
             )
     return {layer: residuals[layer] for layer in layers}
@@ -100,8 +100,8 @@ def _check_prefix(model: LanguageModel, ids: Tensor, read: dict[int, Tensor]) ->
     except Exception as error:  # of any type
         raise ValueError(f"{fails} ({_reason(error)}), {without}") from error
     for layer, residual in behind.items():
-        if (error := relative_error(residual, whole[layer][:, 2:])) > LARGEST_ERROR:
-            raise ValueError(f"{fails} (at layer {layer} they are {error:.1g} of the largest entry off), {without}")
+        if (off := relative_error(residual, whole[layer][:, 2:])) > LARGEST_ERROR:
+            raise ValueError(f"{fails} (at layer {layer} they are {off:.1g} of the largest entry off), {without}")
 
 
 def _check_continued(model: LanguageModel, ids: Tensor, layer: int, residual: Tensor, own: Tensor) -> None:
@@ -111,8 +111,8 @@ def _check_continued(model: LanguageModel, ids: Tensor, layer: int, residual: Te
         same, other = (model.logits_from(x, layer, ids) for x in (residual, residual.flip(1)))
     except Exception as error:  # of any type
         raise ValueError(f"{fails} ({_reason(error)}), {without}") from error
-    if (error := relative_error(same, own)) > LARGEST_ERROR:
-        raise ValueError(f"{fails} (the logits are {error:.1g} of the largest off), {without}")
+    if (off := relative_error(same, own)) > LARGEST_ERROR:
+        raise ValueError(f"{fails} (the logits are {off:.1g} of the largest off), {without}")
     if relative_error(other, own) < LARGEST_ERROR:
         raise ValueError(f"{fails} (other residuals give the same logits), {without}")
 
