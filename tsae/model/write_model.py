@@ -29,9 +29,9 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.tx
 
 
 def write_model(settings: Model, sources: Path, folder: Path) -> None:
-    """Make the model's folder from its source, and try on a few tokens whether the stages can work with it.
+    """Make the model's folder from its source; try the model.
 
-    `capabilities.json` says how they do; see `self_test.Capabilities`.
+    It runs on a few tokens; `capabilities.json` says how the stages can work with it, see `self_test.Capabilities`.
 
     Args:
         settings: where the model comes from, and its size.
