@@ -215,7 +215,7 @@ def test_the_model_on_a_device(
         model = load_model(folder, compatibility_mode, on)
         residuals = model.residuals(ids, [1, 3]) | {-2: model.residuals(ids, [2], prefix=[0, 5])[2]}
         assert all(residual.is_cpu for residual in residuals.values())
-        logits = model.logits_from(residuals[1], 1)
+        logits = model.logits_from(residuals[1], 1, ids)
         assert logits.device == torch.device(on)
         return {str(layer): residual for layer, residual in residuals.items()} | {"logits": logits.cpu()}
 

@@ -104,7 +104,7 @@ def test_logits_from_unchanged_residuals_are_the_models(
 ) -> None:
     with torch.no_grad():
         expected = bare(ids).logits
-    logits = model.logits_from(model.residuals(ids, [layer])[layer], layer)
+    logits = model.logits_from(model.residuals(ids, [layer])[layer], layer, ids)
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -120,15 +120,16 @@ def test_logits_from_changed_residuals_are_the_patched_models(
     blocks_of(bare)[layer].register_forward_pre_hook(replace, with_kwargs=True)
     with torch.no_grad():
         expected = bare(ids).logits
-        unpatched = model.logits_from(model.residuals(ids, [layer])[layer], layer)
-    torch.testing.assert_close(model.logits_from(patched, layer), expected, rtol=1e-5, atol=1e-5)
+        unpatched = model.logits_from(model.residuals(ids, [layer])[layer], layer, ids)
+    torch.testing.assert_close(model.logits_from(patched, layer, ids), expected, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(unpatched, expected, atol=0.1)
 
 
 def test_logits_from_does_not_run_the_blocks_below(model: LanguageModel, ids: Tensor) -> None:
     residual = model.residuals(ids, [2])[2]
+    assert model.starts_at(2)
     calls = count_block_work(model)
-    model.logits_from(residual, 2)
+    model.logits_from(residual, 2, ids)
     assert calls == [0, 0, 1, 1]
     model.residuals(ids, [3])
     assert calls == [1, 1, 2, 1]
@@ -136,7 +137,7 @@ def test_logits_from_does_not_run_the_blocks_below(model: LanguageModel, ids: Te
 
 def test_blocks_below_run_again_after_an_error(model: LanguageModel, bare: torch.nn.Module, ids: Tensor) -> None:
     with pytest.raises((RuntimeError, ValueError)):
-        model.logits_from(torch.zeros(3, 20, 7), 2)
+        model.logits_from(torch.zeros(3, 20, 7), 2, ids)
     with torch.no_grad():
         expected = bare(ids, output_hidden_states=True).hidden_states[2]
     torch.testing.assert_close(model.residuals(ids, [2])[2], expected, rtol=1e-5, atol=1e-5)
@@ -173,7 +174,7 @@ def test_compatibility_mode_keeps_next_token_distributions(
     bare = AutoModelForCausalLM.from_pretrained(compatible_folder).eval()
     with torch.no_grad():
         expected = bare(ids).logits.log_softmax(-1)
-    logits = compatible.logits_from(compatible.residuals(ids, [2])[2], 2)
+    logits = compatible.logits_from(compatible.residuals(ids, [2])[2], 2, ids)
     torch.testing.assert_close(logits.log_softmax(-1), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -186,7 +187,7 @@ def test_a_layer_the_model_does_not_have(model: LanguageModel, ids: Tensor) -> N
     with pytest.raises(ValueError, match="layer 4 does not exist; the model has layers 0 to 3"):
         model.residuals(ids, [1, 4])
     with pytest.raises(ValueError, match="layer -1 does not exist"):
-        model.logits_from(torch.zeros(1, 2, 32), -1)
+        model.logits_from(torch.zeros(1, 2, 32), -1, ids[:1, :2])
 
 
 def test_a_shared_prefix_is_as_if_written_out(model: LanguageModel, ids: Tensor) -> None:

@@ -132,9 +132,24 @@ def test_no_training_token_below_the_largest_norm(run_norms: Callable[..., Path]
         run_norms(NORMS, TRAIN, Residuals(layers=(0,), max_norm=0.1))
 
 
-def test_beyond_float16(run_norms: Callable[..., Path]) -> None:
-    with pytest.raises(ValueError, match=r"residuals\.layers: at layer 2 a residual's largest entry is 7\.2e\+04"):
-        run_norms({**NORMS, 9: 90_000.0}, TRAIN, Residuals(layers=(2,)))
+def test_a_token_beyond_float16_that_is_left_out(run_norms: Callable[..., Path]) -> None:
+    cache = open_residuals(run_norms({**NORMS, 9: 90_000.0}, TRAIN, Residuals(layers=(2,))), "train", 2)
+    assert cache.n_outliers == 1
+    assert cache.kept_rows().residuals.abs().max() < 10
+
+
+def test_a_kept_token_beyond_float16(run_norms: Callable[..., Path]) -> None:
+    with pytest.raises(
+        ValueError, match=r"residuals\.layers: at layer 2, 1 tokens of .* with norms up to 9e\+04; choose other"
+    ):
+        run_norms({**NORMS, 9: 90_000.0}, TRAIN, Residuals(layers=(2,), max_norm=1e6))
+
+
+def test_a_residual_that_is_not_finite(run_norms: Callable[..., Path]) -> None:
+    with pytest.raises(
+        ValueError, match=r"residuals\.layers: a residual is not finite at layer 2, in one of sequences 0 to 2 of the"
+    ):
+        run_norms({**NORMS, 9: math.inf}, TRAIN, Residuals(layers=(2,)))
 
 
 def test_an_index_is_made_of_whole_parts_alone(inputs: Path, copied: Path, tmp_path: Path) -> None:

@@ -24,12 +24,12 @@ def quiet_transformers() -> None:
 
 
 def model_shape(folder: Path) -> ModelShape:
-    """Read a model's size from its `config.json`.
+    """Read a model's size from its `config.json`; of a model of images and text, the size of its language model.
 
     Raises:
         ValueError: the file is missing or describes no language model.
     """
-    config = model_config(folder)
+    config = model_config(folder).get_text_config()
     try:
         return ModelShape(config.num_hidden_layers, config.hidden_size, config.vocab_size)
     except AttributeError as error:
@@ -64,3 +64,11 @@ def model_config(folder: Path) -> Any:
     except Exception as error:  # of any type
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not the configuration of a language model ({reason})") from error
+
+
+def auto_class(config: Any) -> Any:
+    """The class of transformers that loads a language model, alone or with the vision model around it."""
+    import transformers
+
+    alone = transformers.AutoModelForCausalLM
+    return alone if type(config) in alone._model_mapping else transformers.AutoModelForImageTextToText

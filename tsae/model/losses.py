@@ -18,5 +18,5 @@ def next_token_losses(model: LanguageModel, residuals: Tensor, tokens: Tensor, l
     Returns:
         (batch, pos - 1) [nats], on the model's device.
     """
-    logits = model.logits_from(residuals, layer)[:, :-1].flatten(0, 1)
+    logits = model.logits_from(residuals, layer, tokens)[:, :-1].flatten(0, 1)
     return F.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1)

@@ -4,6 +4,7 @@ import contextlib
 import fnmatch
 import io
 import json
+import logging
 import shutil
 import sys
 import tempfile
@@ -11,20 +12,26 @@ from pathlib import Path
 
 import torch
 
-from tsae.model.folder import model_shape, quiet_transformers
+from tsae.model.folder import model_config, model_shape, quiet_transformers
+from tsae.model.language_model import load_model
+from tsae.model.self_test import try_compatibility_mode, try_model
 from tsae.profile.inputs import Model
 from tsae.profile.sources import FolderModel, GgufModel, HubModel, ModelSource
 from tsae.store import files
 
+LOG = logging.getLogger(__name__)
+
 # Weights only as safetensors: loading other formats can run code.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 # Further copies of the weights in some hub repositories, in other formats.
-_NOT_MODEL_FILES = ("*/*", "consolidated*", "source.json")
+_NOT_MODEL_FILES = ("*/*", "consolidated*", "source.json", "capabilities.json")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 def write_model(settings: Model, sources: Path, folder: Path) -> None:
-    """Make the model's folder from its source.
+    """Make the model's folder from its source; try the model.
+
+    It runs on a few tokens; `capabilities.json` says how the stages can work with it, see `self_test.Capabilities`.
 
     Args:
         settings: where the model comes from, and its size.
@@ -32,10 +39,11 @@ def write_model(settings: Model, sources: Path, folder: Path) -> None:
         folder: the folder to make.
 
     Raises:
-        ValueError: as `prepare_model`, or the model has another size.
+        ValueError: as `prepare_model`, or the model has another size, or is of a kind that cannot be read or continued.
     """
     prepare_model(settings.source, sources, folder)
     check_shape(settings, folder)
+    check_capabilities(settings, folder)
 
 
 def check_shape(model: Model, folder: Path) -> None:
@@ -51,6 +59,26 @@ def check_shape(model: Model, folder: Path) -> None:
     ]
     if wrong:
         raise ValueError("; ".join(wrong))
+
+
+def check_capabilities(model: Model, folder: Path) -> None:
+    """Try a prepared model, and write `capabilities.json` beside it.
+
+    Raises:
+        ValueError: it cannot be loaded, read, or continued.
+    """
+    kind = model_config(folder).get_text_config().model_type
+    plain = load_model(folder)
+    try:
+        capabilities = try_model(plain)
+        if model.compatibility_mode:
+            expected = plain.logits(plain.few_tokens())
+            del plain
+            capabilities = try_compatibility_mode(load_model(folder, compatibility_mode=True), expected)
+    except ValueError as error:
+        raise ValueError(f"model.source: a model of type {kind}: {error}; choose another model") from error
+    LOG.info("model of type %s: %s", kind, capabilities)
+    files.write_json(folder / "capabilities.json", {"model_type": kind, **capabilities._asdict()})
 
 
 def prepare_model(source: ModelSource, sources_dir: Path, folder: Path) -> None:
@@ -87,7 +115,8 @@ def prepare_model(source: ModelSource, sources_dir: Path, folder: Path) -> None:
         paths = sorted(building.iterdir())
         hashes = {path.name: files.sha256(path) for path in paths}
         # Removed first, so that an interrupted replacement does not pass for a whole model.
-        files.remove(folder / "source.json")
+        for name in ("source.json", "capabilities.json"):
+            files.remove(folder / name)
         for path in _model_files(folder):
             files.remove(path)
         for path in paths:

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from tsae.profile.inputs import Residuals
 from tsae.residuals.read import is_kept
-from tsae.residuals.shards import SPLITS, fingerprint, holds_residuals, n_shards, read_shard, rows_of, shard_name
+from tsae.residuals.shards import (
+    SPLITS,
+    check_kept,
+    fingerprint,
+    holds_residuals,
+    n_shards,
+    read_shard,
+    rows_of,
+    shard_name,
+)
 from tsae.store import files
 from tsae.store.arguments import Files
 from tsae.store.tensors import save_tensors
@@ -33,8 +42,8 @@ def index_residuals(settings: Residuals, parts: Files, output: Path) -> None:
         output: the index, in the cache's folder.
 
     Raises:
-        ValueError: a part is missing or was made from other inputs, a shard is missing or damaged, or no training token is
-            below the largest norm.
+        ValueError: a part is missing or was made from other inputs, a shard is missing or damaged, no training token is
+            below the largest norm, or one that is does not fit float16.
     """
     cache, folder = _in_common(parts), output.parent
     layers = list(cache["fingerprints"]["train"])
@@ -111,7 +120,7 @@ def _describe(read: Reader, layer: int, settings: Residuals, d_model: int) -> di
     median_norm = _median(lambda: _norms(read("train"), settings.include_bos))
     counts, norm_sums = {}, {}
     for split in SPLITS:
-        counts[split], norm_sums[split] = _count(read(split), median_norm, settings)
+        counts[split], norm_sums[split] = _count(read(split), layer, median_norm, settings)
     n_kept = counts["train"]["kept"]
     if not n_kept:
         raise ValueError(
@@ -147,13 +156,17 @@ def _median(parts: Callable[[], Iterator[Tensor]]) -> float:
     return torch.tensor(high << 16 | low, dtype=torch.int32).view(torch.float32).item()
 
 
-def _count(shards: Iterator[Columns], median_norm: float, settings: Residuals) -> tuple[dict[str, int], float]:
+def _count(
+    shards: Iterator[Columns], layer: int, median_norm: float, settings: Residuals
+) -> tuple[dict[str, int], float]:
     """Counts of a split's tokens, and the summed norm of the kept ones."""
     counts = {"tokens": 0, "bos": 0, "outliers": 0, "kept": 0}
     norm_sum = 0.0
     for shard in shards:
         norms, positions = shard["norms"], shard["positions"]
         kept = is_kept(norms, positions, median_norm, settings.max_norm, settings.include_bos)
+        if "residuals" in shard:
+            check_kept(shard["residuals"], norms, kept, layer)
         counts["tokens"] += len(norms)
         counts["bos"] += int((positions == 0).sum())
         counts["outliers"] += int((norms[positions > 0] > settings.max_norm * median_norm).sum())

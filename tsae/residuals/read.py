@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tsae.model.folder import model_source
 from tsae.model.language_model import LanguageModel, load_model
-from tsae.residuals.shards import FORMAT, holds_residuals, read_shard, residuals_of, rows_of
+from tsae.residuals.shards import FORMAT, check_kept, holds_residuals, read_shard, residuals_of, rows_of
 from tsae.store import files
 from tsae.store.tensors import load_as
 
@@ -20,7 +20,7 @@ class Shard(NamedTuple):
     """The residuals of some whole sequences at one layer, one row per token."""
 
     residuals: Tensor
-    """(n, d_model) float16, memory-mapped if on disk."""
+    """(n, d_model) float16, memory-mapped if on disk; rows beyond float16 are halved until they fit, see `shards.restored`."""
     tokens: Tensor
     """Token ids (n,) int32."""
     positions: Tensor
@@ -106,13 +106,14 @@ class ResidualCache:
 
         Raises:
             ValueError: the file is missing, truncated, of the wrong shape or made from other inputs than the index, or no model
-                is given to compute its residuals.
+                is given to compute its residuals, or computed ones of kept tokens do not fit float16.
         """
         columns = self._read(index)
         kept = self._is_kept(columns)
         if index in self.streamed:
             ids = columns["tokens"].view(-1, self.n_ctx)
             columns["residuals"] = residuals_of(self._model, ids, self.layer, self.batch_sequences)
+            check_kept(columns["residuals"], columns["norms"], kept, self.layer)
         return Shard(**columns, kept=kept)
 
     def kept(self, index: int) -> Tensor:

@@ -15,6 +15,7 @@ from tsae.store.tensors import load_metadata, load_tensors
 
 FORMAT = 2
 SPLITS = ("train", "heldout")
+LARGEST = torch.finfo(torch.float16).max
 
 
 def shard_name(index: int) -> str:
@@ -78,11 +79,59 @@ def run_sequences(
         yield rows, {layer: residual.flatten(0, 1) for layer, residual in found.items()}
 
 
+def to_float16(residuals: Tensor) -> Tensor:
+    """Residuals (n, d_model) float32 as shards hold them, in float16.
+
+    A row with an entry beyond float16 is halved until it fits; its norm, which shards hold in float32, says how often. Such rows
+    occur at BOS and at other tokens that are left out. `restored` doubles them again.
+
+    Raises:
+        ValueError: a residual is not finite; the message lacks the place.
+    """
+    rounded = residuals.half()
+    if (beyond := ~rounded.isfinite().all(1)).any():
+        rows = residuals[beyond]
+        if not rows.isfinite().all():
+            raise ValueError("a residual is not finite")
+        halvings = (rows.abs().amax(1, keepdim=True) / LARGEST).log2().ceil()
+        rounded[beyond] = (rows * torch.exp2(-halvings)).half()
+    return rounded
+
+
+def doublings(residuals: Tensor, norms: Tensor) -> Tensor:
+    """How often each row (n, d_model) of a shard was halved to fit float16 (n,) float32; `norms` (n,) are the true ones."""
+    found = torch.zeros(len(norms))
+    long = norms > LARGEST
+    if long.any():
+        found[long] = (norms[long] / residuals[long].float().norm(dim=1)).log2().round()
+    return found
+
+
+def restored(residuals: Tensor, norms: Tensor) -> Tensor:
+    """Rows (n, d_model) of a shard at their true length: in float16, or in float32 where that does not hold them."""
+    powers = doublings(residuals, norms)
+    return residuals.float() * torch.exp2(powers)[:, None] if powers.any() else residuals
+
+
+def check_kept(residuals: Tensor, norms: Tensor, kept: Tensor, layer: int) -> None:
+    """Check that the kept rows of a shard fit float16.
+
+    Raises:
+        ValueError: one does not.
+    """
+    if n := int((doublings(residuals, norms)[kept] > 0).sum()):
+        raise ValueError(
+            f"residuals.layers: at layer {layer}, {n} tokens of a shard that are to be trained on or scored have entries beyond "
+            f"float16 (65504), with norms up to {norms[kept].max():.3g}; choose other layers, lower residuals.max_norm, or set "
+            "residuals.include_bos: false"
+        )
+
+
 def residuals_of(model: LanguageModel, ids: Tensor, layer: int, batch_sequences: int) -> Tensor:
     """Residuals of a shard's sequences (n_sequences * n_ctx, d_model) float16, as its file would hold them."""
     residuals = torch.empty(ids.numel(), model.d_model, dtype=torch.float16)
     for rows, found in run_sequences(model, ids, [layer], batch_sequences):
-        residuals[rows] = found[layer]
+        residuals[rows] = to_float16(found[layer])
     return residuals
 
 

@@ -15,7 +15,7 @@ from tsae.model.folder import model_source
 from tsae.model.language_model import LanguageModel, load_model
 from tsae.profile.inputs import Residuals
 from tsae.residuals.plan_shards import PlannedShard, clear_stale, plan_shards
-from tsae.residuals.shards import FORMAT, SPLITS, fingerprint, n_shards, run_sequences, sampled_shards
+from tsae.residuals.shards import FORMAT, SPLITS, fingerprint, n_shards, run_sequences, sampled_shards, to_float16
 from tsae.store import files
 from tsae.store.arguments import Folder
 from tsae.store.code import digest_of
@@ -56,8 +56,8 @@ def cache_residuals(
         device: where the model computes.
 
     Raises:
-        ValueError: an input is missing or does not fit, the model lacks a layer, the disk is too small, or a residual exceeds
-            float16.
+        ValueError: an input is missing or does not fit, the model lacks a layer, the disk is too small, or a residual is not
+            finite.
     """
     if not 0 <= part < parts:
         raise ValueError(f"--part {part}: parts go from 0 to {parts - 1}")
@@ -184,14 +184,14 @@ def _write_shard(
     norms = {layer: torch.empty(n_rows) for layer in item.missing}
     for rows, found in run_sequences(model, sequences, item.missing, batch_sequences):
         for layer, flat in found.items():
-            residuals[layer][rows] = flat
-            norms[layer][rows] = flat.norm(dim=1)
-            if not residuals[layer][rows].isfinite().all():
+            try:
+                residuals[layer][rows] = to_float16(flat)
+            except ValueError as error:
                 raise ValueError(
-                    f"residuals.layers: at layer {layer} a residual's largest entry is {flat.abs().max():.3g}, beyond "
-                    f"float16 (65504), in one of sequences {item.first + rows.start // n_ctx} to "
+                    f"residuals.layers: {error} at layer {layer}, in one of sequences {item.first + rows.start // n_ctx} to "
                     f"{item.first + rows.stop // n_ctx - 1} of the {item.split} split; choose other layers"
-                )
+                ) from error
+            norms[layer][rows] = flat.norm(dim=1)
         report(rows.stop - rows.start)
     for layer in item.missing:
         columns = {
