@@ -16,6 +16,14 @@ WHOSE_MEMORY = (
 )
 LARGEST = {stage: memory_of(stage)({}, 1) for stage in MEMORY}
 
+# Snakemake and torch ask for the user's name, which the user of a container need not have.
+if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+    os.environ["USER"] = str(os.getuid())
+
+# Else Snakemake ends with a traceback when it makes its folder.
+if not os.access(".snakemake" if os.path.isdir(".snakemake") else ".", os.W_OK):
+    raise WorkflowError(f"{os.getcwd()}: cannot be written; a run keeps its state and its results there, so copy the project")
+
 if HERE and workflow.is_main_process:
     # Snakemake knows which cores this process may run on, and not how much of their time a container gives it.
     allowed = machine.core_limit()
