@@ -8,12 +8,13 @@ SHELL := /bin/bash
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 CORES ?= all
+MEM_MB ?=
 CONFIGFILE ?= config/config.yaml
 ROUNDS ?= 10
 PROCESS_ROUNDS ?= 3
 QUALITY_SEEDS ?= 1
 BIN := .venv/bin
-RESULTS = results/$(shell sed -n "s/^profile: *['\"]*\([A-Za-z0-9._-]*\).*/\1/p" $(CONFIGFILE))
+RESULTS = results/$(shell sed -n "s/^profile: *['\"]*\([A-Za-z0-9._-]*\).*/\1/p" "$(CONFIGFILE)")
 REPORT = $(RESULTS)/report.html
 FIGURES = $(basename $(notdir $(shell grep -l '^NEEDS' tsae/figures/*.py)))
 READY := .venv/ready
@@ -25,13 +26,13 @@ PEERS_READY := .venv-bench/ready
 JOB_ENVIRONMENT = $(shell sed -n 's/^ *"export \(.*\); "$$/\1/p' workflow/rules/common.smk)
 STEP_ENVIRONMENT = $(filter-out OMP_WAIT_POLICY=%,$(JOB_ENVIRONMENT))
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
-# --configfile takes every word up to the next option, so a target must not follow it.
-SNAKEMAKE := $(RUN) snakemake --configfile $(CONFIGFILE) --cores $(CORES)
+# --configfile and --resources take every word up to the next option, so a target must not follow them.
+SNAKEMAKE := $(RUN) snakemake --configfile "$(CONFIGFILE)" $(if $(MEM_MB),--resources mem_mb=$(MEM_MB)) --cores $(CORES)
 # After Ctrl-C the last line is this one, not make's own with a line of this file.
 STOPPABLE = trap 'echo "stopped; run make $@ again to go on"; kill -INT $$PPID; exit 0' INT;
 
 help:
-	@echo "make reproduce            every figure and number of a profile (CONFIGFILE=$(CONFIGFILE), CORES=$(CORES))"
+	@echo "make reproduce            every figure and number of a profile (CONFIGFILE=$(CONFIGFILE), CORES=$(CORES), MEM_MB=all jobs' memory)"
 	@echo "make figure FIG=name      one figure and what it needs"
 	@echo "make report               one HTML file with figures, claims, notebooks and run times of a finished run"
 	@echo "make smoke                a tiny random model through the whole DAG, in a few minutes"
@@ -64,13 +65,13 @@ env: $(READY)
 
 # Snakemake reads a configuration before the workflow does, and would run its templates and expand its anchors.
 check-config: $(READY)
-	@$(BIN)/python -m tsae check-config --configfile $(CONFIGFILE)
+	@$(BIN)/python -m tsae check-config $(if $(filter check-config,$(MAKECMDGOALS)),,--quiet) --configfile "$(CONFIGFILE)"
 
 reproduce: check-config
 	@$(STOPPABLE) status=0; $(SNAKEMAKE) || status=$$?; \
 	if test -f $(RESULTS)/claims.csv; then \
 	  test $$status = 0 || echo "The run is not complete, see above. The claims as last measured:"; \
-	  $(BIN)/python -m tsae show-claims --configfile $(CONFIGFILE); \
+	  $(BIN)/python -m tsae show-claims --configfile "$(CONFIGFILE)"; \
 	fi; \
 	exit $$status
 
@@ -106,7 +107,7 @@ lint: $(READY)
 	@$(RUN) snakemake --lint
 
 verify-artefacts: $(READY)
-	@$(RUN) python -m tsae verify-artefacts --configfile $(CONFIGFILE) $(if $(REMOVE),--remove)
+	@$(RUN) python -m tsae verify-artefacts --configfile "$(CONFIGFILE)" $(if $(REMOVE),--remove)
 
 docs: $(READY)
 	@$(RUN) python docs/fill.py
@@ -120,9 +121,9 @@ $(PEERS_READY): envs/bench.lock envs/torch.txt
 
 bench: $(READY) $(PEERS_READY)
 	@test -n "$(JOB_ENVIRONMENT)" || { echo "error: workflow/rules/common.smk exports no settings"; exit 1; }
-	@env $(STEP_ENVIRONMENT) PYTHONPATH=$(CURDIR) $(PEERS)/python benchmarks/training_step.py --rounds $(ROUNDS) --output $(BENCH)
+	@env $(STEP_ENVIRONMENT) PYTHONPATH="$(CURDIR)" $(PEERS)/python benchmarks/training_step.py --rounds $(ROUNDS) --output $(BENCH)
 	@if test -f $(RESULTS)/residuals/index.json -a -d $(RESULTS)/unigrams; then \
-	  env $(STEP_ENVIRONMENT) PYTHONPATH=$(CURDIR) $(PEERS)/python benchmarks/quality.py --config $(CONFIGFILE) --results $(RESULTS) \
+	  env $(STEP_ENVIRONMENT) PYTHONPATH="$(CURDIR)" $(PEERS)/python benchmarks/quality.py --config "$(CONFIGFILE)" --results $(RESULTS) \
 	    --seeds $(QUALITY_SEEDS) --output $(BENCH); \
 	else \
 	  echo "$(RESULTS)/residuals: there are no residuals, so the quality of reconstructions is not compared; run: make reproduce"; \
@@ -130,7 +131,7 @@ bench: $(READY) $(PEERS_READY)
 	@env $(STEP_ENVIRONMENT) $(BIN)/python benchmarks/kernels.py --rounds $(ROUNDS) --output $(BENCH)
 	@env $(STEP_ENVIRONMENT) $(BIN)/python benchmarks/growth.py --rounds $(ROUNDS) --output $(BENCH)
 	@$(BIN)/python benchmarks/stages.py --results $(RESULTS) --output $(BENCH)
-	@env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/processes.py --config $(CONFIGFILE) --results $(RESULTS) --rounds $(PROCESS_ROUNDS) \
+	@env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/processes.py --config "$(CONFIGFILE)" --results $(RESULTS) --rounds $(PROCESS_ROUNDS) \
 	  --output $(BENCH)
 	@if test -f $(RESULTS)/model/config.json; then \
 	  env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/residual_caching.py \
@@ -138,7 +139,7 @@ bench: $(READY) $(PEERS_READY)
 	else \
 	  echo "$(RESULTS)/model: there is no model, so residual caching is not measured; run: make reproduce"; \
 	fi
-	@env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/rounding.py --config $(CONFIGFILE) --results $(RESULTS) --output $(BENCH)
+	@env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/rounding.py --config "$(CONFIGFILE)" --results $(RESULTS) --output $(BENCH)
 	@$(RUN) python -m pytest -m peers
 
 lock:

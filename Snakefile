@@ -19,6 +19,7 @@ if not workflow.configfiles:
 include: "workflow/rules/common.smk"
 include: "workflow/rules/commands.smk"
 include: "workflow/rules/start.smk"
+include: "workflow/rules/machine.smk"
 
 
 pathvars:
@@ -30,9 +31,11 @@ pathvars:
 
 
 onstart:
+    room_for_every_job()
     one_run_at_a_time()
     no_file_from_the_future()
     wake_when_a_job_ends()
+    say_the_time_left()
 
 
 include: "workflow/rules/sources.smk"

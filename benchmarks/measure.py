@@ -82,7 +82,7 @@ def settle_memory() -> None:
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def peak_memory() -> float:
@@ -97,7 +97,7 @@ def resident_memory() -> float:
 
 def _memory(key: str) -> float:
     try:
-        found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     except OSError:
         found = None
     if found is None:
@@ -118,7 +118,7 @@ def arguments_of_steps(description: str | None) -> argparse.ArgumentParser:
 def describe_machine() -> dict[str, Any]:
     """The machine, its load, and its settings of threads and memory."""
     try:
-        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     except OSError:
         found = None
     return {

@@ -35,7 +35,7 @@ def read(path: Path) -> pd.Series:
 def sae_of(results: Path, stage: str, path: Path) -> dict[str, Any]:
     """The description of the SAE that a job of a stage trained or evaluated."""
     name = path.relative_to(results / layout.BENCHMARKS / stage).with_suffix("")
-    description: dict[str, Any] = json.loads((results / layout.SAE.format(job=name) / "config.json").read_text())
+    description: dict[str, Any] = json.loads((results / layout.SAE.format(job=name) / "config.json").read_bytes())
     return description
 
 
@@ -43,7 +43,7 @@ def tokens_of(results: Path, stage: str, path: Path) -> int | None:
     """Tokens that a job passes through the model or the SAE, if they take its time."""
     match stage:
         case "cache_residuals":
-            return int(json.loads((results / layout.RESIDUALS_PART.format(part=path.stem)).read_text())["tokens"])
+            return int(json.loads((results / layout.RESIDUALS_PART.format(part=path.stem)).read_bytes())["tokens"])
         case "train":
             return int(sae_of(results, stage, path)["training"]["tokens"])
     return None
@@ -154,7 +154,7 @@ def main() -> None:
     run = measure_run(arguments.results, Path(__file__).parent.parent / ".venv")
     print(f"{arguments.results}\n\n{show_stages(stages)}\n\n{show_saes(saes)}")
     print(", ".join(f"{name}: {value:.0f} s" for name, value in run.items() if value is not None))
-    manifest = json.loads((arguments.results / layout.MANIFEST).read_text())
+    manifest = json.loads((arguments.results / layout.MANIFEST).read_bytes())
     write_json(
         arguments.output / "stages.json",
         {"machine": manifest["machine"], "git": manifest["git"], "run": run, "stages": stages, "saes": saes},

@@ -21,7 +21,7 @@ HEAD = re.compile(r"(# begin plan\n).*?(# end plan\n)", re.DOTALL)
 
 def profiles() -> list[Path]:
     """The profiles that state their plan."""
-    return [path for path in sorted((ROOT / "config").glob("*.yaml")) if HEAD.search(path.read_text())]
+    return [path for path in sorted((ROOT / "config").glob("*.yaml")) if HEAD.search(path.read_text(encoding="utf-8"))]
 
 
 def write_record() -> None:
@@ -49,7 +49,7 @@ def with_plan(path: Path) -> str:
     """The text of a profile with its plan as it is now."""
     stated = plan.summary(plan.plan(config.load(path), plan.read_rates(), Machine()))
     comment = "".join(f"# {line}\n" for line in stated.splitlines())
-    return HEAD.sub(lambda match: match[1] + comment + match[2], path.read_text())
+    return HEAD.sub(lambda match: match[1] + comment + match[2], path.read_text(encoding="utf-8"))
 
 
 def scaled(n_tokens: int, streamed: bool = False) -> Config:

@@ -52,13 +52,13 @@ def fill(path: Path) -> None:
             print(f"{path.name}: {match[2]} stays as it is: there is no {error}")
             return match[0]
 
-    text = BLOCK.sub(replace, path.read_text())
+    text = BLOCK.sub(replace, path.read_text(encoding="utf-8"))
     if verdicts.MARKER.search(text):
         try:
             text = verdicts.fill_verdicts(text, run_claims())
         except NotMeasuredError as error:
             print(f"{path.name}: verdicts stay as they are: there is no {error}")
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def keep_run() -> None:
@@ -79,12 +79,12 @@ def keep_run() -> None:
 
 
 if __name__ == "__main__":
-    (ROOT / "workflow/schemas/config.schema.json").write_text(config.json_schema())
+    (ROOT / "workflow/schemas/config.schema.json").write_text(config.json_schema(), encoding="utf-8")
     for keep in (cost.write_record, keep_run):
         with contextlib.suppress(NotMeasuredError):
             keep()
     for profile in cost.profiles():
-        profile.write_text(cost.with_plan(profile))
+        profile.write_text(cost.with_plan(profile), encoding="utf-8")
     for page in pages():
         fill(page)
     try:

@@ -23,13 +23,13 @@ def ratios() -> str:
 
 def claims() -> str:
     """What `claims.md` says: every claim with its checks."""
-    text = of_run(layout.CLAIMS_PAGE).read_text()
+    text = of_run(layout.CLAIMS_PAGE).read_text(encoding="utf-8")
     return text[text.index("\n- **reproduced**") :].strip().replace("\n## ", "\n### ")
 
 
 def claims_summary() -> str:
     """The first table of `claims.md`."""
-    lines = of_run(layout.CLAIMS_PAGE).read_text().splitlines()
+    lines = of_run(layout.CLAIMS_PAGE).read_text(encoding="utf-8").splitlines()
     first = next(place for place, line in enumerate(lines) if line.startswith("| claim |"))
     return "\n".join(itertools.takewhile(lambda line: line.startswith("|"), lines[first:]))
 

@@ -24,7 +24,7 @@ def measured(name: str) -> dict[str, Any]:
     """
     if not (BENCH / f"{name}.json").is_file():
         raise NotMeasuredError(layout.BENCH / f"{name}.json")
-    content: dict[str, Any] = json.loads((BENCH / f"{name}.json").read_text())
+    content: dict[str, Any] = json.loads((BENCH / f"{name}.json").read_bytes())
     return content
 
 
@@ -260,7 +260,7 @@ def faults() -> str:
             "work lost": row["work_lost"],
             "outputs equal": "" if row["outputs_equal"] is None else row["outputs_equal"],
         }
-        for row in json.loads(path.read_text())
+        for row in json.loads(path.read_bytes())
     ]
     return markdown_table(rows)
 

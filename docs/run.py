@@ -39,7 +39,7 @@ def of_run(name: str) -> Path:
 
 def manifest() -> dict[str, Any]:
     """The manifest of the run."""
-    content: dict[str, Any] = json.loads(of_run(layout.MANIFEST).read_text())
+    content: dict[str, Any] = json.loads(of_run(layout.MANIFEST).read_bytes())
     return content
 
 
@@ -85,4 +85,4 @@ def size_on_disk() -> int:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a file of the repository, which has its history in git and no record beside it."""
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

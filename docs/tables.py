@@ -110,7 +110,7 @@ def machine() -> str:
 
 def residuals() -> str:
     """What was cached and what was left out."""
-    index = json.loads(of_run(layout.RESIDUALS).read_text())
+    index = json.loads(of_run(layout.RESIDUALS).read_bytes())
     rows = [
         {
             "layer": layer,

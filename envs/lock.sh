@@ -13,7 +13,7 @@ trap 'rm -rf "$environment"' EXIT
 export UV_CACHE_DIR=$environment/cache
 
 compile() {
-  "$environment/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes ${UPGRADE:+--upgrade} \
+  "$environment/bin/uv" pip compile --config-file envs/uv.toml --quiet --universal --python-version 3.11 --generate-hashes ${UPGRADE:+--upgrade} \
     --no-emit-package torch --custom-compile-command "make lock    (torch is not here: see torch.txt)" "$@" > /dev/null
 }
 

@@ -55,7 +55,7 @@ GROUPS: dict[str, dict[str, Target]] = {
         "export-neuronpedia": Target("tsae.sae.exchange.neuronpedia", "export_neuronpedia"),
     },
     "Profiles": {
-        "check-config": Target("tsae.profile.config", "load"),
+        "check-config": Target("tsae.plan.check", "check_config"),
         "plan": Target("tsae.plan.plan", "plan_of_file"),
         "measure-prefixes": Target("tsae.measure.recommend_prefix", "recommend_prefix"),
         "schema": Target("tsae.profile.config", "json_schema"),

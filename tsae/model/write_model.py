@@ -152,7 +152,7 @@ def _copy_model(source: Path, where: str, folder: Path) -> None:
     index = source / "model.safetensors.index.json"
     if index.is_file():
         try:
-            missing = sorted(set(json.loads(index.read_text())["weight_map"].values()) - names)
+            missing = sorted(set(json.loads(index.read_bytes())["weight_map"].values()) - names)
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{where}: {index.name} is no index of weights ({error!r}); complete the model") from None
         if missing:

@@ -90,7 +90,7 @@ def read_rates(path: Path = MEASURED) -> Rates:
         ValueError: there is no such file, or it has no rates.
     """
     try:
-        return Rates.model_validate(json.loads(path.read_text())["rates"])
+        return Rates.model_validate(json.loads(path.read_bytes())["rates"])
     except FileNotFoundError:
         raise ValueError(
             f"{path}: no such file; run from a checkout of the project, or name its docs/cost.json"

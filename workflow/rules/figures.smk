@@ -14,6 +14,8 @@ for figure, needs in NEEDS_OF.items():
         log:
             f"<logs>/figures/{figure}.log",
         localrule: True
+        resources:
+            mem_mb=500,
         params:
             **options(
                 "draw",

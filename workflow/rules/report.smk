@@ -38,6 +38,9 @@ rule notebook:
         "<logs>/notebook/{notebook}.log",
     benchmark:
         "<benchmarks>/notebook/{notebook}.tsv"
+    # 1.5 GB in an embedded run.
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
     params:
         baseline=HEADLINE.get("baseline", ""),
         tokenized=HEADLINE.get("tokenized", ""),

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = json.loads(os.environ["TSAE_CONFIG"])
 CONFIG = Config.model_validate(SETTINGS)
 RESULTS, FIGURES = Path(os.environ["TSAE_RESULTS"]), Path(os.environ["TSAE_FIGURES"])
-RECORD = json.loads(Path(os.environ["TSAE_RECORD"]).read_text())
+RECORD = json.loads(Path(os.environ["TSAE_RECORD"]).read_bytes())
 BLOCKS = [*CONFIG.sweep, "baselines", "curves", *(["released"] if CONFIG.released else [])]
 TABLES = {name: read_table(RESULTS / layout.TABLE.format(table=name)) for name in BLOCKS}
 CLAIMED = TABLES | (

@@ -76,7 +76,7 @@ def write_repository(
     try:
         with naming(folder):
             shared = [_write_sae(trained, temporary / trained.name, base_model) for trained in found]
-            (temporary / CARD).write_text(card(shared, repo, base_model, license))
+            (temporary / CARD).write_text(card(shared, repo, base_model, license), encoding="utf-8")
             put_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -191,7 +191,7 @@ def import_saelens(saelens: Folder, folder: Path) -> None:
 
 def _read_cfg(path: Path) -> dict[str, Any]:
     try:
-        cfg = json.loads(path.read_text())
+        cfg = json.loads(path.read_bytes())
         version = str(cfg.get("sae_lens_version") or cfg.get("metadata", {}).get("sae_lens_version"))
         architecture = cfg.get("architecture")
     except FileNotFoundError:
