@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 PROFILE = config.load(ROOT / "config/config.yaml")
 RESULTS = ROOT / layout.results_of(PROFILE.profile)
 FIGURES = ROOT / layout.figures_of(PROFILE.profile)
-BASELINE, TOKENIZED, REMAINDER = PROFILE.headline()
+# The default profile has all three.
+BASELINE, TOKENIZED, REMAINDER = (point or "" for point in PROFILE.headline())
 
 
 class NotMeasuredError(Exception):

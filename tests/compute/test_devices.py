@@ -244,7 +244,6 @@ def test_evaluation_on_a_device(
         measured = evaluate(
             Job(layer=LAYER, point=POINTS[table], seed=0),
             evaluated.saes[table],
-            evaluated.saes["learned"],
             prepared.model,
             prepared.residuals,
             prepared.heldout_tokens,
@@ -257,6 +256,7 @@ def test_evaluation_on_a_device(
             features.with_suffix(".json"),
             features,
             features.with_suffix(".safetensors"),
+            evaluated.saes["learned"],
             on,
         )
         return {(m.metric, m.at, m.min_count): m.value for m in measured}

@@ -41,7 +41,6 @@ def run(
     return evaluate(
         JOB,
         sae,
-        token_biases or evaluated.saes["learned"],
         prepared.model,
         prepared.residuals,
         prepared.heldout_tokens,
@@ -54,6 +53,7 @@ def run(
         features.with_suffix(".json"),
         features,
         features.with_suffix(".safetensors"),
+        token_biases or evaluated.saes["learned"],
     )
 
 

@@ -67,8 +67,9 @@ def test_the_headline_is_the_reference_and_its_baseline(data: dict[str, Any]) ->
 def test_the_reference_table_is_of_the_same_seed_if_there_is_one(data: dict[str, Any]) -> None:
     data["sweep"]["more"] = [{"k": [8], "expansion": [4], "table": ["none"], "seeds": [7]}]
     parsed = config.parse(data)
-    assert parsed.token_bias_reference(12, 2).id == "layer12/topk-k32-x4-learned-s2"
-    assert parsed.token_bias_reference(12, 7).id == "layer12/topk-k32-x4-learned-s0"
+    for seed, reference in ((2, 2), (7, 0)):
+        job = parsed.token_bias_reference(12, seed)
+        assert job and job.id == f"layer12/topk-k32-x4-learned-s{reference}"
 
 
 def checkpoint_steps(data: dict[str, Any], n_steps: int, **curves: Any) -> list[int]:

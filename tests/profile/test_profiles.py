@@ -152,7 +152,7 @@ def test_a_profile_runs_to_its_end(finished: Finished) -> None:
     shrunk, whole = finished.shrunk, finished.whole
     assert set(shrunk.jobs()) < set(whole.jobs()) and shrunk.headline() == whole.headline()
     assert shrunk.sweep.keys() == whole.sweep.keys() and shrunk.figures == whole.figures
-    for figure in shrunk.figures:
+    for figure in shrunk.drawn():
         for ending in ("svg", "pdf", "png"):
             assert (finished.folder / f"figures/{whole.profile}/{figure}.{ending}").stat().st_size > 5000
     for block in shrunk.sweep:

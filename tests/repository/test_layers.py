@@ -9,7 +9,7 @@ from fixtures import ROOT
 PACKAGE = ROOT / "tsae"
 # From the bottom up: a part imports from those before it alone. Commands are found by name when they are asked for.
 ORDER = [
-    "store", "profile", "plan", "compute", "text", "model", "residuals", "sae", "training", "measure", "phrases", "claims", "figures",
+    "store", "profile", "compute", "text", "plan", "model", "residuals", "sae", "training", "measure", "phrases", "claims", "figures",
     "api", "commands", "__main__",
 ]  # fmt: skip
 LONGEST_CHAIN = 8

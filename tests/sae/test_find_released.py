@@ -41,7 +41,8 @@ def test_a_profile_finds_its_released_saes(tmp_path: Path) -> None:
     assert (job.labels["k"], job.labels["table"], job.labels["expansion"]) == (30, "learned", 1.5)
     assert [job.labels[name] for name in ("seed", "lookup_scale", "start", "encoder_scale")] == [None] * 4
     assert type(job).model_validate_json(config.to_json(job)) == job
-    references = {name: token_bias_reference(profile, found, file.job).id for name, file in found.items()}
+    compared = {name: token_bias_reference(profile, found, file.job) for name, file in found.items()}
+    references = {name: job.id for name, job in compared.items() if job}
     assert references == {
         "layer1/released-o20": "layer1/released-ot30",
         "layer1/released-ot30": "layer1/released-ot30",
@@ -137,7 +138,9 @@ def test_folders_are_taken_as_they_lie(tmp_path: Path, caplog: pytest.LogCapture
     assert (labels["l1"], labels["k"], labels["architecture"]) == (None, None, "relu")
 
     def reference(job: str) -> str:
-        return token_bias_reference(profile, found, found[f"layer2/released-{job}"].job).subject
+        found_reference = token_bias_reference(profile, found, found[f"layer2/released-{job}"].job)
+        assert found_reference
+        return found_reference.subject
 
     assert reference("old-t8") == "released-old-t8"
     assert reference("gpt2-layers-o30") == "released-gpt2-layers-ot30"

@@ -41,7 +41,6 @@ def measured(prepared: Prepared, evaluated: Evaluated, tmp_path_factory: pytest.
         evaluate(
             file.job,
             folder / name,
-            folder / "ot30",
             prepared.model,
             prepared.residuals,
             prepared.heldout_tokens,
@@ -54,6 +53,7 @@ def measured(prepared: Prepared, evaluated: Evaluated, tmp_path_factory: pytest.
             folder / f"{name}.json",
             folder / f"{name}.parquet",
             folder / f"{name}.safetensors",
+            folder / "ot30",
         )
     write_table(folder / "released.csv", [folder / "ot30.json", folder / "o30.json"])
     return folder

@@ -33,7 +33,7 @@ from tsae.profile.sweep import Job
 from tsae.store.files import write_text
 
 SMOKE = config.load(ROOT / "config/smoke.yaml")
-BASELINE, TOKENIZED, REMAINDER = SMOKE.headline()
+BASELINE, TOKENIZED, REMAINDER = (point or "" for point in SMOKE.headline())
 STEPS = (39, 78, 156)
 WITH_COUNT = ("feature_", "token_bias_")
 WITH_THRESHOLD = ("similarity", "similarity_alive", "_share", "_unigram", "_bigram")

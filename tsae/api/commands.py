@@ -74,7 +74,7 @@ def train_from_files(
 
 
 def summarise(folder: Path, device: str = "cpu") -> str:
-    """Evaluate the SAE of `tsae train` on held-out text, and print its main metrics.
+    """Evaluate the SAE of `train`, and print its main metrics.
 
     Args:
         folder: the folder of `tsae train`.

@@ -6,7 +6,7 @@ from tsae.plan.plan import Machine, in_bytes, plan, read_rates
 from tsae.plan.progress import in_time
 from tsae.plan.sizes import disk, download, of_unknown_size
 from tsae.profile.config import Config, load
-from tsae.profile.local import check_local_sources
+from tsae.text.local import check_local_sources
 
 
 def check_config(configfile: Path, quiet: bool = False) -> str | None:
@@ -24,12 +24,12 @@ def check_config(configfile: Path, quiet: bool = False) -> str | None:
         check_local_sources(config)
     except ValueError as error:
         raise ValueError(f"{configfile}: {error}") from None
-    return None if quiet else f"{configfile}: ok\n{what_it_makes(config)}"
+    return None if quiet else "\n".join([f"{configfile}: ok", what_it_makes(config), *left_out(config)])
 
 
 def what_it_makes(config: Config) -> str:
     """Two lines: SAEs and figures; time, disk and download."""
-    n_layers, n_figures = len(config.residuals.layers), len(config.figures)
+    n_layers, n_figures = len(config.residuals.layers), len(config.drawn())
     takes = [f"{in_bytes(sum(disk(config).values()))} of disk", _download(config)]
     try:
         rates = read_rates()
@@ -43,6 +43,13 @@ def what_it_makes(config: Config) -> str:
         f"  makes {len(config.jobs())} SAEs at {n_layers} layer{'s' * (n_layers != 1)}, and {n_figures} figures\n"
         f"  takes {', '.join(takes)}"
     )
+
+
+def left_out(config: Config) -> list[str]:
+    """One line with the figures that the sweep lacks the points of; none if it lacks nothing or figures are listed."""
+    lacking = {} if config.figures is not None else config.undrawn()
+    reasons = "; ".join(f"{figure} ({why})" for figure, why in lacking.items())
+    return [f"  leaves out {len(lacking)} figures: {reasons}"] if lacking else []
 
 
 def _download(config: Config) -> str:

@@ -102,11 +102,12 @@ def _groups(process: Path, controller: str) -> Iterator[Path]:
         _, controllers, path = line.split(":", 2)
         own |= dict.fromkeys(controllers.split(","), PurePosixPath(path))
     for mount in _mounts(process):
-        path = own.get(controller if mount.controllers else "")
-        if path is None or (mount.controllers and controller not in mount.controllers):
+        of_group = own.get(controller if mount.controllers else "")
+        if of_group is None or (mount.controllers and controller not in mount.controllers):
             continue
         # A container that sees only its own group may still be told the path from the host's topmost.
-        inside = path.relative_to(mount.root) if path.is_relative_to(mount.root) else PurePosixPath()
+        seen = of_group.is_relative_to(mount.root)
+        inside = of_group.relative_to(mount.root) if seen else PurePosixPath()
         for part in [inside, *inside.parents]:
             yield mount.folder / part.relative_to("/") if part.is_absolute() else mount.folder / part
 

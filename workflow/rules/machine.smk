@@ -18,7 +18,7 @@ LARGEST = {stage: memory_of(stage)({}, 1) for stage in MEMORY}
 
 # Snakemake and torch ask for the user's name, which the user of a container need not have.
 if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
-    os.environ["USER"] = str(os.getuid())
+    os.environ.update(USER=str(os.getuid()))
 
 # Else Snakemake ends with a traceback when it makes its folder.
 if not os.access(".snakemake" if os.path.isdir(".snakemake") else ".", os.W_OK):

@@ -141,7 +141,9 @@ def test_every_claim_is_measured_from_the_tables() -> None:
 
 
 def test_metrics_over_documents_are_those_of_the_sums() -> None:
-    over_documents = pd.concat([METRICS, *([TABLES["curves"]] if "curves" in TABLES else [])]).query("over == 'documents'")
+    over_documents = pd.concat([METRICS, *([TABLES["curves"]] if "curves" in TABLES else [])]).query(
+        "over == 'documents'"
+    )
     assert len(over_documents)
     for row in over_documents.to_dict("records"):
         seed, step, at = (None if pd.isna(row.get(key)) else row[key] for key in ("seed", "step", "at"))
