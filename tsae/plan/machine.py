@@ -95,21 +95,26 @@ def too_large(needs: Mapping[str, int], running: Collection[str], limit: int, wh
     )
 
 
+def name_the_user() -> None:
+    """Give this process's user a name in the environment, which Snakemake and torch ask for; in a container it may have none."""
+    if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+        os.environ["USER"] = str(os.getuid())
+
+
 def _groups(process: Path, controller: str) -> Iterator[Path]:
     """Folders of this process's control groups that may limit something, from its own up to the topmost that is mounted."""
     own: dict[str, PurePosixPath] = {}
     for line in _text(process / "cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        own |= dict.fromkeys(controllers.split(","), PurePosixPath(path))
+        _, controllers, group = line.split(":", 2)
+        own |= dict.fromkeys(controllers.split(","), PurePosixPath(group))
     for mount in _mounts(process):
-        of_group = own.get(controller if mount.controllers else "")
-        if of_group is None or (mount.controllers and controller not in mount.controllers):
+        path = own.get(controller if mount.controllers else "")
+        if path is None or (mount.controllers and controller not in mount.controllers):
             continue
         # A container that sees only its own group may still be told the path from the host's topmost.
-        seen = of_group.is_relative_to(mount.root)
-        inside = of_group.relative_to(mount.root) if seen else PurePosixPath()
-        for part in [inside, *inside.parents]:
-            yield mount.folder / part.relative_to("/") if part.is_absolute() else mount.folder / part
+        inside = path.relative_to(mount.root) if path.is_relative_to(mount.root) else PurePosixPath()
+        for part in (inside, *inside.parents):
+            yield mount.folder / part
 
 
 def _mounts(process: Path) -> Iterator[Mount]:

@@ -16,18 +16,17 @@ WHOSE_MEMORY = (
 )
 LARGEST = {stage: memory_of(stage)({}, 1) for stage in MEMORY}
 
-# Snakemake and torch ask for the user's name, which the user of a container need not have.
-if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
-    os.environ.update(USER=str(os.getuid()))
-
+machine.name_the_user()
 # Else Snakemake ends with a traceback when it makes its folder.
 if not os.access(".snakemake" if os.path.isdir(".snakemake") else ".", os.W_OK):
-    raise WorkflowError(f"{os.getcwd()}: cannot be written; a run keeps its state and its results there, so copy the project")
+    raise WorkflowError(
+        f"{os.getcwd()}: cannot be written; a run keeps its state and its results there, so copy the project"
+    )
 
 if HERE and workflow.is_main_process:
     # Snakemake knows which cores this process may run on, and not how much of their time a container gives it.
     allowed = machine.core_limit()
-    if allowed is not None and allowed < workflow._cores == available_cpu_count():
+    if allowed is not None and workflow._cores == available_cpu_count() > allowed:
         workflow.register_resource("_cores", allowed)
     if GIVEN_MEMORY is None:
         workflow.register_resource("mem_mb", JOBS_MEMORY)
