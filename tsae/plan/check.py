@@ -10,7 +10,7 @@ from tsae.text.local import check_local_sources
 
 
 def check_config(configfile: Path, quiet: bool = False) -> str | None:
-    """Check a configuration file and the local files that it names, and print what it makes.
+    """Check a configuration file, and print what it makes.
 
     Args:
         configfile: the file.
