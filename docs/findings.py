@@ -34,6 +34,22 @@ def claims_summary() -> str:
     return "\n".join(itertools.takewhile(lambda line: line.startswith("|"), lines[first:]))
 
 
+def tally() -> str:
+    """How many claims have each verdict."""
+    counts = run_claims().groupby("id")["claim_verdict"].first().value_counts()
+    words = {
+        "reproduced": ("is reproduced", "are reproduced"),
+        "direction holds": ("holds in direction", "hold in direction"),
+        "inconclusive": ("is inconclusive", "are inconclusive"),
+        "does not hold": ("does not hold", "do not hold"),
+        "not comparable here": ("is not comparable here", "are not comparable here"),
+    }
+    if unknown := counts.keys() - words.keys():
+        raise ValueError(f"the tally has no words for the verdict {min(unknown)!r}")
+    parts = [f"{counts[verdict]} {words[verdict][counts[verdict] > 1]}" for verdict in words if verdict in counts]
+    return f"Of {counts.sum()} claims, {', '.join(parts[:-1])}, and {parts[-1]}."
+
+
 def speedup() -> str:
     """Speed-ups by layer: of trainings with schedules of their own, and on one schedule."""
     return by_layer(
@@ -150,4 +166,4 @@ def findings() -> str:
     return "\n".join(f"{number}. {text}" for number, text in enumerate(found, start=1))
 
 
-BLOCKS = (claims, claims_summary, ratios, speedup, findings)
+BLOCKS = (claims, claims_summary, tally, ratios, speedup, findings)

@@ -141,7 +141,7 @@ def planned_options(folder: Path, *arguments: str, residuals: str = "{}") -> dic
 
 def test_jobs_take_a_gpu_each_and_evaluate_in_full_float32(tmp_path: Path) -> None:
     options = planned_options(tmp_path)
-    for stage in ("cache-residuals", "unigrams", "ngrams", "train"):
+    for stage in ("cache-residuals", "unigrams", "ngrams", "train-sae"):
         assert options[stage] == "--gpus 1 --tf32"
     assert options["ablate"] == options["measure-curve"] == "--gpus 1"
     assert options["conditional-means"] == options["measure-phrases"] == "--gpus 0"
@@ -150,13 +150,13 @@ def test_jobs_take_a_gpu_each_and_evaluate_in_full_float32(tmp_path: Path) -> No
 
 def test_residuals_from_the_model_are_of_one_precision(tmp_path: Path) -> None:
     options = planned_options(tmp_path, residuals="{disk_gb: 0.5, mean_tokens: 4096}")
-    assert options["train"] == options["conditional-means"] == options["measure-phrases"] == "--gpus 1 --tf32"
+    assert options["train-sae"] == options["conditional-means"] == options["measure-phrases"] == "--gpus 1 --tf32"
     assert options["ablate"] == options["measure-curve"] == "--gpus 1"
 
 
 def test_the_same_jobs_run_without_a_gpu(tmp_path: Path) -> None:
     options = planned_options(tmp_path, "--resources", "gpu=0")
-    assert options["train"] == "--gpus 0 --tf32"
+    assert options["train-sae"] == "--gpus 0 --tf32"
     assert options["measure-curve"] == "--gpus 0"
 
 

@@ -126,7 +126,7 @@ def memory_of(stage):
     Where jobs are submitted, exceeding it ends one, so it is 1.5 times the estimate, plus 1 GB for Snakemake. On this machine it
     decides how many run at a time.
     """
-    estimate = 1.25e-6 * MEMORY[stage] if HERE else 1000 + 1.5e-6 * MEMORY[stage]
+    estimate = 1.25e-6 * MEMORY.get(stage, 0) if HERE else 1000 + 1.5e-6 * MEMORY[stage]
     return lambda wildcards, attempt: (3000 * GPU + int(estimate)) * 2 ** (attempt - 1)
 
 
