@@ -22,7 +22,7 @@ import pandas as pd
 
 from tsae.claims.speedups import speedups
 from tsae.figures.style import COLOURS, draw_curve, figure, log_axis
-from tsae.measure.explore import open_run
+from tsae.explore.run import open_run
 
 run = open_run()
 print("baseline:", run.baseline, " tokenized:", run.tokenized)
