@@ -52,4 +52,5 @@ rule all:
         "<results>/claims.csv",
         "<results>/verified.txt",
         expand("<results>/notebooks/{notebook}.html", notebook=NOTEBOOKS),
+        "<results>/explorer.html",
         "<results>/manifest.json",

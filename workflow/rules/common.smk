@@ -41,6 +41,8 @@ WHEEL_FILES = {s.filename: s for s in [CONFIG.model.source, *CONFIG.corpus.sourc
 FORMATS = ["svg", "pdf", "png"]
 JOBS = {job.id: job for job in CONFIG.jobs()}
 LAYERS = sorted({job.layer for job in JOBS.values()})
+MIDDLE_LAYER = LAYERS[len(LAYERS) // 2]  # which notebooks and the feature explorer show
+ONE_PAGE = CONFIG.tokens.heldout <= 100_000  # else the text and the details of the feature explorer are beside its page
 # Checkpoints of the headline SAEs; the last step is the trained SAE.
 CHECKPOINTS = CONFIG.checkpoint_steps()[:-1]
 TABLES = [*CONFIG.sweep, "baselines", "curves", *(["released"] if RELEASED else [])]
@@ -248,11 +250,27 @@ def all_measurements():
     ]
 
 
+def files_of_explorer():
+    """Inputs of the feature explorer: the headline baseline and tokenized SAE at the middle layer and lowest seed."""
+    seed = min(job.seed for job in CONFIG.jobs("headline"))
+    saes = [job_id(MIDDLE_LAYER, HEADLINE[role], seed) for role in ("baseline", "tokenized")]
+    return {
+        "saes": expand("<results>/saes/{sae}/sae.safetensors", sae=saes),
+        "features": expand("<results>/features/{sae}.parquet", sae=saes),
+        "table": "<results>/tables/headline.csv",
+        "model": "<results>/model/source.json",
+        "heldout": "<results>/tokens/heldout.safetensors",
+        "residuals": [
+            "<results>/residuals/index.json",
+            *expand("<results>/{kind}/layer{layer}.safetensors", kind=["residuals", "unigrams"], layer=MIDDLE_LAYER),
+        ],
+    }
+
+
 def results_of_notebook(wildcards):
     """Inputs of a notebook: tables, and files of the headline SAEs at the middle layer and lowest seed."""
-    layer = LAYERS[len(LAYERS) // 2]
     seed = min(job.seed for job in CONFIG.jobs("headline"))
-    first = {name: job_id(layer, point, seed) for name, point in HEADLINE.items()}
+    first = {name: job_id(MIDDLE_LAYER, point, seed) for name, point in HEADLINE.items()}
     saes = expand("<results>/saes/{sae}/sae.safetensors", sae=first.values())
     residuals = [
         "<results>/residuals/index.json",
