@@ -35,8 +35,7 @@ const MARGIN = { left: 40, right: 12, top: 10, bottom: 34 };
 // Features of an SAE: how often they fire, and how much of their activation mass is on one token.
 function scatter(role, current = -1) {
   const sae = D.sae[role];
-  const rates = ROLES.flatMap((r) => [extreme(D.sae[r].firing_rate)]);
-  const low = Math.log10(Math.min(...rates));
+  const low = Math.log10(Math.min(...ROLES.map((name) => lowest(D.sae[name].firing_rate))));
   const canvas = h("canvas", {
     role: "img",
     class: role,
@@ -70,7 +69,7 @@ function scatter(role, current = -1) {
     context.textAlign = "center";
     for (let power = Math.ceil(low); power <= 0; power += 1) {
       grid(context, x(10 ** power), MARGIN.top, x(10 ** power), height - MARGIN.bottom);
-      context.fillText(power >= -2 ? `${10 ** (power + 2)}%` : `${10 ** (power + 2)}%`, x(10 ** power) - (power === 0 ? 8 : 0), height - MARGIN.bottom + 14);
+      context.fillText(`${Number((10 ** (power + 2)).toPrecision(1))}%`, x(10 ** power) - (power === 0 ? 8 : 0), height - MARGIN.bottom + 14);
     }
     context.fillText("fires on (share of tokens)", MARGIN.left + (width - MARGIN.left - MARGIN.right) / 2, height - 4);
     context.textAlign = "right";
@@ -120,9 +119,9 @@ function scatter(role, current = -1) {
     tip.hidden = found < 0;
     canvas.classList.toggle("over", found >= 0);
     if (found < 0) return;
-    tip.replaceChildren(h("b", {}, `Feature ${found}`), h("br", {}), wordOf(sae.top_token[found]), ` ${percent(sae.top_token_share[found])}, fires on ${percent(sae.firing_rate[found])}`);
-    tip.style.left = `${Math.min(event.offsetX + 12, canvas.clientWidth - 170)}px`;
-    tip.style.top = `${Math.max(0, event.offsetY - 50)}px`;
+    tip.replaceChildren(h("b", {}, `Feature ${found}`), h("br", {}), wordOf(sae.top_token[found]), ` ${percent(sae.top_token_share[found])}, fires on ${percent(sae.firing_rate[found])}`, h("br", {}), snippet(role, found));
+    tip.style.left = `${Math.min(event.offsetX + 12, canvas.clientWidth - 235)}px`;
+    tip.style.top = `${Math.max(0, event.offsetY - 80)}px`;
   });
   canvas.addEventListener("pointerleave", () => {
     hovered = -1;
@@ -139,6 +138,13 @@ function scatter(role, current = -1) {
   return figure;
 }
 
+// The text up to a feature's highest activation.
+function snippet(role, feature) {
+  const [{ place, start }] = placesOf(role, feature);
+  const before = Array.from(D.seq.tokens.subarray(Math.max(start, place - 8), place), flowing).join("");
+  return h("span", { class: "snippet", dir: "auto" }, "… ", before, h("b", {}, flowing(D.seq.tokens[place])));
+}
+
 function grid(context, x1, y1, x2, y2) {
   context.globalAlpha = 0.15;
   context.beginPath();
@@ -149,8 +155,8 @@ function grid(context, x1, y1, x2, y2) {
 }
 
 // The lowest rate of a feature that fires.
-function extreme(rates) {
-  let lowest = 0.1;
-  for (const rate of rates) if (rate > 0 && rate < lowest) lowest = rate;
-  return lowest;
+function lowest(rates) {
+  let found = 0.1;
+  for (const rate of rates) if (rate > 0 && rate < found) found = rate;
+  return found;
 }

@@ -18,7 +18,7 @@ const s = (tag, attributes, ...children) => fill(document.createElementNS(SVG, t
 
 // Characters that show nothing, or change the order of what is around them, get a sign.
 function visible(text) {
-  return text.replace(/[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/gu, (c) => {
+  return text.replace(/[\u0000-\u001f\u007f-\u009f\u00a0\u00ad\u061c\u1680\u2000-\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\u3000\ufeff]/gu, (c) => {
     const code = c.codePointAt(0);
     if (c === "\n") return "↵";
     if (c === "\t") return "⇥";
@@ -42,20 +42,21 @@ const featureLink = (role, feature, attributes = {}) =>
 const number = (value) => {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   if (value !== 0 && (Math.abs(value) >= 1e6 || Math.abs(value) < 1e-3)) return value.toExponential(1);
-  return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
+  return Math.abs(value) >= 1000 ? count(value) : value === 0 ? "0" : value.toPrecision(3);
 };
 const count = (value) => Math.round(value).toLocaleString("en");
 const percent = (share) => {
   if (!Number.isFinite(share)) return "–";
   const value = 100 * share;
-  return `${Math.abs(value) >= 99.95 ? Math.round(value) : Number(value.toPrecision(Math.abs(value) >= 10 ? 3 : 2))}%`;
+  return `${Math.abs(value) >= 99.95 || value === 0 ? Math.round(value) : value.toPrecision(Math.abs(value) >= 10 ? 3 : 2)}%`;
 };
 const cosine = (value) => (Number.isFinite(value) ? value.toFixed(2) : "–");
 const title = (role) => (role === "tokenized" ? "Tokenized SAE" : "Baseline");
 const short = (role) => (role === "tokenized" ? "tokenized" : "baseline");
 
-const facts = (...entries) =>
-  h("dl", { class: "facts" }, entries.filter(Boolean).map(([name, ...value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+const facts = (...entries) => factsOf("facts", entries);
+const factsOf = (kind, entries) =>
+  h("dl", { class: kind }, entries.filter(Boolean).map(([name, ...value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 
 const bar = (share, role = "") =>
   h("span", { class: `bar ${role}`, "aria-hidden": "true" }, h("span", { style: { width: `${Math.max(0, Math.min(100, 100 * share))}%` } }));
@@ -90,7 +91,7 @@ function passage(start, length, { values = null, highest = 1, mark = -1, link = 
           style: value ? { "--share": (sign * share).toFixed(3) } : null,
           title: value ? `${visible(D.words[token] ?? "")}  ${number(value)}` : null,
         },
-        flowing(token),
+        i ? flowing(token) : flowing(token).replace(/^ +/, ""),
       );
     }),
   );

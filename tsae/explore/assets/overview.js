@@ -16,12 +16,13 @@ function showOverview() {
 }
 
 const metricsOf = (role) =>
-  facts(
-    ...Object.keys(NAMES).filter((name) => name in SAE[role].metrics).map((name) => {
+  factsOf(
+    "facts metrics",
+    Object.keys(NAMES).filter((name) => name in SAE[role].metrics).map((name) => {
       const [value, low, high] = SAE[role].metrics[name];
       const show = (x) => (SHARES.has(name) ? `${(100 * x).toFixed(1)}%` : x.toPrecision(3));
-      const interval = low === null ? null : `${show(low)} to ${show(high)}`;
-      return [h("abbr", { title: ABOUT.metrics[name] }, NAMES[name]), show(value), interval && low !== high ? h("small", {}, h("br", {}), interval) : null];
+      const interval = low === null || show(low) === show(high) ? null : `${show(low)} to ${show(high)}`;
+      return [h("abbr", { title: ABOUT.metrics[name] }, NAMES[name]), show(value), interval ? h("small", {}, h("br", {}), interval) : null];
     }),
   );
 
@@ -33,10 +34,16 @@ function silent(role) {
 // Features at both ends: of one token, and of none in particular.
 function starts(role) {
   const sae = D.sae[role];
-  const often = ordered(role, "share", -1).filter((i) => sae.firings[i] >= OFTEN);
+  const often = ordered(role, "share", -1, OFTEN);
   const rare = often.filter((i) => sae.firing_rate[i] < 0.02 && sae.top_token_share[i] < 0.5).reverse();
   const list = (features) => bars(features.slice(0, 8).map((i) => [h("span", { class: "pair" }, featureLink(role, i, { "data-item": "" }), " ", tokenLink(sae.top_token[i])), sae.top_token_share[i], percent(sae.top_token_share[i])]), role);
-  return h("div", { class: "columns" }, section("Of one token", null, list(often)), section("Of many tokens", null, list(rare)));
+  return h("div", { class: "columns" }, section("Of one token", null, list(firstOfEach(often, sae.top_token))), section("Of many tokens", null, list(firstOfEach(rare, sae.top_token))));
+}
+
+// The first feature of each top token.
+function firstOfEach(features, tokens) {
+  const seen = new Set();
+  return features.filter((i) => !seen.has(tokens[i]) && seen.add(tokens[i]));
 }
 
 function tokensToStart() {
@@ -61,12 +68,14 @@ const SORTS = {
   match: ["other SAE", (sae, i) => sae.match_cosine[i]],
 };
 
-function ordered(role, by, sign) {
+let fewest = 10; // firings of a feature in the list
+
+function ordered(role, by, sign, least) {
   const sae = D.sae[role];
   const value = SORTS[by][1];
   const keys = Float64Array.from({ length: SAE[role].features }, (_, i) => value(sae, i));
   return Array.from(keys.keys())
-    .filter((i) => sae.firings[i])
+    .filter((i) => sae.firings[i] >= least)
     .sort((a, b) => sign * ((keys[a] || 0) - (keys[b] || 0)) || a - b);
 }
 
@@ -74,7 +83,7 @@ function showList(role, by = "rate", direction = "down") {
   if (!ROLES.includes(role)) role = ROLES[ROLES.length - 1];
   if (!(by in SORTS)) by = "rate";
   const sae = D.sae[role];
-  const order = ordered(role, by, direction === "up" ? 1 : -1);
+  const order = ordered(role, by, direction === "up" ? 1 : -1, fewest);
   const shown = Object.entries(SORTS).filter(([key]) => key !== "match" || sae.match);
   const body = h("tbody", {});
   const row = (at) => {
@@ -94,11 +103,18 @@ function showList(role, by = "rate", direction = "down") {
     const way = key === by ? direction : null;
     return h("th", { scope: "col", "aria-sort": way ? (way === "up" ? "ascending" : "descending") : null }, h("a", { href: `#/list/${role}/${key}/${way === "down" ? "up" : "down"}` }, name, way ? (way === "up" ? " ↑" : " ↓") : ""));
   });
-  const table = h("table", { class: "list" }, h("caption", {}, `${count(order.length)} features that fire on held-out text`), h("thead", {}, h("tr", {}, head)), body);
+  const table = h("table", { class: "list" }, h("caption", {}, `${count(order.length)} of ${count(SAE[role].features)} features`), h("thead", {}, h("tr", {}, head)), body);
   return {
     title: `Features, ${short(role)}`,
     content: [
       h("h1", {}, "Features ", ROLES.map((name) => [h("a", { class: `role ${name}`, href: `#/list/${name}/${by}/${direction}`, "aria-current": name === role ? "true" : null }, short(name)), " "])),
+      h(
+        "p",
+        { class: "about" },
+        h("label", { for: "fewest" }, "That fire on at least "),
+        h("select", { id: "fewest", onchange: (event) => { fewest = Number(event.target.value); route(); } }, [1, 10, 100, 1000].map((n) => h("option", { value: n, selected: n === fewest }, count(n)))),
+        ` of ${count(ABOUT.kept)} held-out tokens`,
+      ),
       h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "List of features" }, table),
       growing(body, order.length, row, 100)[1],
     ],

@@ -50,7 +50,8 @@ async function route() {
   if (mine !== turn) return; // another address came meanwhile
   const kept = made.keepScroll && view.keepScroll ? window.scrollY : 0;
   view = made;
-  main.replaceChildren(...made.content);
+  main.replaceChildren();
+  fill(main, {}, made.content);
   main.setAttribute("aria-busy", "false");
   main.dataset.view = hash;
   document.title = `${made.title} – ${ABOUT.run}, layer ${ABOUT.layer}`;

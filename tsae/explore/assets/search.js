@@ -28,16 +28,19 @@ function placeAt(starts, character) {
   return low;
 }
 
-// Places of a text: [first token, number of tokens].
+const LETTER = /[\p{L}\p{N}]/u;
+
+// Places of a text, those of whole words first: [first token, number of tokens].
 function matchesOf(query, most = 2000) {
   const { text, starts } = textIndex();
   const wanted = query.toLowerCase();
-  const found = [];
-  for (let at = text.indexOf(wanted); wanted && at >= 0 && found.length < most; at = text.indexOf(wanted, at + wanted.length)) {
+  const [found, inside] = [[], []];
+  for (let at = text.indexOf(wanted); wanted && at >= 0 && found.length + inside.length < most; at = text.indexOf(wanted, at + wanted.length)) {
     const first = placeAt(starts, at);
-    found.push([first, placeAt(starts, at + wanted.length - 1) - first + 1]);
+    const within = LETTER.test(text[at - 1] ?? "") || LETTER.test(text[at + wanted.length] ?? "");
+    (within ? inside : found).push([first, placeAt(starts, at + wanted.length - 1) - first + 1]);
   }
-  return found;
+  return found.concat(inside);
 }
 
 function tokensLike(query) {
@@ -100,7 +103,7 @@ function showSearch(query) {
       ),
       h("h2", {}, "Features with this text in their top contexts"),
       sides((role) => {
-        const list = h("ol", { class: "bars" });
+        const list = h("ol", { class: "bars roomy" });
         const more = growing(list, near[role].length, (i) => {
           const { feature, on, inside, of } = near[role][i];
           return h("li", {}, h("span", { class: "pair" }, featureLink(role, feature, { "data-item": "" }), " ", tokenLink(D.sae[role].top_token[feature])), bar(on / of, role), h("span", { class: "number" }, `${on ? `on ${on}` : `in ${inside}`} of ${of}`));

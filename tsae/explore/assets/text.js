@@ -92,7 +92,13 @@ function divided(role, part) {
         "tbody",
         {},
         part.shares.map((share, i) =>
-          i === 1 && role === "baseline" ? null : h("tr", {}, h("th", { scope: "row" }, PARTS[i]), h("td", {}, h("span", { class: `bar ${PARTS[i]}${share < 0 ? " below" : ""}`, "aria-hidden": "true" }, h("span", { style: { width: `${(100 * Math.abs(share)) / most}%` } }))), h("td", { class: "number" }, percent(share))),
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, PARTS[i]),
+            h("td", {}, h("span", { class: `bar ${PARTS[i]}${share < 0 ? " below" : ""}`, "aria-hidden": "true" }, h("span", { style: { width: `${(100 * Math.abs(share)) / most}%` } }))),
+            h("td", { class: "number" }, i === 1 && role === "baseline" ? "none" : percent(share)),
+          ),
         ),
       ),
     ),
