@@ -66,21 +66,30 @@ def explore(
     given = {role: subject for role, subject in (("baseline", baseline), ("tokenized", tokenized)) if subject}
     subjects = given if given.keys() == {"baseline", "tokenized"} else run.headline | given
     collected = collect(run, layer, subjects)
-    blocks = dict(blocks_of(collected))
-    beside = {name: block for name, block in blocks.items() if parts is not None and is_part(name)}
+    about = describe(run, layer, subjects, collected)
+    text, beside = lay_out(about, collected, parts.name if parts is not None else None)
     if parts is not None:
         for path in sorted(parts.glob("*.js")):
             remove(path)
         for name, block in beside.items():
             write_text(parts / f"{name}.js", f'explorerPart("{name}","{block.text}")\n')
-    inside = {name: block for name, block in blocks.items() if name not in beside}
-    about = describe(run, layer, subjects, collected) | {
-        "blocks": {name: block.columns for name, block in blocks.items()},
-        "parts": parts.name if parts is not None else None,
-    }
-    write_text(page, assemble(about, inside))
+    write_text(page, text)
     LOG.info("%s: %.1f MB, layer %d, %s", page, page.stat().st_size / 1e6, layer, " and ".join(subjects.values()))
     return str(page)
+
+
+def lay_out(about: Mapping[str, Any], collected: Collected, parts: str | None) -> tuple[str, dict[str, Block]]:
+    """The page, and the blocks that are beside it.
+
+    Args:
+        about: of `describe`.
+        collected: what the page tells.
+        parts: name of the folder beside the page; None: everything is in the page.
+    """
+    blocks = dict(blocks_of(collected))
+    beside = {name: block for name, block in blocks.items() if parts is not None and is_part(name)}
+    about = {**about, "blocks": {name: block.columns for name, block in blocks.items()}, "parts": parts}
+    return assemble(about, {name: block for name, block in blocks.items() if name not in beside}), beside
 
 
 def is_part(name: str) -> bool:
