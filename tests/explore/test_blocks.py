@@ -1,6 +1,7 @@
 """Columns inside a page."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from tsae.explore.blocks import encode, json_in_html, rounded, smallest
 
 
 def test_columns_come_back() -> None:
-    columns = {
+    columns: dict[str, Any] = {
         "bytes": np.array([1, 255, 0], np.uint8),
         "numbers": np.array([[-1, 5], [70_000, 2]], np.int32),
         "floats": np.array([0.5, -2.0, np.nan, 0.0], np.float32),
@@ -21,7 +22,7 @@ def test_columns_come_back() -> None:
     found = read_block(block.columns, block.text)
     assert list(found) == list(columns) and found["texts"] == columns["texts"]
     for name in ("bytes", "numbers", "floats", "last"):
-        np.testing.assert_array_equal(found[name], columns[name].ravel())  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(found[name], columns[name].ravel())
     assert encode(columns) == block
 
 

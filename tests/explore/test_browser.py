@@ -26,9 +26,18 @@ HOSTILE = [
     "",
 ]
 VIEWS = (
-    "#/", "#/list/baseline", "#/list/tokenized/share/up", "#/feature/baseline/0", "#/feature/tokenized/3", "#/token/2", "#/token/7",
-    "#/text", "#/text/1", "#/text/1/3", "#/search/a",
-)  # fmt: skip
+    "#/",
+    "#/list/baseline",
+    "#/list/tokenized/share/up",
+    "#/feature/baseline/0",
+    "#/feature/tokenized/3",
+    "#/token/2",
+    "#/token/7",
+    "#/text",
+    "#/text/1",
+    "#/text/1/3",
+    "#/search/a",
+)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +208,9 @@ def test_parts_beside_the_page_are_read_when_they_are_needed(browser: Browser, p
 
 
 @pytest.mark.parametrize("role", ["baseline", "tokenized"])
-def test_a_run_with_one_sae_has_one_column(browser: Browser, evaluated: Evaluated, prepared: Prepared, tmp_path: Path, role: str) -> None:  # fmt: skip
+def test_a_run_with_one_sae_has_one_column(
+    browser: Browser, evaluated: Evaluated, prepared: Prepared, tmp_path: Path, role: str
+) -> None:
     page = Path(explore(write_run(tmp_path / "run", evaluated, prepared, role)))
     browser.complaints.clear()
     browser.open(page)
@@ -215,7 +226,15 @@ def test_hostile_text_is_shown_as_text(browser: Browser, tmp_path: Path) -> None
     browser.complaints.clear()
     browser.open(page)
     views = [*VIEWS, *(f"#/token/{token}" for token in range(len(HOSTILE)))]
-    views += ["#/search/script", "#/search/%3Cscript%3E", "#/search/'", "#/search/%E0%A4%A", "#/<img src=x>", "#/feature/<b>/1", "#/text/find/<img src=x>"]  # fmt: skip
+    views += [
+        "#/search/script",
+        "#/search/%3Cscript%3E",
+        "#/search/'",
+        "#/search/%E0%A4%A",
+        "#/<img src=x>",
+        "#/feature/<b>/1",
+        "#/text/find/<img src=x>",
+    ]
     for view in views:
         browser.evaluate(f"location.hash = {view!r}")
         browser.wait(f"document.getElementById('main').dataset.view === location.hash && {view!r}.length > 0")

@@ -1,7 +1,7 @@
 """Columns of numbers as text inside a page: the bytes of typed arrays, deflated, in base64.
 
-The page's script reads a block with `DecompressionStream("deflate")` and one typed array per column. The same columns give the same
-text.
+The page's script reads a block with `DecompressionStream("deflate")` and one typed array per column. The same columns
+give the same text.
 """
 
 import base64
@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-KINDS = {"u1": "Uint8Array", "i2": "Int16Array", "u2": "Uint16Array", "i4": "Int32Array", "u4": "Uint32Array", "f4": "Float32Array"}  # fmt: skip
+KINDS = {
+    "u1": "Uint8Array", "u2": "Uint16Array", "u4": "Uint32Array", "i2": "Int16Array", "i4": "Int32Array", "f4": "Float32Array",
+}  # fmt: skip
 MANTISSA_DROPPED = 12  # of float32's 23 bits; leaves three significant digits, and compresses
 
 

@@ -75,7 +75,7 @@ def describe_features(frame: pd.DataFrame, firings: Firings, n_ctx: int, tokens:
 
 
 def histograms(firings: Firings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each feature's non-zero activations: lowest (F,), highest (F,) and counts (F, BINS) of equal bins between the two."""
+    """Lowest (F,) and highest (F,) of each feature's activations, and counts (F, BINS) of equal bins between them."""
     n_features = len(firings.starts) - 1
     lowest, highest = (np.full(n_features, np.nan, dtype=np.float32) for _ in range(2))
     heights = np.zeros((n_features, BINS), dtype=np.uint32)
@@ -88,7 +88,7 @@ def histograms(firings: Firings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def top_tokens(firings: Firings, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens with the most of each feature's activation mass (F, TOP_TOKENS) int32, -1 for none, and their shares."""
+    """Tokens with the most of each feature's activation mass (F, TOP_TOKENS) int32, -1 for none, and their shares."""
     n_features = len(firings.starts) - 1
     ids = np.full((n_features, TOP_TOKENS), -1, dtype=np.int32)
     shares = np.zeros((n_features, TOP_TOKENS), dtype=np.float32)
@@ -105,7 +105,8 @@ def top_tokens(firings: Firings, tokens: np.ndarray) -> tuple[np.ndarray, np.nda
 def top_logits(W_dec: Tensor, model: LanguageModel, n_tokens: int) -> dict[str, np.ndarray]:
     """The tokens whose logits each row of W_dec (F, d) raises and lowers most.
 
-    See `LanguageModel.logits_of_direction` for what is computed. Blocks between the layer and the end of the model are left out.
+    See `LanguageModel.logits_of_direction` for what is computed. Blocks between the layer and the end of the model are
+    left out.
 
     Args:
         W_dec: decoder rows.

@@ -1,7 +1,7 @@
 """One HTML page to explore the features of a run's headline SAEs, without a server or a network.
 
-The page is `page.html` with the styles, scripts and data of the run in it. Data that its first view does not need may be in files
-beside it, which are scripts, because a browser does not let a page from a disk read other files.
+The page is `page.html` with the styles, scripts and data of the run in it. Data that its first view does not need may
+be in files beside it, which are scripts, because a browser does not let a page from a disk read other files.
 """
 
 import base64
@@ -37,9 +37,10 @@ def explore(
     tokenized: str | None = None,
     parts: Path | None = None,
 ) -> str:
-    """Write a page to explore the features of a run in a browser.
+    """Write a page to explore features in a browser.
 
-    It shows the baseline and the tokenized SAE of the headline at one layer side by side, or the one of them that the run has.
+    It shows the baseline and the tokenized SAE of the headline at one layer side by side, or the one of them that the
+    run has.
 
     Args:
         results: the results of a finished run, results/PROFILE.
@@ -171,20 +172,23 @@ def details_of(
 
 def assemble(about: Mapping[str, Any], blocks: Mapping[str, Block]) -> str:
     """The page with everything in it. Its policy lets no other script run and nothing be fetched."""
-    style = (HERE / "page.css").read_text()
-    scripts = "\n".join((HERE / f"{name}.js").read_text() for name in SCRIPTS)
+    style = (HERE / "page.css").read_text("utf-8")
+    scripts = "\n".join((HERE / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
     script = f'"use strict";\n(() => {{\n{scripts}}})();\n'
     sources = {name: f"'sha256-{_digest(text)}'" for name, text in (("style", style), ("script", script))}
     # A page from a disk has no origin that 'self' could stand for.
     beside = " 'self' file:" if about["parts"] else ""
-    policy = f"default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; style-src {sources['style']}; script-src {sources['script']}{beside}"
+    policy = (
+        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"style-src {sources['style']}; script-src {sources['script']}{beside}"
+    )
     data = "\n".join(
         f'<script type="text/plain" id="block-{name}">{block.text}</script>' for name, block in blocks.items()
     )
     filled = {"policy": policy, "style": style, "script": script, "about": json_in_html(about), "data": data}
-    page = (HERE / "page.html").read_text()
+    page = (HERE / "page.html").read_text("utf-8")
     for name, text in filled.items():
-        page = page.replace(f"<!-- {name} -->", text) if name != "policy" else page.replace("{policy}", text)
+        page = page.replace(f"<!-- {name} -->", text)
     return page
 
 

@@ -18,7 +18,8 @@ LARGEST = 32_767  # of a share in thousandths
 class Parts(NamedTuple):
     """How an SAE divides the residuals of N kept tokens: x = b_dec + token-bias + features + error.
 
-    The share of a part v is v x / |x|^2, so shares of one residual add up to 1. A part that points away from it has a negative share.
+    The share of a part v is v x / |x|^2, so shares of one residual add up to 1. A part that points away from it has a
+    negative share.
     """
 
     places: np.ndarray
@@ -92,7 +93,8 @@ def columns_of_text(parts: Parts, n_features: int, first: int, end: int) -> dict
     """Columns of the tokens at places `first` to `end`, kept or not; zeros for those that are not.
 
     Returns:
-        `shares` (n, 3) int16 and `nmse` (n,) uint16, in thousandths; `n_active` (n,) uint16; `top` and `activations` (n, TOP_FEATURES).
+        `shares` (n, 3) int16 and `nmse` (n,) uint16, in thousandths; `n_active` (n,) uint16; `top` and `activations`
+        (n, TOP_FEATURES).
     """
     inside = (parts.places >= first) & (parts.places < end)
     at, n = parts.places[inside] - first, end - first

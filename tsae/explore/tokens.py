@@ -18,7 +18,7 @@ ROWS = 1024  # rows that are compared together
 
 
 def texts_of(tokenizer: Any, n_tokens: int) -> list[str]:
-    """The text of each token id; of bytes that are no character by themselves, the tokenizer's own name of the token."""
+    """The text of each token id; of bytes that are no character, the tokenizer's own name of the token."""
     texts = [str(tokenizer.decode([token])) for token in range(n_tokens)]
     return [
         str(tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in text else text for token, text in enumerate(texts)
@@ -34,15 +34,15 @@ def compare_with_unigrams(table: Tensor, unigrams: Tensor, counts: Tensor) -> di
         counts: training occurrences of each token (V,).
 
     Returns:
-        Float32 columns (V,): `bias_norm`; `cosine` of the two; and `centred_cosine`, after the mean over tokens seen in training is
-        taken from each.
+        Float32 columns (V,): `bias_norm`; `cosine` of the two; and `centred_cosine`, after the mean over tokens seen in
+        training is taken from each.
     """
     seen = counts > 0
-    centred = [rows - rows[seen].mean(0) for rows in (table, unigrams)]
+    centred_table, centred_unigrams = (rows - rows[seen].mean(0) for rows in (table, unigrams))
     return {
         "bias_norm": table.norm(dim=1).numpy(),
         "cosine": cosine_similarity(table, unigrams, dim=1).numpy(),
-        "centred_cosine": cosine_similarity(*centred, dim=1).numpy(),
+        "centred_cosine": cosine_similarity(centred_table, centred_unigrams, dim=1).numpy(),
     }
 
 
@@ -76,8 +76,8 @@ def features_on_tokens(firings: Firings, tokens: np.ndarray, n_vocabulary: int) 
         n_vocabulary: V.
 
     Returns:
-        `counts` (V,), the features listed per token; for each of them in turn, `features` and its `occurrences`, the number of kept
-        occurrences of the token on which it fires. In descending order, at most ON_TOKEN a token.
+        `counts` (V,), the features listed per token; for each of them in turn, `features` and its `occurrences`, the
+        number of kept occurrences of the token on which it fires. In descending order, at most ON_TOKEN a token.
     """
     n_features = len(firings.starts) - 1
     owners = np.repeat(np.arange(n_features), np.diff(firings.starts))
@@ -97,7 +97,7 @@ def features_on_tokens(firings: Firings, tokens: np.ndarray, n_vocabulary: int) 
 def fvu_by_token(
     squared_errors: np.ndarray, squared_deviations: np.ndarray, tokens: np.ndarray, n_vocabulary: int
 ) -> np.ndarray:
-    """Sum of squared errors over each token's occurrences, divided by that of squared deviations from the mean of all residuals.
+    """Each token's sum of squared errors over that of squared deviations from the mean of all residuals.
 
     Args:
         squared_errors: (N,) of kept tokens.

@@ -15,7 +15,11 @@ function histogram(details, role) {
       "svg",
       { viewBox: `0 0 ${width} ${height + 14}`, role: "img", "aria-label": label, class: role },
       Array.from(heights, (n, i) =>
-        s("rect", { x: i * step + 0.5, y: height - tall(n), width: step - 1, height: tall(n) }, s("title", {}, `${number(edge(i))} to ${number(edge(i + 1))}: ${count(n)}`)),
+        s(
+          "rect",
+          { x: i * step + 0.5, y: height - tall(n), width: step - 1, height: tall(n) },
+          s("title", {}, `${number(edge(i))} to ${number(edge(i + 1))}: ${count(n)}`),
+        ),
       ),
       s("line", { x1: 0, x2: width, y1: height, y2: height }),
       s("text", { x: 0, y: height + 12 }, number(lowest)),
@@ -25,7 +29,18 @@ function histogram(details, role) {
       "details",
       {},
       h("summary", {}, "As a table"),
-      h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, "activation"), h("th", {}, "firings"))), h("tbody", {}, Array.from(heights, (n, i) => h("tr", {}, h("td", {}, `${number(edge(i))} to ${number(edge(i + 1))}`), h("td", {}, count(n)))))),
+      h(
+        "table",
+        {},
+        h("thead", {}, h("tr", {}, h("th", {}, "activation"), h("th", {}, "firings"))),
+        h(
+          "tbody",
+          {},
+          Array.from(heights, (n, i) =>
+            h("tr", {}, h("td", {}, `${number(edge(i))} to ${number(edge(i + 1))}`), h("td", {}, count(n))),
+          ),
+        ),
+      ),
     ),
   );
 }
@@ -69,7 +84,11 @@ function scatter(role, current = -1) {
     context.textAlign = "center";
     for (let power = Math.ceil(low); power <= 0; power += 1) {
       grid(context, x(10 ** power), MARGIN.top, x(10 ** power), height - MARGIN.bottom);
-      context.fillText(`${Number((10 ** (power + 2)).toPrecision(1))}%`, x(10 ** power) - (power === 0 ? 8 : 0), height - MARGIN.bottom + 14);
+      context.fillText(
+        `${Number((10 ** (power + 2)).toPrecision(1))}%`,
+        x(10 ** power) - (power === 0 ? 8 : 0),
+        height - MARGIN.bottom + 14,
+      );
     }
     context.fillText("fires on (share of tokens)", MARGIN.left + (width - MARGIN.left - MARGIN.right) / 2, height - 4);
     context.textAlign = "right";
@@ -119,7 +138,14 @@ function scatter(role, current = -1) {
     tip.hidden = found < 0;
     canvas.classList.toggle("over", found >= 0);
     if (found < 0) return;
-    tip.replaceChildren(h("b", {}, `Feature ${found}`), h("br", {}), wordOf(sae.top_token[found]), ` ${percent(sae.top_token_share[found])}, fires on ${percent(sae.firing_rate[found])}`, h("br", {}), snippet(role, found));
+    tip.replaceChildren(
+      h("b", {}, `Feature ${found}`),
+      h("br", {}),
+      wordOf(sae.top_token[found]),
+      ` ${percent(sae.top_token_share[found])}, fires on ${percent(sae.firing_rate[found])}`,
+      h("br", {}),
+      snippet(role, found),
+    );
     tip.style.left = `${Math.min(event.offsetX + 12, canvas.clientWidth - 235)}px`;
     tip.style.top = `${Math.max(0, event.offsetY - 80)}px`;
   });

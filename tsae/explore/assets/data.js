@@ -14,7 +14,8 @@ function fetchPart(name) {
     arrivals.set(name, resolve);
     const script = document.createElement("script");
     script.src = `${encodeURIComponent(ABOUT.parts)}/${encodeURIComponent(name)}.js`;
-    script.onerror = () => reject(new Error(`${ABOUT.parts}/${name}.js is not beside this page; copy the folder with it`));
+    script.onerror = () =>
+      reject(new Error(`${ABOUT.parts}/${name}.js is not beside this page; copy the folder with it`));
     document.head.append(script);
   });
 }
@@ -136,7 +137,8 @@ async function partsAt(role, place) {
   const [bias, table, features] = part.shares.subarray(3 * at, 3 * at + 3);
   const n = part.top.length / part.nmse.length;
   const top = [];
-  for (let i = 0; i < Math.min(n, part.n_active[at]); i += 1) top.push([part.top[at * n + i], part.activations[at * n + i]]);
+  for (let i = 0; i < Math.min(n, part.n_active[at]); i += 1)
+    top.push([part.top[at * n + i], part.activations[at * n + i]]);
   const shares = [bias, table, features, 1000 - bias - table - features].map((share) => share / 1000);
   return { shares, nmse: part.nmse[at] / 1000, active: part.n_active[at], top };
 }

@@ -9,7 +9,9 @@ function fill(element, attributes, children) {
     else if (name === "style") Object.entries(value).forEach(([key, v]) => element.style.setProperty(key, v));
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -18,13 +20,16 @@ const s = (tag, attributes, ...children) => fill(document.createElementNS(SVG, t
 
 // Characters that show nothing, or change the order of what is around them, get a sign.
 function visible(text) {
-  return text.replace(/[\u0000-\u001f\u007f-\u009f\u00a0\u00ad\u061c\u1680\u2000-\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\u3000\ufeff]/gu, (c) => {
-    const code = c.codePointAt(0);
-    if (c === "\n") return "↵";
-    if (c === "\t") return "⇥";
-    if (code < 32) return String.fromCharCode(0x2400 + code);
-    return `⟨U+${code.toString(16).toUpperCase().padStart(4, "0")}⟩`;
-  });
+  return text.replace(
+    /[\u0000-\u001f\u007f-\u009f\u00a0\u00ad\u061c\u1680\u2000-\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\u3000\ufeff]/gu,
+    (c) => {
+      const code = c.codePointAt(0);
+      if (c === "\n") return "↵";
+      if (c === "\t") return "⇥";
+      if (code < 32) return String.fromCharCode(0x2400 + code);
+      return `⟨U+${code.toString(16).toUpperCase().padStart(4, "0")}⟩`;
+    },
+  );
 }
 
 function wordOf(token) {
@@ -34,7 +39,9 @@ function wordOf(token) {
 }
 
 const tokenLink = (token, attributes = {}) =>
-  token < 0 ? h("span", {}, "–") : h("a", { class: "token", href: `#/token/${token}`, dir: "auto", ...attributes }, wordOf(token));
+  token < 0
+    ? h("span", {}, "–")
+    : h("a", { class: "token", href: `#/token/${token}`, dir: "auto", ...attributes }, wordOf(token));
 
 const featureLink = (role, feature, attributes = {}) =>
   h("a", { class: `feature ${role}`, href: `#/feature/${role}/${feature}`, ...attributes }, String(feature));
@@ -56,21 +63,39 @@ const short = (role) => (role === "tokenized" ? "tokenized" : "baseline");
 
 const facts = (...entries) => factsOf("facts", entries);
 const factsOf = (kind, entries) =>
-  h("dl", { class: kind }, entries.filter(Boolean).map(([name, ...value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  h(
+    "dl",
+    { class: kind },
+    entries.filter(Boolean).map(([name, ...value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+  );
 
 const bar = (share, role = "") =>
-  h("span", { class: `bar ${role}`, "aria-hidden": "true" }, h("span", { style: { width: `${Math.max(0, Math.min(100, 100 * share))}%` } }));
+  h(
+    "span",
+    { class: `bar ${role}`, "aria-hidden": "true" },
+    h("span", { style: { width: `${Math.max(0, Math.min(100, 100 * share))}%` } }),
+  );
 
 // Rows of a label, a bar and a number.
 const bars = (rows, role, note = "") =>
-  h("ol", { class: "bars" }, rows.map(([label, share, text]) => h("li", {}, label, bar(share, role), h("span", { class: "number" }, text, note))));
+  h(
+    "ol",
+    { class: "bars" },
+    rows.map(([label, share, text]) =>
+      h("li", {}, label, bar(share, role), h("span", { class: "number" }, text, note)),
+    ),
+  );
 
 const section = (heading, about, ...children) =>
   h("section", {}, h("h3", {}, heading), about ? h("p", { class: "about" }, about) : null, children);
 
 // A side for each SAE; the one that is looked at comes first on a narrow screen.
 const sides = (make, first = null) =>
-  h("div", { class: ROLES.length > 1 ? "sides" : "sides one" }, ROLES.map((role) => h("div", { class: `side ${role}${role === first ? " first" : ""}` }, make(role))));
+  h(
+    "div",
+    { class: ROLES.length > 1 ? "sides" : "sides one" },
+    ROLES.map((role) => h("div", { class: `side ${role}${role === first ? " first" : ""}` }, make(role))),
+  );
 
 // Text of held-out tokens with a shade for each value, which is a share of the highest.
 function passage(start, length, { values = null, highest = 1, mark = -1, link = tokenHref, sign = 1 } = {}) {
@@ -113,9 +138,11 @@ function growing(container, n, make, step = 60) {
     more.hidden = shown >= n;
   };
   more.addEventListener("click", grow);
-  new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && grow(), { rootMargin: "400px" }).observe(more);
+  new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && grow(), {
+    rootMargin: "400px",
+  }).observe(more);
   grow();
-  return [container.tagName === "TBODY" ? container.parentElement ?? container : container, more];
+  return [container.tagName === "TBODY" ? (container.parentElement ?? container) : container, more];
 }
 
 function say(text) {

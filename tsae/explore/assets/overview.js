@@ -7,9 +7,25 @@ function showOverview() {
   return {
     title: "Map",
     content: [
-      h("h1", {}, `Layer ${ABOUT.layer}: `, ROLES.map((role, i) => [i ? " and " : "", h("span", { class: `role ${role}` }, short(role))]), ROLES.length > 1 ? " SAE" : ""),
-      h("p", { class: "lead" }, `Each point is a feature. Its height is the share of its activation mass on one token: at the top, features of a single token. Choose a point, or search. Measured on ${count(ABOUT.kept)} held-out tokens; the SAEs saw ${count(ABOUT.trained)} in training.`),
-      sides((role) => [h("h2", {}, title(role), " ", h("small", {}, SAE[role].id)), metricsOf(role), scatter(role), h("p", { class: "about" }, silent(role), " ", h("a", { href: `#/list/${role}` }, "All features as a list")), starts(role)]),
+      h(
+        "h1",
+        {},
+        `Layer ${ABOUT.layer}: `,
+        ROLES.map((role, i) => [i ? " and " : "", h("span", { class: `role ${role}` }, short(role))]),
+        ROLES.length > 1 ? " SAE" : "",
+      ),
+      h(
+        "p",
+        { class: "lead" },
+        `Each point is a feature. Its height is the share of its activation mass on one token: at the top, features of a single token. Choose a point, or search. Measured on ${count(ABOUT.kept)} held-out tokens; the SAEs saw ${count(ABOUT.trained)} in training.`,
+      ),
+      sides((role) => [
+        h("h2", {}, title(role), " ", h("small", {}, SAE[role].id)),
+        metricsOf(role),
+        scatter(role),
+        h("p", { class: "about" }, silent(role), " ", h("a", { href: `#/list/${role}` }, "All features as a list")),
+        starts(role),
+      ]),
       tokensToStart(),
     ],
   };
@@ -18,12 +34,18 @@ function showOverview() {
 const metricsOf = (role) =>
   factsOf(
     "facts metrics",
-    Object.keys(NAMES).filter((name) => name in SAE[role].metrics).map((name) => {
-      const [value, low, high] = SAE[role].metrics[name];
-      const show = (x) => (SHARES.has(name) ? `${(100 * x).toFixed(1)}%` : x.toPrecision(3));
-      const interval = low === null || show(low) === show(high) ? null : `${show(low)} to ${show(high)}`;
-      return [h("abbr", { title: ABOUT.metrics[name] }, NAMES[name]), show(value), interval ? h("small", {}, h("br", {}), interval) : null];
-    }),
+    Object.keys(NAMES)
+      .filter((name) => name in SAE[role].metrics)
+      .map((name) => {
+        const [value, low, high] = SAE[role].metrics[name];
+        const show = (x) => (SHARES.has(name) ? `${(100 * x).toFixed(1)}%` : x.toPrecision(3));
+        const interval = low === null || show(low) === show(high) ? null : `${show(low)} to ${show(high)}`;
+        return [
+          h("abbr", { title: ABOUT.metrics[name] }, NAMES[name]),
+          show(value),
+          interval ? h("small", {}, h("br", {}), interval) : null,
+        ];
+      }),
   );
 
 function silent(role) {
@@ -36,8 +58,23 @@ function starts(role) {
   const sae = D.sae[role];
   const often = ordered(role, "share", -1, OFTEN);
   const rare = often.filter((i) => sae.firing_rate[i] < 0.02 && sae.top_token_share[i] < 0.5).reverse();
-  const list = (features) => bars(features.slice(0, 8).map((i) => [h("span", { class: "pair" }, featureLink(role, i, { "data-item": "" }), " ", tokenLink(sae.top_token[i])), sae.top_token_share[i], percent(sae.top_token_share[i])]), role);
-  return h("div", { class: "columns" }, section("Of one token", null, list(firstOfEach(often, sae.top_token))), section("Of many tokens", null, list(firstOfEach(rare, sae.top_token))));
+  const list = (features) =>
+    bars(
+      features
+        .slice(0, 8)
+        .map((i) => [
+          h("span", { class: "pair" }, featureLink(role, i, { "data-item": "" }), " ", tokenLink(sae.top_token[i])),
+          sae.top_token_share[i],
+          percent(sae.top_token_share[i]),
+        ]),
+      role,
+    );
+  return h(
+    "div",
+    { class: "columns" },
+    section("Of one token", null, list(firstOfEach(often, sae.top_token))),
+    section("Of many tokens", null, list(firstOfEach(rare, sae.top_token))),
+  );
 }
 
 // The first feature of each top token.
@@ -51,7 +88,15 @@ function tokensToStart() {
   const tokens = [];
   for (let token = 0; token < ABOUT.vocabulary; token += 1) if (D.tok.heldout[token] >= OFTEN) tokens.push(token);
   tokens.sort((a, b) => D.tok.fvu_table[a] - D.tok.fvu_table[b]);
-  const list = (chosen) => bars(chosen.map((token) => [tokenLink(token, { "data-item": "" }), 1 - D.tok.fvu_table[token], percent(1 - D.tok.fvu_table[token])]), "tokenized");
+  const list = (chosen) =>
+    bars(
+      chosen.map((token) => [
+        tokenLink(token, { "data-item": "" }),
+        1 - D.tok.fvu_table[token],
+        percent(1 - D.tok.fvu_table[token]),
+      ]),
+      "tokenized",
+    );
   return section(
     "What the table explains alone",
     `Variance of a token's residuals that the SAE's bias and its token-bias explain without any feature, for tokens that occur ${OFTEN} times or more in held-out text: the most and the least.`,
@@ -95,24 +140,79 @@ function showList(role, by = "rate", direction = "down") {
       h("td", { class: "number" }, percent(sae.firing_rate[i])),
       h("td", { class: "number" }, number(sae.max_activation[i])),
       h("td", {}, tokenLink(sae.top_token[i]), " ", h("span", { class: "number" }, percent(sae.top_token_share[i]))),
-      h("td", {}, tokenLink(sae.token_bias_token[i]), " ", h("span", { class: "number" }, cosine(sae.token_bias_cosine[i]))),
-      sae.match ? h("td", {}, featureLink(OTHER[role], sae.match[i]), " ", h("span", { class: "number" }, cosine(sae.match_cosine[i]))) : null,
+      h(
+        "td",
+        {},
+        tokenLink(sae.token_bias_token[i]),
+        " ",
+        h("span", { class: "number" }, cosine(sae.token_bias_cosine[i])),
+      ),
+      sae.match
+        ? h(
+            "td",
+            {},
+            featureLink(OTHER[role], sae.match[i]),
+            " ",
+            h("span", { class: "number" }, cosine(sae.match_cosine[i])),
+          )
+        : null,
     );
   };
   const head = shown.map(([key, [name]]) => {
     const way = key === by ? direction : null;
-    return h("th", { scope: "col", "aria-sort": way ? (way === "up" ? "ascending" : "descending") : null }, h("a", { href: `#/list/${role}/${key}/${way === "down" ? "up" : "down"}` }, name, way ? (way === "up" ? " ↑" : " ↓") : ""));
+    return h(
+      "th",
+      { scope: "col", "aria-sort": way ? (way === "up" ? "ascending" : "descending") : null },
+      h(
+        "a",
+        { href: `#/list/${role}/${key}/${way === "down" ? "up" : "down"}` },
+        name,
+        way ? (way === "up" ? " ↑" : " ↓") : "",
+      ),
+    );
   });
-  const table = h("table", { class: "list" }, h("caption", {}, `${count(order.length)} of ${count(SAE[role].features)} features`), h("thead", {}, h("tr", {}, head)), body);
+  const table = h(
+    "table",
+    { class: "list" },
+    h("caption", {}, `${count(order.length)} of ${count(SAE[role].features)} features`),
+    h("thead", {}, h("tr", {}, head)),
+    body,
+  );
   return {
     title: `Features, ${short(role)}`,
     content: [
-      h("h1", {}, "Features ", ROLES.map((name) => [h("a", { class: `role ${name}`, href: `#/list/${name}/${by}/${direction}`, "aria-current": name === role ? "true" : null }, short(name)), " "])),
+      h(
+        "h1",
+        {},
+        "Features ",
+        ROLES.map((name) => [
+          h(
+            "a",
+            {
+              class: `role ${name}`,
+              href: `#/list/${name}/${by}/${direction}`,
+              "aria-current": name === role ? "true" : null,
+            },
+            short(name),
+          ),
+          " ",
+        ]),
+      ),
       h(
         "p",
         { class: "about" },
         h("label", { for: "fewest" }, "That fire on at least "),
-        h("select", { id: "fewest", onchange: (event) => { fewest = Number(event.target.value); route(); } }, [1, 10, 100, 1000].map((n) => h("option", { value: n, selected: n === fewest }, count(n)))),
+        h(
+          "select",
+          {
+            id: "fewest",
+            onchange: (event) => {
+              fewest = Number(event.target.value);
+              route();
+            },
+          },
+          [1, 10, 100, 1000].map((n) => h("option", { value: n, selected: n === fewest }, count(n))),
+        ),
         ` of ${count(ABOUT.kept)} held-out tokens`,
       ),
       h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "List of features" }, table),

@@ -6,7 +6,10 @@ let view = {};
 let turn = 0;
 let before = "#/"; // where a search began
 
-const nothing = (text) => ({ title: "Not found", content: [h("h1", {}, "Not found"), h("p", {}, text), h("p", {}, h("a", { href: "#/" }, "Back to the map"))] });
+const nothing = (text) => ({
+  title: "Not found",
+  content: [h("h1", {}, "Not found"), h("p", {}, text), h("p", {}, h("a", { href: "#/" }, "Back to the map"))],
+});
 const whole = (text) => (/^\d+$/.test(text ?? "") ? Number(text) : NaN);
 
 function decoded(part) {
@@ -29,7 +32,11 @@ function viewOf(hash) {
     case "list":
       return showList(a, b, c);
     case "text":
-      return a === undefined ? showTexts("") : a === "find" ? showTexts(b ?? "") : showText(whole(a), b === undefined ? NaN : whole(b));
+      return a === undefined
+        ? showTexts("")
+        : a === "find"
+          ? showTexts(b ?? "")
+          : showText(whole(a), b === undefined ? NaN : whole(b));
     case "search":
       return showSearch(a ?? "");
     default:
@@ -195,7 +202,9 @@ async function start() {
   try {
     await readCore();
   } catch (error) {
-    main.replaceChildren(h("p", {}, `The data of this page could not be read: ${error.message}. It needs a browser of 2023 or later.`));
+    main.replaceChildren(
+      h("p", {}, `The data of this page could not be read: ${error.message}. It needs a browser of 2023 or later.`),
+    );
     main.setAttribute("aria-busy", "false");
     return;
   }

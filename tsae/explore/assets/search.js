@@ -35,7 +35,11 @@ function matchesOf(query, most = 2000) {
   const { text, starts } = textIndex();
   const wanted = query.toLowerCase();
   const [found, inside] = [[], []];
-  for (let at = text.indexOf(wanted); wanted && at >= 0 && found.length + inside.length < most; at = text.indexOf(wanted, at + wanted.length)) {
+  for (
+    let at = text.indexOf(wanted);
+    wanted && at >= 0 && found.length + inside.length < most;
+    at = text.indexOf(wanted, at + wanted.length)
+  ) {
     const first = placeAt(starts, at);
     const within = LETTER.test(text[at - 1] ?? "") || LETTER.test(text[at + wanted.length] ?? "");
     (within ? inside : found).push([first, placeAt(starts, at + wanted.length - 1) - first + 1]);
@@ -89,32 +93,97 @@ function showSearch(query) {
   const numbered = /^\d+$/.test(trimmed) ? ROLES.filter((role) => Number(trimmed) < SAE[role].features) : [];
   const near = Object.fromEntries(ROLES.map((role) => [role, featuresNear(role, matches)]));
   const total = ROLES.reduce((sum, role) => sum + near[role].length, 0);
-  say(`${count(numbered.length)} features of that number, ${count(tokens.length)} tokens, ${count(total)} features with the text in their contexts, ${count(matches.length)} places in held-out text`);
+  say(
+    `${count(numbered.length)} features of that number, ${count(tokens.length)} tokens, ${count(total)} features with the text in their contexts, ${count(matches.length)} places in held-out text`,
+  );
   return {
     title: `Search: ${visible(trimmed)}`,
     keepFocus: true,
     content: [
       h("h1", {}, "Search ", h("bdi", {}, visible(trimmed))),
-      numbered.length ? section("Features of that number", null, h("ul", { class: "chips" }, numbered.map((role) => h("li", {}, featureLink(role, Number(trimmed), { "data-item": "" }), ` ${short(role)}`)))) : null,
+      numbered.length
+        ? section(
+            "Features of that number",
+            null,
+            h(
+              "ul",
+              { class: "chips" },
+              numbered.map((role) =>
+                h("li", {}, featureLink(role, Number(trimmed), { "data-item": "" }), ` ${short(role)}`),
+              ),
+            ),
+          )
+        : null,
       section(
         `Tokens (${count(tokens.length)})`,
         tokens.length ? "With the times that each was seen in training." : "None with this text.",
-        h("ul", { class: "chips" }, tokens.slice(0, 40).map((token) => h("li", {}, tokenLink(token, { "data-item": "" }), " ", h("small", {}, count(D.tok.trained[token]))))),
+        h(
+          "ul",
+          { class: "chips" },
+          tokens
+            .slice(0, 40)
+            .map((token) =>
+              h("li", {}, tokenLink(token, { "data-item": "" }), " ", h("small", {}, count(D.tok.trained[token]))),
+            ),
+        ),
       ),
       h("h2", {}, "Features with this text in their top contexts"),
       sides((role) => {
         const list = h("ol", { class: "bars roomy" });
-        const more = growing(list, near[role].length, (i) => {
-          const { feature, on, inside, of } = near[role][i];
-          return h("li", {}, h("span", { class: "pair" }, featureLink(role, feature, { "data-item": "" }), " ", tokenLink(D.sae[role].top_token[feature])), bar(on / of, role), h("span", { class: "number" }, `${on ? `on ${on}` : `in ${inside}`} of ${of}`));
-        }, 20)[1];
-        return [h("h3", {}, `${title(role)} (${count(near[role].length)})`), near[role].length ? h("p", { class: "about" }, "“on”: contexts whose highest activation is on the text; “in”: contexts that contain it.") : null, list, more];
+        const more = growing(
+          list,
+          near[role].length,
+          (i) => {
+            const { feature, on, inside, of } = near[role][i];
+            return h(
+              "li",
+              {},
+              h(
+                "span",
+                { class: "pair" },
+                featureLink(role, feature, { "data-item": "" }),
+                " ",
+                tokenLink(D.sae[role].top_token[feature]),
+              ),
+              bar(on / of, role),
+              h("span", { class: "number" }, `${on ? `on ${on}` : `in ${inside}`} of ${of}`),
+            );
+          },
+          20,
+        )[1];
+        return [
+          h("h3", {}, `${title(role)} (${count(near[role].length)})`),
+          near[role].length
+            ? h(
+                "p",
+                { class: "about" },
+                "“on”: contexts whose highest activation is on the text; “in”: contexts that contain it.",
+              )
+            : null,
+          list,
+          more,
+        ];
       }),
       section(
         `Places in held-out text (${count(matches.length)})`,
         null,
-        h("ol", { class: "contexts" }, matches.slice(0, 5).map(([place, length]) => h("li", {}, h("a", { class: "number", href: textHref(place), "data-item": "" }, "open"), around(place, length)))),
-        matches.length > 5 ? h("p", {}, h("a", { href: `#/text/find/${encodeURIComponent(trimmed)}` }, "All places")) : null,
+        h(
+          "ol",
+          { class: "contexts" },
+          matches
+            .slice(0, 5)
+            .map(([place, length]) =>
+              h(
+                "li",
+                {},
+                h("a", { class: "number", href: textHref(place), "data-item": "" }, "open"),
+                around(place, length),
+              ),
+            ),
+        ),
+        matches.length > 5
+          ? h("p", {}, h("a", { href: `#/text/find/${encodeURIComponent(trimmed)}` }, "All places"))
+          : null,
       ),
     ],
   };

@@ -20,7 +20,12 @@ async function showToken(token) {
         "div",
         { class: "line" },
         h("h1", {}, "Token ", h("bdi", { class: "token" }, wordOf(token)), " ", h("small", {}, `id ${token}`)),
-        h("p", { class: "steps" }, h("a", { href: go(-1), "aria-label": "Previous token" }, "←"), h("a", { href: go(1), "aria-label": "Next token" }, "→")),
+        h(
+          "p",
+          { class: "steps" },
+          h("a", { href: go(-1), "aria-label": "Previous token" }, "←"),
+          h("a", { href: go(1), "aria-label": "Next token" }, "→"),
+        ),
       ),
       facts(
         ["in training", count(columns.trained[token]), h("small", {}, " times")],
@@ -28,7 +33,11 @@ async function showToken(token) {
         has && ["norm of its token-bias", number(columns.bias_norm[token])],
         ["norm of its unigram residual", number(columns.unigram_norm[token])],
         has && ["cosine of the two", cosine(columns.cosine[token])],
-        has && ["cosine, centred", cosine(columns.centred_cosine[token]), h("small", {}, " means over tokens taken out")],
+        has && [
+          "cosine, centred",
+          cosine(columns.centred_cosine[token]),
+          h("small", {}, " means over tokens taken out"),
+        ],
       ),
       h(
         "div",
@@ -38,7 +47,12 @@ async function showToken(token) {
           section(
             "Nearest rows of the table",
             "Token-biases of other tokens seen in training, by cosine similarity.",
-            near.length ? bars(near.map(([other, similarity]) => [tokenLink(other), similarity, cosine(similarity)]), "tokenized") : h("p", {}, "This token was not seen in training, so its row was not trained."),
+            near.length
+              ? bars(
+                  near.map(([other, similarity]) => [tokenLink(other), similarity, cosine(similarity)]),
+                  "tokenized",
+                )
+              : h("p", {}, "This token was not seen in training, so its row was not trained."),
           ),
       ),
       h("h2", {}, "Features that fire on it"),
@@ -48,8 +62,25 @@ async function showToken(token) {
           ? h(
               "div",
               {},
-              h("p", { class: "about" }, `Share of its ${count(heldout)} held-out occurrences on which a feature fires, and the feature's own top token.`),
-              bars(on[role].map(([feature, n]) => [h("span", { class: "pair" }, featureLink(role, feature, { "data-item": "" }), " ", tokenLink(D.sae[role].top_token[feature])), n / heldout, percent(n / heldout)]), role),
+              h(
+                "p",
+                { class: "about" },
+                `Share of its ${count(heldout)} held-out occurrences on which a feature fires, and the feature's own top token.`,
+              ),
+              bars(
+                on[role].map(([feature, n]) => [
+                  h(
+                    "span",
+                    { class: "pair" },
+                    featureLink(role, feature, { "data-item": "" }),
+                    " ",
+                    tokenLink(D.sae[role].top_token[feature]),
+                  ),
+                  n / heldout,
+                  percent(n / heldout),
+                ]),
+                role,
+              ),
             )
           : h("p", {}, heldout ? "None." : "It is in no held-out text."),
         topFeatures(role, token),
@@ -57,7 +88,15 @@ async function showToken(token) {
       section(
         "In held-out text",
         null,
-        places.length ? h("ol", { class: "contexts" }, places.map((place) => h("li", {}, h("a", { class: "number", href: textHref(place), "data-item": "" }, "open"), around(place)))) : h("p", {}, "Nowhere."),
+        places.length
+          ? h(
+              "ol",
+              { class: "contexts" },
+              places.map((place) =>
+                h("li", {}, h("a", { class: "number", href: textHref(place), "data-item": "" }, "open"), around(place)),
+              ),
+            )
+          : h("p", {}, "Nowhere."),
       ),
     ],
   };
@@ -73,7 +112,13 @@ function explained(token, heldout, has) {
     "Unexplained variance of its residuals",
     "FVU over its held-out occurrences: squared errors as a share of squared distances to the mean of all residuals. The table alone reconstructs x as the SAE's bias plus the token-bias.",
     heldout
-      ? h("ol", { class: "bars" }, rows.map(([what, fvu, role]) => h("li", {}, h("span", {}, what), bar(fvu, role), h("span", { class: "number" }, percent(fvu)))))
+      ? h(
+          "ol",
+          { class: "bars" },
+          rows.map(([what, fvu, role]) =>
+            h("li", {}, h("span", {}, what), bar(fvu, role), h("span", { class: "number" }, percent(fvu))),
+          ),
+        )
       : h("p", {}, "It is in no held-out text."),
   );
 }
@@ -87,8 +132,21 @@ function topFeatures(role, token) {
   return h(
     "div",
     {},
-    h("p", { class: "about" }, `It is the top token of ${count(found.length)} feature${found.length > 1 ? "s" : ""}; share of their mass:`),
-    bars(found.slice(0, 12).map((feature) => [featureLink(role, feature, { "data-item": "" }), sae.top_token_share[feature], percent(sae.top_token_share[feature])]), role),
+    h(
+      "p",
+      { class: "about" },
+      `It is the top token of ${count(found.length)} feature${found.length > 1 ? "s" : ""}; share of their mass:`,
+    ),
+    bars(
+      found
+        .slice(0, 12)
+        .map((feature) => [
+          featureLink(role, feature, { "data-item": "" }),
+          sae.top_token_share[feature],
+          percent(sae.top_token_share[feature]),
+        ]),
+      role,
+    ),
   );
 }
 

@@ -37,7 +37,18 @@ def test_parts_add_up_to_the_residual(evaluated: Evaluated, name: str) -> None:
 def test_columns_are_in_thousandths_and_empty_where_nothing_is_kept() -> None:
     top = np.full((2, TOP_FEATURES), 7)
     ones = np.ones(2)
-    parts = Parts(np.array([1, 5]), np.array([3, 3]), 4 * ones, np.array([1.0, 1e9]), ones, ones, np.array([[0.1, -0.25, 0.9], [50, 0, -50]]), np.array([2, 3]), top, top / 2)  # fmt: skip
+    parts = Parts(
+        np.array([1, 5]),
+        np.array([3, 3]),
+        4 * ones,
+        np.array([1.0, 1e9]),
+        ones,
+        ones,
+        np.array([[0.1, -0.25, 0.9], [50, 0, -50]]),
+        np.array([2, 3]),
+        top,
+        top / 2,
+    )
     found = columns_of_text(parts, 300, 4, 8)
     assert found["shares"].tolist() == [[0, 0, 0], [32767, 0, -32767], [0, 0, 0], [0, 0, 0]]
     assert found["nmse"].tolist() == [0, 65535, 0, 0] and found["n_active"].tolist() == [0, 3, 0, 0]
