@@ -126,8 +126,8 @@ const flowing = (token) => visible(D.words[token] ?? "") || "∅";
 const tokenHref = (_place, token) => `#/token/${token}`;
 const textHref = (place) => `#/text/${Math.floor(place / ABOUT.contexts)}/${place % ABOUT.contexts}`;
 
-// A list that grows as its end comes into view.
-function growing(container, n, make, step = 60) {
+// Fill a list from its start; returns the button that makes it grow, which by itself it does when its end comes into view.
+function growing(container, n, make, step = 60, byItself = true) {
   let shown = 0;
   const more = h("button", { type: "button", class: "more" }, "More");
   const grow = () => {
@@ -138,11 +138,13 @@ function growing(container, n, make, step = 60) {
     more.hidden = shown >= n;
   };
   more.addEventListener("click", grow);
-  new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && grow(), {
-    rootMargin: "400px",
-  }).observe(more);
+  if (byItself) {
+    new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && grow(), {
+      rootMargin: "400px",
+    }).observe(more);
+  }
   grow();
-  return [container.tagName === "TBODY" ? (container.parentElement ?? container) : container, more];
+  return more;
 }
 
 function say(text) {

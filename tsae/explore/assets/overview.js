@@ -216,7 +216,7 @@ function showList(role, by = "rate", direction = "down") {
         ` of ${count(ABOUT.kept)} held-out tokens`,
       ),
       h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "List of features" }, table),
-      growing(body, order.length, row, 100)[1],
+      growing(body, order.length, row, 100),
     ],
   };
 }

@@ -149,8 +149,9 @@ function showSearch(query) {
               h("span", { class: "number" }, `${on ? `on ${on}` : `in ${inside}`} of ${of}`),
             );
           },
-          20,
-        )[1];
+          12,
+          false,
+        );
         return [
           h("h3", {}, `${title(role)} (${count(near[role].length)})`),
           near[role].length

@@ -29,7 +29,7 @@ function showTexts(words) {
         matches ? around(place, length) : passage(place, Math.min(28, ABOUT.contexts - 1), { link: textHref }),
       );
     };
-    list.after(growing(list, n, make, 30)[1]);
+    list.after(growing(list, n, make, 30));
   };
   let timer = 0;
   input.addEventListener("input", () => {
