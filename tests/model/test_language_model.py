@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, GPTNeoConfig, GPTNeoForCausalLM
 
 from tsae.model.folder import ModelShape, model_shape
 from tsae.model.language_model import LanguageModel, load_model
+from tsae.model.logits import logits_of_direction
 from tsae.store.tensors import load_tensors, save_tensors
 
 LAYERS = (3, 0, 1)
@@ -138,7 +139,7 @@ def test_logits_of_a_direction_are_those_of_the_norm_and_the_unembedding(folder:
             centred = directions - directions.mean(1, keepdim=True)
         scaled = centred / centred.square().mean(1, keepdim=True).sqrt()
         expected = (norm.weight * scaled) @ bare.get_output_embeddings().weight.T
-    found = load_model(save_beside_tokenizer(bare, folder, tmp_path)).logits_of_direction(directions)
+    found = logits_of_direction(load_model(save_beside_tokenizer(bare, folder, tmp_path)), directions)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 

@@ -11,6 +11,7 @@ from tsae.explore.blocks import smallest
 from tsae.measure.features import LISTS
 from tsae.measure.nearest import max_cosine_similarity
 from tsae.model.language_model import LanguageModel
+from tsae.model.logits import logits_of_direction
 from tsae.sae.firings import Firings, contexts_of
 
 BINS = 24  # of a histogram
@@ -105,7 +106,7 @@ def top_tokens(firings: Firings, tokens: np.ndarray) -> tuple[np.ndarray, np.nda
 def top_logits(W_dec: Tensor, model: LanguageModel, n_tokens: int) -> dict[str, np.ndarray]:
     """The tokens whose logits each row of W_dec (F, d) raises and lowers most.
 
-    See `LanguageModel.logits_of_direction` for what is computed. Blocks between the layer and the end of the model are
+    See `tsae.model.logits` for what is computed. Blocks between the layer and the end of the model are
     left out.
 
     Args:
@@ -119,7 +120,7 @@ def top_logits(W_dec: Tensor, model: LanguageModel, n_tokens: int) -> dict[str, 
     n = min(TOP_LOGITS, n_tokens)
     parts: dict[str, list[Tensor]] = {name: [] for name in ("raised_by", "raised", "lowered_by", "lowered")}
     for rows in W_dec.split(ROWS):
-        logits = model.logits_of_direction(rows)[:, :n_tokens]
+        logits = logits_of_direction(model, rows)[:, :n_tokens]
         for name, largest in (("raised", True), ("lowered", False)):
             values, tokens = logits.topk(n, largest=largest)
             parts[f"{name}_by"].append(values)

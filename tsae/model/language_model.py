@@ -99,26 +99,6 @@ class LanguageModel:
         with torch.no_grad(), self._bypassed(layer):
             return self._bridge(residual.to(self.device), start_at_layer=layer, use_cache=False)
 
-    def logits_of_direction(self, directions: Tensor) -> Tensor:
-        """What a direction in the last residual adds to the logits, through the final norm and the unembedding.
-
-        The norm scales the direction alone to a root mean square of 1 and, if it is a layer norm, centres it. Its gain and the
-        unembedding follow. Their biases are left out: this is half the difference of the logits of v and -v.
-
-        Args:
-            directions: (n, d_model).
-
-        Returns:
-            (n, vocab_size) float32, on the model's device.
-        """
-        with torch.no_grad(), self._bypassed(self.n_layers):
-            # At this length the norm's epsilon does not matter.
-            scaled = self.d_model**0.5 * torch.nn.functional.normalize(directions, dim=1)
-            both = torch.stack([scaled, -scaled], 1).to(self.device)
-            plus, minus = self._bridge(both, start_at_layer=self.n_layers - 1, use_cache=False).unbind(1)
-            effect: Tensor = (plus - minus) / 2
-            return effect
-
     def _keys_and_values(self, prefix: Sequence[int], batch: int) -> dict[str, Any]:
         key = tuple(prefix)
         if key not in self._past:
