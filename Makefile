@@ -4,12 +4,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce figure report smoke test test-faults test-slurm lint docs bench lock verify-artefacts check-config
+.PHONY: help env reproduce figure report explore smoke test test-faults test-slurm lint docs bench lock verify-artefacts check-config
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 CORES ?= all
 MEM_MB ?=
 CONFIGFILE ?= config/config.yaml
+PORT ?= 8000
 ROUNDS ?= 10
 PROCESS_ROUNDS ?= 3
 QUALITY_SEEDS ?= 1
@@ -35,6 +36,7 @@ help:
 	@echo "make reproduce            every figure and number of a profile (CONFIGFILE=$(CONFIGFILE), CORES=$(CORES), MEM_MB=all jobs' memory)"
 	@echo "make figure FIG=name      one figure and what it needs"
 	@echo "make report               one HTML file with figures, claims, notebooks and run times of a finished run"
+	@echo "make explore              the page to explore the features of a finished run (SERVE=1 serves it on localhost, LAYER=6 another layer)"
 	@echo "make smoke                a tiny random model through the whole DAG, in a few minutes"
 	@echo "make test                 linters, type checker, test suite, smoke run"
 	@echo "make test-faults          kill, damage and starve runs of the smoke profile, and print the outcomes (up to 25 minutes)"
@@ -78,6 +80,15 @@ reproduce: check-config
 report: check-config
 	@$(STOPPABLE) $(SNAKEMAKE) --report $(REPORT)
 	@echo "The report is $(REPORT)"
+
+# Of the middle layer by the workflow; of another layer beside it.
+EXPLORER = $(RESULTS)/explorer$(if $(LAYER),-layer$(LAYER)).html
+explore: check-config
+	@$(STOPPABLE) $(if $(LAYER),$(BIN)/python -m tsae explore --results $(RESULTS) --layer $(LAYER) --page $(EXPLORER) > /dev/null,$(SNAKEMAKE) $(EXPLORER))
+	@if test "$(SERVE)" = 1; then \
+	  echo "The page is at http://127.0.0.1:$(PORT)/$(notdir $(EXPLORER)); Ctrl-C ends it"; \
+	  trap 'exit 0' INT; $(BIN)/python -m http.server --bind 127.0.0.1 --directory $(RESULTS) $(PORT); \
+	else echo "The page is $(EXPLORER); open it in a browser"; fi
 
 figure: check-config
 	@test -n "$(FIG)" || { echo "error: name a figure, for example: make figure FIG=last_token_detection"; exit 1; }

@@ -55,4 +55,5 @@ rule all:
         "<results>/claims.csv",
         "<results>/verified.txt",
         expand("<results>/notebooks/{notebook}.html", notebook=NOTEBOOKS),
+        ["<results>/explorer.html"] if EXPLORED else [],
         "<results>/manifest.json",

@@ -22,8 +22,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from torch.nn.functional import cosine_similarity
 
+from tsae.explore.run import open_run
 from tsae.figures.style import draw_against, figure, log2_ticks, name_layer_colours
-from tsae.measure.explore import open_run
 
 run = open_run()
 print(run.results, "layers", run.layers)

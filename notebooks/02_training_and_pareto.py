@@ -21,8 +21,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from tsae.claims.speedups import speedups
+from tsae.explore.run import open_run
 from tsae.figures.style import COLOURS, draw_curve, figure, log_axis
-from tsae.measure.explore import open_run
 
 run = open_run()
 print("baseline:", run.baseline, " tokenized:", run.tokenized)

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch.nn.functional import cosine_similarity
 
-from tsae.measure.explore import open_run
+from tsae.explore.run import open_run
 from tsae.measure.nearest import max_cosine_similarity
 
 run = open_run()

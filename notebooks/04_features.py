@@ -20,7 +20,7 @@
 import pandas as pd
 from IPython.display import HTML, display
 
-from tsae.measure.explore import contexts_html, features_on, open_run
+from tsae.explore.run import contexts_html, features_on, open_run
 
 run = open_run()
 layer = run.layers[len(run.layers) // 2]

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, GPTNeoConfig, GPTNeoForCausalLM
 
 from tsae.model.folder import ModelShape, model_shape
 from tsae.model.language_model import LanguageModel, load_model
+from tsae.model.logits import logits_of_direction
 from tsae.store.tensors import load_tensors, save_tensors
 
 LAYERS = (3, 0, 1)
@@ -123,6 +124,23 @@ def test_logits_from_changed_residuals_are_the_patched_models(
         unpatched = model.logits_from(model.residuals(ids, [layer])[layer], layer, ids)
     torch.testing.assert_close(model.logits_from(patched, layer, ids), expected, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(unpatched, expected, atol=0.1)
+
+
+def test_logits_of_a_direction_are_those_of_the_norm_and_the_unembedding(folder: Path, tmp_path: Path) -> None:
+    bare = AutoModelForCausalLM.from_pretrained(folder).eval()
+    inner = bare.base_model
+    norm = next(getattr(inner, name) for name in ("ln_f", "final_layer_norm", "norm") if hasattr(inner, name))
+    directions = 1e-3 * torch.randn(5, 32, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(0.5, 2, 32))
+        centred = directions
+        if hasattr(norm, "bias"):
+            norm.bias.copy_(torch.linspace(-1, 1, 32))
+            centred = directions - directions.mean(1, keepdim=True)
+        scaled = centred / centred.square().mean(1, keepdim=True).sqrt()
+        expected = (norm.weight * scaled) @ bare.get_output_embeddings().weight.T
+    found = logits_of_direction(load_model(save_beside_tokenizer(bare, folder, tmp_path)), directions)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_logits_from_does_not_run_the_blocks_below(model: LanguageModel, ids: Tensor) -> None:

@@ -12,8 +12,16 @@ from tsae.store.code import PACKAGE, digest_of, modules_of, path_of
 RULE = re.compile(r"(?ms)^rule (\w+):\n(.*?)(?=^(?:use )?rule |\Z)")
 
 # Module -> the rules whose results its edit changes.
-LAYER_STAGES = {"ablate", "measure_baselines", "evaluate", "measure_curve"}
-SAE_STAGES = {"measure_baselines", "evaluate", "measure_curve", "measure_phrases", "train", "import_released"}
+LAYER_STAGES = {"ablate", "measure_baselines", "evaluate", "measure_curve", "explore"}
+SAE_STAGES = {
+    "measure_baselines",
+    "evaluate",
+    "measure_curve",
+    "measure_phrases",
+    "train",
+    "import_released",
+    "explore",
+}
 EDITS = {
     "tsae.text.corpus": {"prepare_documents"},
     "tsae.text.documents": {"prepare_documents", "tokenize"},
@@ -25,7 +33,7 @@ EDITS = {
     "tsae.sae.sae": SAE_STAGES,
     "tsae.training.optimizers": {"train"},
     "tsae.training.trainer": {"train"},
-    "tsae.measure.definitions": {"measure_baselines", "evaluate", "measure_curve", "measure_claims"},
+    "tsae.measure.definitions": {"measure_baselines", "evaluate", "measure_curve", "measure_claims", "explore"},
     "tsae.measure.curves": {"measure_curve"},
     "tsae.claims.ledger": {"measure_claims"},
     "tsae.store.files": set(),
@@ -54,7 +62,7 @@ def package(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("module", EDITS)
 def test_an_edit_is_one_of_all_stages_that_use_it_and_of_no_others(package: Path, module: str) -> None:
-    assert len(stages()) == 21
+    assert len(stages()) == 22
     before = {rule: digest_of(*named, package=package) for rule, named in stages().items()}
     edited = path_of(module, package)
     edited.write_text(edited.read_text() + "\n# edited\n")

@@ -15,7 +15,7 @@ from fixtures import ROOT
 from fixtures.training import Prepared
 from transformers import AutoConfig, AutoTokenizer
 
-from tsae.measure.explore import Run
+from tsae.explore.run import Run
 from tsae.model.language_model import load_model
 from tsae.model.write_model import prepare_model
 from tsae.phrases.find_phrases import find_phrases_of

@@ -36,6 +36,7 @@ GROUPS: dict[str, dict[str, Target]] = {
         "collect": Target("tsae.measure.table", "write_table"),
         "draw": Target("tsae.figures.draw", "draw_figure"),
         "measure-claims": Target("tsae.claims.run", "measure_run"),
+        "explore": Target("tsae.explore.page", "explore"),
         "manifest": Target("tsae.store.manifest", "write_manifest"),
         "record": Target("tsae.store.files", "record_all"),
     },

@@ -6,7 +6,7 @@ import os
 from snakemake.exceptions import WorkflowError
 
 from tsae.commands.signature import command_line, parameters_of
-from tsae.store.code import modules_of
+from tsae.store.code import modules_of, path_of
 
 
 def code(*names):
@@ -15,6 +15,11 @@ def code(*names):
     A script outside the package is named by its path; it stands for its imports alone.
     """
     return [os.path.relpath(path) for path in modules_of(*names)]
+
+
+def assets_of(name):
+    """The files beside a module in `assets`, which a stage writes into its output."""
+    return sorted(os.path.relpath(path) for path in (path_of(name).parent / "assets").iterdir())
 
 
 def options(command, **settings):

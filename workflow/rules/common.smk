@@ -41,6 +41,7 @@ WHEEL_FILES = {s.filename: s for s in [CONFIG.model.source, *CONFIG.corpus.sourc
 FORMATS = ["svg", "pdf", "png"]
 JOBS = {job.id: job for job in CONFIG.jobs()}
 LAYERS = sorted({job.layer for job in JOBS.values()})
+ONE_PAGE = CONFIG.tokens.heldout <= 100_000  # else the text and the details of the feature explorer are beside its page
 # Checkpoints of the headline SAEs; the last step is the trained SAE.
 CHECKPOINTS = CONFIG.checkpoint_steps()[:-1]
 CURVES = [job.id for job in CONFIG.curve_jobs()]
@@ -103,11 +104,13 @@ try:
     load_ledger(LEDGER, PUBLISHED)
 except ValueError as error:
     raise WorkflowError(str(error))
-# The notebooks look into the headline SAEs at the middle one of their layers.
+# Notebooks and the feature explorer show the headline SAEs at the middle one of their layers, of the lowest seed.
 HEADLINE_LAYERS = sorted({job.layer for job in CONFIG.jobs("headline")})
-MIDDLE = HEADLINE_LAYERS[len(HEADLINE_LAYERS) // 2] if HEADLINE_LAYERS else None
+MIDDLE_LAYER = HEADLINE_LAYERS[len(HEADLINE_LAYERS) // 2] if HEADLINE_LAYERS else None
 SEED = min((job.seed for job in CONFIG.jobs("headline")), default=0)
-SHOWN = {role: job_id(MIDDLE, point, SEED) for role, point in HEADLINE.items() if job_id(MIDDLE, point, SEED) in JOBS}
+SHOWN = {role: job_id(MIDDLE_LAYER, point, SEED) for role, point in HEADLINE.items()}
+SHOWN = {role: name for role, name in SHOWN.items() if name in JOBS}
+EXPLORED = [role for role in ("baseline", "tokenized") if role in SHOWN]
 NOTEBOOKS = [
     notebook
     for notebook, is_possible in {
@@ -267,6 +270,22 @@ def all_measurements():
         *expand("<results>/phrases/{job}.json", job=saes_of("encoder")),
         *expand("<results>/metrics/{job}.json", job=RELEASED),
     ]
+
+
+def files_of_explorer():
+    """Inputs of the feature explorer: the headline baseline and tokenized SAE at the middle layer and lowest seed."""
+    saes = [SHOWN[role] for role in EXPLORED]
+    return {
+        "saes": expand("<results>/saes/{sae}/sae.safetensors", sae=saes),
+        "features": expand("<results>/features/{sae}.parquet", sae=saes),
+        "table": "<results>/tables/headline.csv",
+        "model": "<results>/model/source.json",
+        "heldout": "<results>/tokens/heldout.safetensors",
+        "residuals": [
+            "<results>/residuals/index.json",
+            *expand("<results>/{kind}/layer{layer}.safetensors", kind=["residuals", "unigrams"], layer=MIDDLE_LAYER),
+        ],
+    }
 
 
 def results_of_notebook(wildcards):

@@ -12,24 +12,22 @@ runner samples from intervals, are missing.
 import json
 import logging
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from pydantic import Field
 
-from tsae.residuals.read import ResidualCache, open_residuals
+from tsae.residuals.read import open_residuals
 from tsae.sae.checkpoint import check_fits, load
 from tsae.sae.exchange.repository import trained_in
-from tsae.sae.sae import SAE
+from tsae.sae.firings import Firings, contexts_of, encode_kept, sort_firings
 from tsae.store import layout
 from tsae.store.arguments import Folder
 from tsae.store.files import check, remove, write_text
 from tsae.text.tokens import load_tokenizer
 
 LOG = logging.getLogger(__name__)
-ROWS = 4096  # tokens that are encoded together
 BINS = 50  # of the histogram, as in SAEDashboard
 TOP = -1  # what the runner writes for the bounds of the group of highest activations
 COLUMNS = [
@@ -42,17 +40,6 @@ MISSING = [
     "correlated_features_pearson", "neg_str", "neg_values", "pos_str", "pos_values", "logits_hist_data_bar_heights",
     "logits_hist_data_bar_values", "decoder_weights_dist",
 ]  # fmt: skip
-
-
-class _Firings(NamedTuple):
-    """Non-zero activations on all evaluated tokens, by feature and place."""
-
-    starts: np.ndarray
-    """(F + 1,) where each feature's firings begin."""
-    places: np.ndarray
-    """(M,) sequence * n_ctx + position."""
-    values: np.ndarray
-    """(M,) activations."""
 
 
 def export_neuronpedia(
@@ -96,7 +83,7 @@ def export_neuronpedia(
         raise ValueError(f"{trained.features}: {len(frame)} features, and the SAE has {loaded.n_features}")
     tokenizer = load_tokenizer(results / "model")
     texts = [str(tokenizer.decode([token])) for token in range(cache.vocab_size)]
-    firings = _firings(loaded, cache)
+    firings = sort_firings(encode_kept(loaded, cache), loaded.n_features)
     about = {"n_prompts_total": cache.n_sequences, "n_tokens_in_prompt": cache.n_ctx, "dataset": dataset}
     fires = frame["firing_rate"] > 0
     for path in before:
@@ -111,44 +98,20 @@ def export_neuronpedia(
     LOG.info("%s: %d features for Neuronpedia, %d never fire", folder, len(alive), len(frame) - len(alive))
 
 
-def _firings(sae: SAE, cache: ResidualCache) -> _Firings:
-    parts = []
-    for index in range(len(cache.shards)):
-        shard = cache.shard(index)
-        first = index * cache.shard_sequences * cache.n_ctx
-        for rows in shard.kept.nonzero().flatten().split(ROWS):
-            active = sae.active(shard.residuals[rows].float(), shard.tokens[rows])
-            fired = active.values != 0
-            parts.append((active.features[fired], first + rows[active.rows[fired]], active.values[fired]))
-    features, places, values = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-    order = np.lexsort((places, features))
-    starts = np.searchsorted(features[order], np.arange(sae.n_features + 1))
-    return _Firings(starts, places[order], values[order])
-
-
-def _feature(row: dict[Any, Any], firings: _Firings, n_ctx: int, texts: list[str]) -> dict[str, Any]:
-    start, end = firings.starts[row["feature"] : row["feature"] + 2]
-    places, values = firings.places[start:end], firings.values[start:end]
+def _feature(row: dict[Any, Any], firings: Firings, n_ctx: int, texts: list[str]) -> dict[str, Any]:
+    _, values = firings.of(row["feature"])
     heights, edges = np.histogram(values, bins=BINS) if len(values) else (np.zeros(0, int), np.zeros(1))
-    contexts = zip(
-        *(row[f"context_{name}"] for name in ("activations", "sequences", "positions", "active", "tokens")), strict=True
-    )
-    activations = []
-    for highest, sequence, position, active, tokens in contexts:
-        window = sequence * n_ctx + position - active + np.arange(len(tokens))
-        found = np.minimum(np.searchsorted(places, window), max(len(places) - 1, 0))
-        shown = np.where(places[found] == window, values[found], 0.0) if len(places) else np.zeros(len(window))
-        shown[active] = highest  # as evaluated; another batch may round differently
-        activations.append(
-            {
-                "bin_min": TOP,
-                "bin_max": _rounded(row["max_activation"]),
-                "bin_contains": TOP,
-                "tokens": [texts[token] for token in tokens],
-                "values": [_rounded(value) for value in shown],
-                "qualifying_token_index": int(active),
-            }
-        )
+    activations = [
+        {
+            "bin_min": TOP,
+            "bin_max": _rounded(row["max_activation"]),
+            "bin_contains": TOP,
+            "tokens": [texts[token] for token in context.tokens],
+            "values": [_rounded(value) for value in context.activations],
+            "qualifying_token_index": context.active,
+        }
+        for context in contexts_of(row, firings, n_ctx)
+    ]
     return {
         "feature_index": int(row["feature"]),
         **{name: [] for name in MISSING},

@@ -11,7 +11,7 @@ import torch
 from IPython.core.formatters import HTMLFormatter
 from nbconvert import HTMLExporter
 
-from tsae.measure.explore import Run, contexts_html, features_on, open_run
+from tsae.explore.run import Run, contexts_html, features_on, open_run
 from tsae.measure.table import COLUMNS
 from tsae.store import files
 

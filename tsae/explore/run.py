@@ -56,14 +56,26 @@ class Run:
     @cached_property
     def baseline(self) -> str:
         """Id of the baseline that is compared everywhere: `$TSAE_BASELINE`, else the first one of the headline."""
-        table = self.table("headline")
-        return os.environ.get("TSAE_BASELINE") or str(table.loc[table["table"] == "none", "subject"].iloc[0])
+        return os.environ.get("TSAE_BASELINE") or self._first(False, "baseline")
 
     @cached_property
     def tokenized(self) -> str:
         """Id of the tokenized SAE that is compared everywhere: `$TSAE_TOKENIZED`, else the first one of the headline."""
-        table = self.table("headline")
-        return os.environ.get("TSAE_TOKENIZED") or str(table.loc[table["table"] != "none", "subject"].iloc[0])
+        return os.environ.get("TSAE_TOKENIZED") or self._first(True, "tokenized SAE")
+
+    @cached_property
+    def headline(self) -> dict[str, str]:
+        """Ids of the baseline and the tokenized SAE by role; a run may lack one of them."""
+        has_table = {"baseline": False, "tokenized": True}
+        there = set(self.table("headline")["table"].ne("none"))
+        return {role: getattr(self, role) for role, has in has_table.items() if has in there}
+
+    def _first(self, tokenized: bool, called: str) -> str:
+        rows = self.table("headline")
+        of_kind = rows[rows["table"].ne("none") == tokenized]
+        if of_kind.empty:
+            raise ValueError(f"{self.results}: the headline of this run has no {called}")
+        return str(of_kind["subject"].iloc[0])
 
     @cached_property
     def layers(self) -> list[int]:
