@@ -1,14 +1,13 @@
 """What the README tells a user to do."""
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from fixtures import ROOT
+from fixtures import ROOT, tiny
 from fixtures.workflow import copy_project, snakemake
 
 from tsae.profile import config
@@ -42,11 +41,11 @@ def test_yaml_is_a_profile_or_a_part_of_one(page: Path, tmp_path: Path, monkeypa
 
 
 @pytest.fixture(scope="module")
-def project(tiny_gpt2: Path, tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project with a model of one's own and a book."""
     folder = tmp_path_factory.mktemp("readme")
     copy_project(folder)
-    shutil.copytree(tiny_gpt2, folder / "my-model")
+    tiny.write_gpt2(folder / "my-model", tiny_corpus, n_positions=128)
     write_book(folder / "book.txt", tiny_corpus)
     return folder
 

@@ -27,5 +27,5 @@ def logits_of_direction(model: LanguageModel, directions: Tensor) -> Tensor:
         # At this length the norm's epsilon does not matter.
         scaled = model.d_model**0.5 * normalize(directions, dim=1)
         both = torch.stack([scaled, -scaled], 1)
-        plus, minus = model.logits_from(both, model.n_layers - 1).unbind(1)
+        plus, minus = model._continue(both, model.n_layers - 1).unbind(1)
         return (plus - minus) / 2

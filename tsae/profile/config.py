@@ -191,7 +191,7 @@ def parse(data: Mapping[str, Any], where: str = "config") -> Config:
         raise ValueError(describe_errors(error, Config, where)) from None
 
 
-def load(configfile: Path) -> Config:
+def load(configfile: str | Path) -> Config:
     """Check a configuration file; print only its mistakes.
 
     Args:
@@ -200,7 +200,7 @@ def load(configfile: Path) -> Config:
     Raises:
         ValueError: not YAML, or one line per mistake, each naming the file and the key.
     """
-    data = read_yaml(configfile)
+    data = read_yaml(Path(configfile))
     if not isinstance(data, dict):
         raise ValueError(f"{configfile}: expected a mapping of sections at the top level")
     return parse(data, str(configfile))
