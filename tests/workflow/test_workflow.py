@@ -171,8 +171,8 @@ def test_a_failing_cell_fails_the_run(finished: Path) -> None:
         ),
         (
             "sweep",
-            {"init": [{"layers": [2], "k": [4], "expansion": [4], "table": ["learned"]}]},
-            "changed.yaml: sweep.init: the figure init_sweep needs a second lookup_scale",
+            {"init": [{"layers": [2], "k": [400], "table": ["learned"]}]},
+            "changed.yaml: sweep.init.0: k = 400 active features of 128",
         ),
     ],
 )
