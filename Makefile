@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce figure report explore smoke test test-faults test-slurm lint docs bench lock verify-artefacts check-config
+.PHONY: help env demo reproduce figure report explore smoke test test-faults test-slurm lint docs bench lock verify-artefacts check-config
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 CORES ?= all
@@ -28,11 +28,12 @@ JOB_ENVIRONMENT = $(shell sed -n 's/^ *"export \(.*\); "$$/\1/p' workflow/rules/
 STEP_ENVIRONMENT = $(filter-out OMP_WAIT_POLICY=%,$(JOB_ENVIRONMENT))
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 # --configfile and --resources take every word up to the next option, so a target must not follow them.
-SNAKEMAKE := $(RUN) snakemake --configfile "$(CONFIGFILE)" $(if $(MEM_MB),--resources mem_mb=$(MEM_MB)) --cores $(CORES)
+SNAKEMAKE = $(RUN) snakemake --configfile "$(CONFIGFILE)" $(if $(MEM_MB),--resources mem_mb=$(MEM_MB)) --cores $(CORES)
 # After Ctrl-C the last line is this one, not make's own with a line of this file.
 STOPPABLE = trap 'echo "stopped; run make $@ again to go on"; kill -INT $$PPID; exit 0' INT;
 
 help:
+	@echo "make demo                 two SAEs of one layer, three figures and the feature explorer, in a few minutes"
 	@echo "make reproduce            every figure and number of a profile (CONFIGFILE=$(CONFIGFILE), CORES=$(CORES), MEM_MB=all jobs' memory)"
 	@echo "make figure FIG=name      one figure and what it needs"
 	@echo "make report               one HTML file with figures, claims, notebooks and run times of a finished run"
@@ -89,6 +90,12 @@ explore: check-config
 	  echo "The page is at http://127.0.0.1:$(PORT)/$(notdir $(EXPLORER)); Ctrl-C ends it"; \
 	  trap 'exit 0' INT; $(BIN)/python -m http.server --bind 127.0.0.1 --directory $(RESULTS) $(PORT); \
 	else echo "The page is $(EXPLORER); open it in a browser"; fi
+
+DEMO = reconstruction_by_layer lookup_geometry last_token_detection results/demo/explorer.html
+demo: CONFIGFILE = config/demo.yaml
+demo: check-config
+	@$(STOPPABLE) $(SNAKEMAKE) $(DEMO)
+	@echo "The figures are figures/demo/*.png; the page to explore features is results/demo/explorer.html: open it in a browser"
 
 figure: check-config
 	@test -n "$(FIG)" || { echo "error: name a figure, for example: make figure FIG=last_token_detection"; exit 1; }
