@@ -32,7 +32,7 @@ def test_one_tokenized_sae_alone_has_at_least_three_figures() -> None:
     assert profile.headline() == (None, "topk-k32-x4-learned", None)
     assert profile.drawn() == ["last_token_detection", "lookup_geometry", "simple_features", "token_subspaces"]
     assert profile.curve_jobs() == []
-    assert profile.undrawn()["pareto"] == "sweep: it shows the block `pareto`, which is missing"
+    assert profile.undrawn()["pareto"] == "the block pareto"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_roles_and_figures_follow_from_the_points(
 def test_a_baseline_at_some_layers_alone_is_compared_there() -> None:
     profile = minimal(residuals={"layers": [6, 12]}, sweep=headline(TOKENIZED, BASELINE | {"layers": [6]}))
     assert {job.layer for job in profile.curve_jobs()} == {6}
-    assert "compares" in profile.undrawn()["training_curves"]
+    assert profile.undrawn()["training_curves"] == "a tokenized SAE with its baseline at every layer of headline"
     with pytest.raises(ValueError, match=r"sweep\.headline: the figure speedup compares .*leave speedup out"):
         minimal(
             residuals={"layers": [6, 12]}, sweep=headline(TOKENIZED, BASELINE | {"layers": [6]}), figures=["speedup"]

@@ -29,7 +29,7 @@ def check_config(configfile: Path, quiet: bool = False) -> str | None:
 
 def what_it_makes(config: Config) -> str:
     """Two lines: SAEs and figures; time, disk and download."""
-    n_layers, n_figures = len(config.residuals.layers), len(config.drawn())
+    n_saes, n_layers, n_figures = len(config.jobs()), len(config.residuals.layers), len(config.drawn())
     takes = [f"{in_bytes(sum(disk(config).values()))} of disk", _download(config)]
     try:
         rates = read_rates()
@@ -40,16 +40,18 @@ def what_it_makes(config: Config) -> str:
         one_gpu = f"{in_time(3600 * planned.gpu_hours)} with one GPU"
         takes.insert(0, one_gpu if config.compute.gpu else f"{in_time(3600 * planned.hours)} on {rates.cores} cores")
     return (
-        f"  makes {len(config.jobs())} SAEs at {n_layers} layer{'s' * (n_layers != 1)}, and {n_figures} figures\n"
+        f"  makes {n_saes} SAE{'s' * (n_saes != 1)} at {n_layers} layer{'s' * (n_layers != 1)}, and {n_figures} figures\n"
         f"  takes {', '.join(takes)}"
     )
 
 
 def left_out(config: Config) -> list[str]:
     """One line with the figures that the sweep lacks the points of; none if it lacks nothing or figures are listed."""
-    lacking = {} if config.figures is not None else config.undrawn()
-    reasons = "; ".join(f"{figure} ({why})" for figure, why in lacking.items())
-    return [f"  leaves out {len(lacking)} figures: {reasons}"] if lacking else []
+    figures_of: dict[str, list[str]] = {}
+    for figure, missing in config.undrawn().items():
+        figures_of.setdefault(missing, []).append(figure)
+    lacking = "; ".join(f"{', '.join(figures)} (needs {missing})" for missing, figures in figures_of.items())
+    return [f"  leaves out {lacking}"] if lacking else []
 
 
 def _download(config: Config) -> str:

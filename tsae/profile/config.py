@@ -145,16 +145,17 @@ class Config(Section):
         ]
 
     def undrawn(self) -> dict[str, str]:
-        """Figure -> why the profile does not draw it. Without a list of figures, those whose points the sweep lacks."""
-        if self.figures is not None:
-            return {name: "not in the list `figures`" for name in FIGURE_NAMES if name not in self.figures}
+        """Figures whose points the sweep lacks -> what they lack; none if figures are listed."""
         jobs_of = self.jobs_by_block()
-        lacking = {name: lack_of_points(name, jobs_of) for name in FIGURE_NAMES}
-        return {name: f"{lack.where}: it {lack.problem}" for name, lack in lacking.items() if lack}
+        lacking = {} if self.figures is not None else {name: lack_of_points(name, jobs_of) for name in FIGURE_NAMES}
+        return {name: lack.missing for name, lack in lacking.items() if lack}
 
     def drawn(self) -> list[str]:
         """The figures that the profile draws."""
-        return [name for name in self.figures or FIGURE_NAMES if name not in self.undrawn()]
+        if self.figures is not None:
+            return list(self.figures)
+        undrawn = self.undrawn()
+        return [name for name in FIGURE_NAMES if name not in undrawn]
 
     def jobs_by_block(self) -> dict[str, list[Job]]:
         """Block -> its SAEs; `curves` -> the SAEs whose checkpoints are measured."""

@@ -134,6 +134,8 @@ class Lack(NamedTuple):
     problem: str
     """A sentence whose subject is the figure."""
     remedy: str
+    missing: str
+    """What to add, in a few words."""
 
 
 def lack_of_points(figure: str, jobs_of: Mapping[str, Sequence[Job]]) -> Lack | None:
@@ -149,7 +151,7 @@ def lack_of_points(figure: str, jobs_of: Mapping[str, Sequence[Job]]) -> Lack | 
     needs = FIGURES[figure]
     for block, shown in needs.blocks.items():
         if block not in jobs_of:
-            return Lack("sweep", f"shows the block `{block}`, which is missing", "add it")
+            return Lack("sweep", f"shows the block `{block}`, which is missing", "add it", f"the block {block}")
         where = f"sweep.{block}"
         drawn: dict[tuple[Any, ...], Point] = {}
         for job in jobs_of[block]:
@@ -159,6 +161,7 @@ def lack_of_points(figure: str, jobs_of: Mapping[str, Sequence[Job]]) -> Lack | 
                     where,
                     f"shows the families {'; '.join(FAMILIES.values())}, and {job.point.id} has none",
                     "move it to a block of its own",
+                    f"{block} without {job.point.id}",
                 )
             if shown.against is None:
                 continue
@@ -169,14 +172,14 @@ def lack_of_points(figure: str, jobs_of: Mapping[str, Sequence[Job]]) -> Lack | 
                     f"shows one point for each {' and '.join(('family', *shown.against))}, but {other.id} and "
                     f"{job.point.id} share them",
                     "move one to a block of its own",
+                    f"{block} without {job.point.id}",
                 )
         if missing := shown.lack([job.point for job in jobs_of[block]]):
-            return Lack(where, f"needs {missing}", "add it")
+            return Lack(where, f"needs {missing}", "add it", f"{missing} in {block}")
     layers = {job.layer for job in jobs_of.get("headline", ())}
     if needs.compares and (not layers or layers != {job.layer for job in jobs_of["curves"]}):
-        return Lack(
-            "sweep.headline", "compares a tokenized SAE with its baseline at every layer of the block", "add both"
-        )
+        both = "a tokenized SAE with its baseline at every layer"
+        return Lack("sweep.headline", f"compares {both} of the block", "add both", f"{both} of headline")
     return None
 
 
