@@ -17,6 +17,7 @@ if not workflow.configfiles:
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/shown.smk"
 include: "workflow/rules/commands.smk"
 include: "workflow/rules/start.smk"
 include: "workflow/rules/machine.smk"
