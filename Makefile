@@ -4,48 +4,52 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce figure report smoke test test-faults test-slurm lint docs bench lock verify-artefacts check-config
+.PHONY: help env demo reproduce figure report explore smoke test test-faults test-slurm lint docs bench lock verify-artefacts check-config
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 CORES ?= all
+MEM_MB ?=
 CONFIGFILE ?= config/config.yaml
+PORT ?= 8000
 ROUNDS ?= 10
 PROCESS_ROUNDS ?= 3
 QUALITY_SEEDS ?= 1
 BIN := .venv/bin
-RESULTS = results/$(shell sed -n "s/^profile: *['\"]*\([A-Za-z0-9._-]*\).*/\1/p" $(CONFIGFILE))
+RESULTS = results/$(shell sed -n "s/^profile: *['\"]*\([A-Za-z0-9._-]*\).*/\1/p" "$(CONFIGFILE)")
 REPORT = $(RESULTS)/report.html
 FIGURES = $(basename $(notdir $(shell grep -l '^NEEDS' tsae/figures/*.py)))
 READY := .venv/ready
 BENCH := results/bench
 PEERS := .venv-bench/bin
 PEERS_READY := .venv-bench/ready
-# What the workflow sets for every job. Steps are timed on all cores with threads that wait as each tool's users have them:
-# asleep, they cost dictionary_learning, whose einsums are thousands of tiny products, seven times its step.
+# The workflow's environment of every job. Steps are timed on all cores with each tool's own way of waiting: sleeping threads
+# make the step of dictionary_learning, whose einsums are thousands of tiny products, seven times slower.
 JOB_ENVIRONMENT = $(shell sed -n 's/^ *"export \(.*\); "$$/\1/p' workflow/rules/common.smk)
 STEP_ENVIRONMENT = $(filter-out OMP_WAIT_POLICY=%,$(JOB_ENVIRONMENT))
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
-# --configfile takes every word up to the next option, so a target must not follow it.
-SNAKEMAKE := $(RUN) snakemake --configfile $(CONFIGFILE) --cores $(CORES)
-# After Ctrl-C make itself would have the last line, which says where in this file it was.
+# --configfile and --resources take every word up to the next option, so a target must not follow them.
+SNAKEMAKE = $(RUN) snakemake --configfile "$(CONFIGFILE)" $(if $(MEM_MB),--resources mem_mb=$(MEM_MB)) --cores $(CORES)
+# After Ctrl-C the last line is this one, not make's own with a line of this file.
 STOPPABLE = trap 'echo "stopped; run make $@ again to go on"; kill -INT $$PPID; exit 0' INT;
 
 help:
-	@echo "make reproduce            every figure and number of a profile (CONFIGFILE=$(CONFIGFILE), CORES=$(CORES))"
+	@echo "make demo                 two SAEs of one layer, three figures and the feature explorer, in a few minutes"
+	@echo "make reproduce            every figure and number of a profile (CONFIGFILE=$(CONFIGFILE), CORES=$(CORES), MEM_MB=all jobs' memory)"
 	@echo "make figure FIG=name      one figure and what it needs"
 	@echo "make report               one HTML file with figures, claims, notebooks and run times of a finished run"
+	@echo "make explore              the page to explore the features of a finished run (SERVE=1 serves it on localhost, LAYER=6 another layer)"
 	@echo "make smoke                a tiny random model through the whole DAG, in a few minutes"
 	@echo "make test                 linters, type checker, test suite, smoke run"
-	@echo "make test-faults          kill, damage and starve runs of the smoke profile, and print what came of it (up to 25 minutes)"
-	@echo "make verify-artefacts     compare every file of a profile with the sha256 recorded at its writing (REMOVE=1 removes damaged ones)"
-	@echo "make test-slurm           the smoke run on a SLURM of one node that it starts and, as root on Debian, installs"
+	@echo "make test-faults          kill, damage and starve runs of the smoke profile, and print the outcomes (up to 25 minutes)"
+	@echo "make verify-artefacts     compare every file of a profile with its recorded sha256 (REMOVE=1 removes damaged ones)"
+	@echo "make test-slurm           the smoke run on one SLURM node, which it starts and, as root on Debian, installs"
 	@echo "make docs                 fill README.md and docs/ from the last run"
-	@echo "make bench                time, memory and quality of training against other tools, of stages, and growth (ROUNDS=$(ROUNDS))"
-	@echo "make env                  the environment alone, in .venv"
+	@echo "make bench                time, memory and quality of training against other tools, and of stages (ROUNDS=$(ROUNDS))"
+	@echo "make env                  only the environment, in .venv"
 	@echo "make lock                 write envs/*.lock from pyproject.toml and envs/*.txt (UPGRADE=1 for newer versions)"
 
-# The environment is made once, and anew when the lock or the package's metadata changes. A second make waits for the first
-# that makes it, where the disk has locks. What makes it is the Python that .venv was made with, not .venv's own, which is removed.
+# The environment is made again when the lock or the package's metadata changes. A second make waits, if the disk has locks.
+# If PYTHON is .venv's own, which is removed, its base Python makes the environment.
 $(READY): envs/requirements.lock envs/torch.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no python3 found; install Python 3.11 or newer, or run: make PYTHON=/path/to/python"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
@@ -62,21 +66,36 @@ $(READY): envs/requirements.lock envs/torch.txt pyproject.toml
 
 env: $(READY)
 
-# Snakemake reads a configuration before the workflow does, and would run templates in it and unfold every anchor.
+# Snakemake reads a configuration before the workflow does, and would run its templates and expand its anchors.
 check-config: $(READY)
-	@$(BIN)/python -m tsae check-config --configfile $(CONFIGFILE)
+	@$(BIN)/python -m tsae check-config $(if $(filter check-config,$(MAKECMDGOALS)),,--quiet) --configfile "$(CONFIGFILE)"
 
 reproduce: check-config
 	@$(STOPPABLE) status=0; $(SNAKEMAKE) || status=$$?; \
 	if test -f $(RESULTS)/claims.csv; then \
 	  test $$status = 0 || echo "The run is not complete, see above. The claims as last measured:"; \
-	  $(BIN)/python -m tsae show-claims --configfile $(CONFIGFILE); \
+	  $(BIN)/python -m tsae show-claims --configfile "$(CONFIGFILE)"; \
 	fi; \
 	exit $$status
 
 report: check-config
 	@$(STOPPABLE) $(SNAKEMAKE) --report $(REPORT)
 	@echo "The report is $(REPORT)"
+
+# Of the middle layer by the workflow; of another layer beside it.
+EXPLORER = $(RESULTS)/explorer$(if $(LAYER),-layer$(LAYER)).html
+explore: check-config
+	@$(STOPPABLE) $(if $(LAYER),$(BIN)/python -m tsae explore --results $(RESULTS) --layer $(LAYER) --page $(EXPLORER) > /dev/null,$(SNAKEMAKE) $(EXPLORER))
+	@if test "$(SERVE)" = 1; then \
+	  echo "The page is at http://127.0.0.1:$(PORT)/$(notdir $(EXPLORER)); Ctrl-C ends it"; \
+	  trap 'exit 0' INT; $(BIN)/python -m http.server --bind 127.0.0.1 --directory $(RESULTS) $(PORT); \
+	else echo "The page is $(EXPLORER); open it in a browser"; fi
+
+DEMO = reconstruction_by_layer lookup_geometry last_token_detection results/demo/explorer.html
+demo: CONFIGFILE = config/demo.yaml
+demo: check-config
+	@$(STOPPABLE) $(SNAKEMAKE) $(DEMO)
+	@echo "The figures are figures/demo/*.png; the page to explore features is results/demo/explorer.html: open it in a browser"
 
 figure: check-config
 	@test -n "$(FIG)" || { echo "error: name a figure, for example: make figure FIG=last_token_detection"; exit 1; }
@@ -106,12 +125,12 @@ lint: $(READY)
 	@$(RUN) snakemake --lint
 
 verify-artefacts: $(READY)
-	@$(RUN) python -m tsae verify-artefacts --configfile $(CONFIGFILE) $(if $(REMOVE),--remove)
+	@$(RUN) python -m tsae verify-artefacts --configfile "$(CONFIGFILE)" $(if $(REMOVE),--remove)
 
 docs: $(READY)
 	@$(RUN) python docs/fill.py
 
-# Other tools want other versions of what they share with this project: they have their own environment.
+# Other tools need other versions of shared packages, so they have their own environment.
 $(PEERS_READY): envs/bench.lock envs/torch.txt
 	@echo "Setting up the environment of other tools in .venv-bench (a few minutes, once)"
 	@rm -rf .venv-bench && $(PYTHON) -m venv .venv-bench
@@ -120,9 +139,9 @@ $(PEERS_READY): envs/bench.lock envs/torch.txt
 
 bench: $(READY) $(PEERS_READY)
 	@test -n "$(JOB_ENVIRONMENT)" || { echo "error: workflow/rules/common.smk exports no settings"; exit 1; }
-	@env $(STEP_ENVIRONMENT) PYTHONPATH=$(CURDIR) $(PEERS)/python benchmarks/training_step.py --rounds $(ROUNDS) --output $(BENCH)
+	@env $(STEP_ENVIRONMENT) PYTHONPATH="$(CURDIR)" $(PEERS)/python benchmarks/training_step.py --rounds $(ROUNDS) --output $(BENCH)
 	@if test -f $(RESULTS)/residuals/index.json -a -d $(RESULTS)/unigrams; then \
-	  env $(STEP_ENVIRONMENT) PYTHONPATH=$(CURDIR) $(PEERS)/python benchmarks/quality.py --config $(CONFIGFILE) --results $(RESULTS) \
+	  env $(STEP_ENVIRONMENT) PYTHONPATH="$(CURDIR)" $(PEERS)/python benchmarks/quality.py --config "$(CONFIGFILE)" --results $(RESULTS) \
 	    --seeds $(QUALITY_SEEDS) --output $(BENCH); \
 	else \
 	  echo "$(RESULTS)/residuals: there are no residuals, so the quality of reconstructions is not compared; run: make reproduce"; \
@@ -130,7 +149,7 @@ bench: $(READY) $(PEERS_READY)
 	@env $(STEP_ENVIRONMENT) $(BIN)/python benchmarks/kernels.py --rounds $(ROUNDS) --output $(BENCH)
 	@env $(STEP_ENVIRONMENT) $(BIN)/python benchmarks/growth.py --rounds $(ROUNDS) --output $(BENCH)
 	@$(BIN)/python benchmarks/stages.py --results $(RESULTS) --output $(BENCH)
-	@env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/processes.py --config $(CONFIGFILE) --results $(RESULTS) --rounds $(PROCESS_ROUNDS) \
+	@env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/processes.py --config "$(CONFIGFILE)" --results $(RESULTS) --rounds $(PROCESS_ROUNDS) \
 	  --output $(BENCH)
 	@if test -f $(RESULTS)/model/config.json; then \
 	  env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/residual_caching.py \
@@ -138,7 +157,7 @@ bench: $(READY) $(PEERS_READY)
 	else \
 	  echo "$(RESULTS)/model: there is no model, so residual caching is not measured; run: make reproduce"; \
 	fi
-	@env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/rounding.py --config $(CONFIGFILE) --results $(RESULTS) --output $(BENCH)
+	@env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/rounding.py --config "$(CONFIGFILE)" --results $(RESULTS) --output $(BENCH)
 	@$(RUN) python -m pytest -m peers
 
 lock:

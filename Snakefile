@@ -17,22 +17,26 @@ if not workflow.configfiles:
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/shown.smk"
 include: "workflow/rules/commands.smk"
 include: "workflow/rules/start.smk"
+include: "workflow/rules/machine.smk"
 
 
 pathvars:
-    sources="results/sources",
-    results=f"results/{CONFIG.profile}",
-    figures=f"figures/{CONFIG.profile}",
-    logs=f"results/{CONFIG.profile}/logs",
-    benchmarks=f"results/{CONFIG.profile}/benchmarks",
+    sources=str(layout.SOURCES),
+    results=RESULTS,
+    figures=str(layout.figures_of(CONFIG.profile)),
+    logs=f"{RESULTS}/logs",
+    benchmarks=f"{RESULTS}/{layout.BENCHMARKS}",
 
 
 onstart:
+    room_for_every_job()
     one_run_at_a_time()
     no_file_from_the_future()
     wake_when_a_job_ends()
+    say_the_time_left()
 
 
 include: "workflow/rules/sources.smk"
@@ -52,4 +56,5 @@ rule all:
         "<results>/claims.csv",
         "<results>/verified.txt",
         expand("<results>/notebooks/{notebook}.html", notebook=NOTEBOOKS),
+        ["<results>/explorer.html"] if EXPLORED else [],
         "<results>/manifest.json",

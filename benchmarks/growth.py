@@ -2,8 +2,8 @@
 
     python benchmarks/growth.py [--rounds 10] [--threads N] [--output results/bench]
 
-One size changes at a time; the others stay as in `BASE`. Times are medians over rounds, in which all take turns. An exponent
-p says that the time grows as size^p between the two largest sizes.
+One size changes at a time; the others stay as in `BASE`. Contenders take turns, and times are medians over rounds. An exponent
+p means that the time grows as size^p between the two largest sizes.
 """
 
 import math
@@ -54,7 +54,7 @@ def measure_shape(shape: Shape, rounds: int) -> dict[str, dict[str, float]]:
 
 
 def measure(rounds: int) -> list[dict[str, Any]]:
-    """One row for each size and contender; the sizes of `BASE` are measured once for all three."""
+    """One row for each size and contender; `BASE` is measured once."""
     measured: dict[Shape, dict[str, dict[str, float]]] = {}
     rows = []
     for axis, sizes in SIZES.items():
@@ -112,7 +112,7 @@ def main() -> None:
     arguments = arguments_of_steps(__doc__).parse_args()
     torch.set_num_threads(arguments.threads)
     machine = describe_machine()
-    print(f"{in_words(machine)}; {arguments.rounds} rounds; where not said otherwise: {BASE}\n", flush=True)
+    print(f"{in_words(machine)}; {arguments.rounds} rounds; otherwise {BASE}\n", flush=True)
     rows = measure(arguments.rounds)
     print(show(rows))
     write_json(arguments.output / "growth.json", {"machine": machine, "rounds": arguments.rounds, "rows": rows})

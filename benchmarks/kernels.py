@@ -1,8 +1,8 @@
-"""The ways to compute each sparse part of a training step, in turns: those that tsae/compute/kernels.py takes, and what was left.
+"""The ways to compute each sparse part of a training step: those in tsae/compute/kernels.py and the alternatives.
 
     python benchmarks/kernels.py [--rounds 10] [--threads N] [--output results/bench]
 
-Each way's result is first compared with that of the first of its part. Ratios are to the encoder's product, run just before.
+Each result is first compared with that of the first way of its part. Ratios are to the encoder's product, run just before.
 """
 
 import warnings
@@ -65,7 +65,7 @@ def numba_gradient(weights: Any, slots: Any, offsets: Any, k: int, matrix: Any, 
 
 
 def ways(shape: Shape) -> dict[str, dict[str, Way]]:
-    """Part of the step -> name of a way -> what computes it; the first is the one taken."""
+    """Part of the step -> name of a way -> function; the project uses the first."""
     n_tokens, d_model, n_features, k = shape
     generator = torch.Generator().manual_seed(0)
     x, grad, W, bias = (
@@ -85,7 +85,7 @@ def ways(shape: Shape) -> dict[str, dict[str, Way]]:
     out_d, out_m, out_w = (np.empty(size, np.float32) for size in ((n_tokens, d_model), len(features), W.shape))
 
     def grouped_topk(_: None) -> Tensor:
-        """Groups of features by their largest, then the members of the k first."""
+        """The k groups of features with the largest maxima, then the k largest of their members."""
         size = 12
         groups = pre.view(n_tokens, size, -1).amax(1).topk(k, sorted=False).indices
         members = (groups[:, None] + torch.arange(size)[:, None] * (n_features // size)).view(n_tokens, -1)
@@ -168,7 +168,7 @@ def ways(shape: Shape) -> dict[str, dict[str, Way]]:
 
 
 def check(part: str, found: Tensor, expected: Tensor) -> None:
-    """See that two ways compute the same.
+    """Check that two ways compute the same.
 
     Raises:
         ValueError: they do not.
@@ -180,7 +180,7 @@ def check(part: str, found: Tensor, expected: Tensor) -> None:
 
 
 def measure_shape(shape: Shape, rounds: int) -> list[dict[str, Any]]:
-    """One row per way; one that fails has its error in place of numbers."""
+    """One row per way; a failed one has its error in place of numbers."""
     x, W = torch.randn(shape.n_tokens, shape.d_model), torch.randn(shape.n_features, shape.d_model)
     rows = []
     for part, of_part in ways(shape).items():
@@ -191,7 +191,7 @@ def measure_shape(shape: Shape, rounds: int) -> list[dict[str, Any]]:
                 check(part, way(None), expected)
                 timing = compare({name: way}, lambda _: torch.mm(x, W.t()), [None], rounds, shape.repeats)[name]
                 rows.append(row | timing.summary(shape.n_tokens))
-            except Exception as error:  # a way that this machine has not is a result
+            except Exception as error:  # that a machine lacks a way is a result
                 rows.append(row | {"error": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"})
     return rows
 

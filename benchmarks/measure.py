@@ -1,4 +1,4 @@
-"""What the benchmarks share: a clock that compares neighbours, memory as the operating system sees it, the machine, tables."""
+"""Shared by benchmarks: a clock, memory, the machine, tables."""
 
 import argparse
 import ctypes
@@ -16,9 +16,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from tsae.store import layout
+
 T = TypeVar("T")
 
-# What workflow/rules/common.smk sets for every job, and the Makefile for benchmarks; of the step's, not how threads wait.
+# workflow/rules/common.smk sets these for jobs, and the Makefile for benchmarks.
 ENVIRONMENT = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "OMP_WAIT_POLICY")
 
 
@@ -41,7 +43,7 @@ class Timing(NamedTuple):
 
 
 def seconds(run: Callable[[T], object], x: T, repeats: int) -> float:
-    """Wall time of a call, the mean of `repeats` calls."""
+    """Mean wall time of `repeats` calls."""
     start = time.perf_counter()
     for _ in range(repeats):
         run(x)
@@ -55,13 +57,13 @@ def compare(
     rounds: int,
     repeats: int,
 ) -> dict[str, Timing]:
-    """Time contenders in turns, each right after the reference: the machine's speed drifts, a ratio of neighbours does not.
+    """Time contenders in turns, each right after the reference, because the machine's speed drifts but ratios of neighbours do not.
 
     Args:
-        contenders: what to time, by name.
-        reference: what it is compared with.
-        inputs: taken in rotation, the same one by all in a round.
-        rounds: how often each contender has its turn.
+        contenders: functions by name.
+        reference: the function they are compared with.
+        inputs: used in rotation; all contenders of a round have the same one.
+        rounds: turns of each contender.
         repeats: calls in a turn.
     """
     timings = {name: Timing([], []) for name in contenders}
@@ -75,12 +77,12 @@ def compare(
 
 
 def settle_memory() -> None:
-    """Give free memory back and let the peak of resident memory begin anew, where the system can: glibc, and Linux."""
+    """Return free memory (glibc), and reset the peak of resident memory (Linux)."""
     gc.collect()
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def peak_memory() -> float:
@@ -89,13 +91,13 @@ def peak_memory() -> float:
 
 
 def resident_memory() -> float:
-    """Resident memory now [MB]; where the system does not say, its peak."""
+    """Resident memory now, or its peak if the system does not say [MB]."""
     return _memory("VmRSS")
 
 
 def _memory(key: str) -> float:
     try:
-        found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     except OSError:
         found = None
     if found is None:
@@ -105,18 +107,18 @@ def _memory(key: str) -> float:
 
 
 def arguments_of_steps(description: str | None) -> argparse.ArgumentParser:
-    """What every benchmark of steps takes: rounds, threads and where results go."""
+    """The options of every benchmark of steps."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--output", type=Path, default=Path("results/bench"))
+    parser.add_argument("--output", type=Path, default=layout.BENCH)
     return parser
 
 
 def describe_machine() -> dict[str, Any]:
-    """The machine, how busy it is, and what it was told about threads and memory."""
+    """The machine, its load, and its settings of threads and memory."""
     try:
-        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     except OSError:
         found = None
     return {
@@ -140,7 +142,7 @@ def in_words(machine: Mapping[str, Any]) -> str:
 
 
 def table(rows: Iterable[Mapping[str, str]]) -> str:
-    """A Markdown table, its columns padded so that it reads in a terminal; the first column is text."""
+    """A Markdown table with padded columns, the first one left-aligned."""
     rows = list(rows)
     columns = list(rows[0])
     widths = {column: max(len(column), *(len(row[column]) for row in rows)) for column in columns}

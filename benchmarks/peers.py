@@ -1,8 +1,7 @@
-"""The training steps of other tools, each as its own trainer does it with its defaults, on the CPU and in float32.
+"""The training steps of other tools, as their trainers run them with defaults, on the CPU in float32.
 
-What a trainer does between steps (reading data, logging, checkpoints) is left out. None has dead features within a
-benchmark, so that no auxiliary loss is computed. Each tool is imported where it is used: one that is missing or broken
-does not stop the others.
+Work between steps (reading data, logging, checkpoints) is left out. No feature is dead within a benchmark, so no auxiliary loss is
+computed. Each tool is imported where it is used, so a missing or broken one does not stop the others.
 """
 
 import itertools
@@ -19,15 +18,15 @@ from tsae.training.batches import Batch
 
 
 def sparsify(shape: Shape, optimizer: str) -> Contender:
-    """`sparsify.Trainer`, line by line: its loop takes activations from a hook on a model, and cannot be called by step.
+    """`sparsify.Trainer`, copied line by line, because its loop takes activations from a hook on a model.
 
-    The decoder's rows are normalised before the forward pass, gradients along them removed before the optimizer's step. Its
-    `fit` also allows TF32 products (`torch.set_float32_matmul_precision`), which holds for the whole process and is left out.
+    The decoder's rows are normalised before the forward pass, and gradients along them removed before the optimizer's step. Its
+    `fit` also allows TF32 products for the whole process, which is left out.
 
     Args:
         shape: sizes.
-        optimizer: "signum", its default; "adam", its other choice, here PyTorch's since there is no bitsandbytes on a CPU;
-            or "fused adam", which it does not offer, for a comparison of everything but the optimizer.
+        optimizer: "signum", its default; "adam", its other choice, here PyTorch's because bitsandbytes needs a GPU; or
+            "fused adam", which it does not offer, to compare everything but the optimizer.
     """
     os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # its Triton decoder needs a GPU
     from schedulefree import ScheduleFreeWrapper
@@ -60,12 +59,12 @@ def sparsify(shape: Shape, optimizer: str) -> Contender:
 def sparsify_step(
     sae: Any, updates: torch.optim.Optimizer, dead_window: int = 10_000_000, auxk_alpha: float = 0.0
 ) -> Callable[[Batch], float]:
-    """What `sparsify.Trainer` does with a batch.
+    """A training step of `sparsify.Trainer`.
 
     Args:
         sae: a `SparseCoder`.
         updates: its optimizer.
-        dead_window: a feature is dead that has not fired in so many tokens.
+        dead_window: tokens without firing after which a feature is dead.
         auxk_alpha: weight of the loss of dead features.
     """
     since_fired = torch.zeros(sae.num_latents, dtype=torch.long)
@@ -91,7 +90,7 @@ def sparsify_step(
 
 
 def dictionary_learning(shape: Shape) -> Contender:
-    """`TopKTrainer.update`; steps are counted from where it begins to estimate its threshold, and so is most of a run."""
+    """`TopKTrainer.update`, from the step at which it begins to estimate its threshold, as in most of a run."""
     from dictionary_learning.trainers.top_k import TopKTrainer
 
     W = initial_rows(shape)
@@ -116,8 +115,8 @@ def sae_lens(shape: Shape, sparse: bool) -> Contender:
 
     Args:
         shape: sizes.
-        sparse: turn on `use_sparse_activations`, off by default. Its backward pass fails on a CPU together with
-            `rescale_acts_by_decoder_norm`, on by default, which is then off.
+        sparse: turn on `use_sparse_activations`, off by default, and turn off `rescale_acts_by_decoder_norm`, with which its
+            backward pass fails on a CPU.
     """
     from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.config import SAETrainerConfig

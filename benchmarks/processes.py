@@ -1,9 +1,9 @@
-"""How to share cores between processes: what starting one costs, one thread or several, one SAE in a process or several.
+"""How to share cores between processes: the cost of a start, one thread or several, one SAE per process or several.
 
     python benchmarks/processes.py [--results results/embedded] [--config config/config.yaml] [--rounds 3] [--output results/bench]
 
-Works on the files of a finished run. Each job runs as the workflow runs it, in a process of its own; training is cut short.
-Alternatives take turns, and the numbers are medians over rounds, of the wall time of both jobs from start to end.
+Works on the files of a finished run. Each job runs in its own process, as in the workflow; training is cut short. Alternatives take
+turns, and numbers are medians over rounds of the wall time of all jobs.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from tsae.profile.training import Training
 from tsae.residuals.read import open_residuals
 from tsae.residuals.unigrams import load_unigrams
 from tsae.sae.sae import SAE
+from tsae.store import layout
 from tsae.store.files import write_json
 from tsae.training.batches import training_batches
 from tsae.training.start import start_from
@@ -47,11 +48,11 @@ class Run(NamedTuple):
 
     results: Path
     settings: Config
-    jobs: list[Job]  # of the SAEs that are trained again: same layer, point and table, different seeds
+    jobs: list[Job]  # SAEs to train again, which differ in their seeds
 
     @property
     def training(self) -> Training:
-        """Training as in the run, but for its length."""
+        """The run's training, cut short."""
         return self.settings.training.model_copy(
             update={"tokens": TRAINING_STEPS * self.settings.training.batch_size, "history_points": 2}
         )
@@ -63,13 +64,13 @@ def python(code: str, *arguments: object) -> Command:
 
 
 def start(command: Command, threads: int) -> subprocess.Popen[bytes]:
-    """Start a process that may use so many threads."""
+    """Start a process with this many threads."""
     limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     return subprocess.Popen(command, env=os.environ | limits, stderr=subprocess.PIPE)
 
 
 def seconds(commands: Sequence[Command], beside: int, threads: int) -> float:
-    """Wall time of commands, so many beside each other.
+    """Wall time of commands, `beside` at a time.
 
     Raises:
         RuntimeError: one of them failed.
@@ -87,10 +88,10 @@ def seconds(commands: Sequence[Command], beside: int, threads: int) -> float:
 def train_command(run: Run, job: Job, folder: Path) -> Command:
     """The workflow's training of one SAE."""
     return [
-        *(sys.executable, "-m", "tsae", "--log", str(folder / f"{job.seed}.log"), "train"),
+        *(sys.executable, "-m", "tsae", "--log", str(folder / f"{job.seed}.log"), "train-sae"),
         *("--job", to_json(job), "--settings", to_json(run.training)),
-        *("--residuals", str(run.results / "residuals/index.json")),
-        *("--unigrams", str(run.results / f"unigrams/layer{job.layer}.safetensors")),
+        *("--residuals", str(run.results / layout.RESIDUALS)),
+        *("--unigrams", str(run.results / layout.UNIGRAMS.format(layer=job.layer))),
         *("--folder", str(folder / f"sae{job.seed}")),
     ]
 
@@ -98,20 +99,20 @@ def train_command(run: Run, job: Job, folder: Path) -> Command:
 def evaluate_command(run: Run, job: Job, folder: Path) -> Command:
     """The workflow's evaluation of one SAE."""
     results, settings = run.results, run.settings
-    sae = results / "saes" / job.id
+    sae = results / layout.SAE.format(job=job.id)
     return [
-        *(sys.executable, "-m", "tsae", "--log", str(folder / f"{job.seed}.log"), "evaluate"),
+        *(sys.executable, "-m", "tsae", "--log", str(folder / f"{job.seed}.log"), "evaluate-sae"),
         *("--job", to_json(job), "--settings", to_json(settings.evaluation)),
         *("--features", to_json(settings.features), "--min-firings", str(settings.simple.min_firings)),
-        *("--sae", str(sae), "--token-biases", str(sae), "--model", str(results / "model")),
-        *("--residuals", str(results / "residuals/index.json")),
-        *("--heldout", str(results / "tokens/heldout.safetensors")),
-        *("--unigrams", str(results / f"unigrams/layer{job.layer}.safetensors")),
-        *("--conditional-means", str(results / f"conditional_means/layer{job.layer}.safetensors")),
-        *("--ngrams", str(results / f"ngrams/layer{job.layer}.safetensors")),
-        *("--spelling", str(results / "ngrams/spelling.safetensors")),
-        *("--embedding", str(results / "unigrams/embedding.safetensors")),
-        *("--ablations", str(results / f"ablations/layer{job.layer}.safetensors")),
+        *("--sae", str(sae), "--token-biases", str(sae), "--model", str(results / layout.MODEL)),
+        *("--residuals", str(results / layout.RESIDUALS)),
+        *("--heldout", str(results / layout.HELDOUT_TOKENS)),
+        *("--unigrams", str(results / layout.UNIGRAMS.format(layer=job.layer))),
+        *("--conditional-means", str(results / layout.CONDITIONAL_MEANS.format(layer=job.layer))),
+        *("--ngrams", str(results / layout.NGRAMS.format(layer=job.layer))),
+        *("--spelling", str(results / layout.SPELLING)),
+        *("--embedding", str(results / layout.EMBEDDING)),
+        *("--ablations", str(results / layout.ABLATIONS.format(layer=job.layer))),
         *("--metrics", str(folder / f"{job.seed}.json"), "--feature-table", str(folder / f"{job.seed}.parquet")),
         *("--sums", str(folder / f"{job.seed}.safetensors")),
     ]
@@ -129,14 +130,14 @@ def cache_command(run: Run, job: Job, folder: Path) -> Command:
         f"ids = torch.randint(model.vocab_size, ({CACHED_SEQUENCES}, {n_ctx})); "
         f"[model.residuals(part, {layers}) for part in ids.split({batch})]"
     )
-    return python(code, run.results / "model")
+    return python(code, run.results / layout.MODEL)
 
 
 def train_together(results: Path, settings: Training, jobs: Sequence[Job]) -> None:
     """Train several SAEs on one stream of batches."""
     layer, seed = jobs[0].layer, jobs[0].seed
-    cache = open_residuals(results / "residuals/index.json", "train", layer)
-    unigrams = load_unigrams(results / f"unigrams/layer{layer}.safetensors")
+    cache = open_residuals(results / layout.RESIDUALS, "train", layer)
+    unigrams = load_unigrams(results / layout.UNIGRAMS.format(layer=layer))
     saes = [SAE.initialise(job.point, start_from(job.point, cache, unigrams, job.seed), job.seed) for job in jobs]
     trainers = [Trainer(sae, settings) for sae in saes]
     for batch in training_batches(cache, settings, seed + 1):
@@ -153,7 +154,7 @@ def together_command(run: Run, jobs: Sequence[Job]) -> Command:
 
 
 def measure_threads(run: Run, rounds: int, cores: int, folder: Path) -> list[dict[str, Any]]:
-    """Two rows' worth of wall time for each stage: as many jobs as cores beside each other, and one after the other on all."""
+    """Wall time of each stage: as many jobs as cores beside each other, and one after the other on all cores."""
     stages: dict[str, Callable[[Run, Job, Path], Command]] = {
         "train": train_command,
         "evaluate": evaluate_command,
@@ -179,7 +180,7 @@ def measure_threads(run: Run, rounds: int, cores: int, folder: Path) -> list[dic
 
 
 def measure_sharing(run: Run, rounds: int, cores: int, folder: Path) -> dict[str, float]:
-    """Training of twice as many SAEs as cores: a process each, and a process for two on one stream."""
+    """Training twice as many SAEs as cores: one per process, and two per process on one stream."""
     jobs = [job for job in run.jobs[:1] for _ in range(2 * cores)]
     apart = [train_command(run, job, folder / str(place)) for place, job in enumerate(jobs)]
     together = [together_command(run, jobs[first : first + 2]) for first in range(0, len(jobs), 2)]
@@ -193,10 +194,10 @@ def measure_sharing(run: Run, rounds: int, cores: int, folder: Path) -> dict[str
 
 
 def measure_starts(run: Run, rounds: int) -> dict[str, float]:
-    """Seconds from the start of a process until its work could begin, for each kind of job."""
+    """Seconds from the start of a process until its work begins, by kind of job."""
     return {
         name: statistics.median(
-            seconds([python(code, run.results / "model")], beside=1, threads=1) for _ in range(rounds)
+            seconds([python(code, run.results / layout.MODEL)], beside=1, threads=1) for _ in range(rounds)
         )
         for name, code in STARTS.items()
     }
@@ -205,10 +206,10 @@ def measure_starts(run: Run, rounds: int) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("results/embedded"))
+    parser.add_argument("--results", type=Path, default=layout.EMBEDDED)
     parser.add_argument("--config", type=Path, default=Path("config/config.yaml"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path("results/bench"))
+    parser.add_argument("--output", type=Path, default=layout.BENCH)
     parser.add_argument("--training", help=argparse.SUPPRESS)
     parser.add_argument("--job", action="append", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -216,7 +217,7 @@ def main() -> None:
         jobs = [Job.model_validate(json.loads(text)) for text in arguments.job]
         train_together(arguments.results, Training.model_validate(json.loads(arguments.training)), jobs)
         return
-    if not (arguments.results / "manifest.json").exists():
+    if not (arguments.results / layout.MANIFEST).exists():
         print(f"{arguments.results}: there is no finished run, so processes are not measured; run: make reproduce")
         return
     settings = config.load(arguments.config)

@@ -1,12 +1,12 @@
-"""How well SAEs reconstruct that are trained by this project and by other tools, on the same residuals at equal settings.
+"""How well SAEs of this project and of other tools reconstruct, trained on the same residuals at equal settings.
 
     python benchmarks/quality.py [--results results/embedded] [--config config/config.yaml] [--seeds 1] [--tool NAME]
                                  [--threads N] [--output results/bench]
 
-Runs in the environment of other tools, on the residuals of a run: of the middle layer of the headline SAEs, at the size of its
-baseline. Every tool trains a TopK SAE of its own, from its own start and by its own update, with the profile's batches in the
-same order, its learning rate, and its cosine where the tool lets the schedule be chosen. Held-out numbers are in units of the
-residuals, and each tool's SAE reconstructs as it does in training.
+Runs in the environment of other tools, on the residuals of a run at the middle layer of the headline SAEs, with the size of the
+headline baseline. Every tool trains a TopK SAE from its own start and with its own update, on the same batches in the same order,
+with the profile's learning rate, and its cosine if the tool lets one choose the schedule. Held-out numbers are in units of the
+residuals, and each SAE reconstructs as in training.
 """
 
 import argparse
@@ -25,10 +25,11 @@ from tsae.profile.sweep import Job
 from tsae.residuals.read import ResidualCache, open_residuals
 from tsae.residuals.unigrams import load_unigrams
 from tsae.sae.reconstruction import reconstruction_errors
+from tsae.store import layout
 from tsae.store.files import write_json
 from tsae.training.batches import training_batches
 
-CHUNK = 4096  # held-out tokens that are reconstructed at a time
+CHUNK = 4096  # held-out tokens per reconstruction
 
 
 class Quality(NamedTuple):
@@ -51,7 +52,7 @@ def measure(trained: Trained, heldout: ResidualCache, scale: float, n_features: 
 
 
 def train(build: Callable[[Settings], Trained], settings: Settings, batches: Iterator[Any]) -> tuple[Trained, float]:
-    """Build a tool's SAE and give it every batch; also how long that took [s]."""
+    """Build a tool's SAE and train it on every batch; returns the time too [s]."""
     torch.manual_seed(settings.seed)
     start = time.perf_counter()
     trained = build(settings)
@@ -61,10 +62,10 @@ def train(build: Callable[[Settings], Trained], settings: Settings, batches: Ite
 
 
 def measure_tool(name: str, seeds: int, job: Job, results: Path, settings: config.Config) -> dict[str, Any]:
-    """A row of the comparison: a tool, and what came of each seed."""
-    cache = open_residuals(results / "residuals/index.json", "train", job.layer)
-    heldout = open_residuals(results / "residuals/index.json", "heldout", job.layer)
-    unigrams = load_unigrams(results / f"unigrams/layer{job.layer}.safetensors")
+    """The row of a tool, with the result of each seed."""
+    cache = open_residuals(results / layout.RESIDUALS, "train", job.layer)
+    heldout = open_residuals(results / layout.RESIDUALS, "heldout", job.layer)
+    unigrams = load_unigrams(results / layout.UNIGRAMS.format(layer=job.layer))
     row: dict[str, Any] = {"tool": name, "seeds": []}
     for seed in range(seeds):
         of_seed = Settings(job.point, settings.training, cache, unigrams, settings.evaluation.dead_window, seed)
@@ -77,7 +78,7 @@ def measure_tool(name: str, seeds: int, job: Job, results: Path, settings: confi
 
 
 def show(rows: list[dict[str, Any]]) -> str:
-    """The rows as a table, and what failed."""
+    """The rows as a table, and the failures."""
     lines = [
         {
             "trained by": row["tool"],
@@ -98,7 +99,7 @@ def baseline(settings: config.Config) -> Job:
     """The headline baseline at the middle layer; its seed is not used.
 
     Raises:
-        ValueError: it is no TopK SAE, which is what all the tools have.
+        ValueError: it is no TopK SAE, the one architecture that all tools have.
     """
     layers = sorted({job.layer for job in settings.jobs("headline")})
     wanted = layers[len(layers) // 2], settings.headline()[0]
@@ -111,12 +112,12 @@ def baseline(settings: config.Config) -> Job:
 def main() -> None:
     """Train, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("results/embedded"))
+    parser.add_argument("--results", type=Path, default=layout.EMBEDDED)
     parser.add_argument("--config", type=Path, default=Path("config/config.yaml"))
     parser.add_argument("--seeds", type=int, default=1, help="how many; each trains every tool once more")
     parser.add_argument("--tool", choices=TOOLS, action="append", help="default: all")
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--output", type=Path, default=Path("results/bench"))
+    parser.add_argument("--output", type=Path, default=layout.BENCH)
     arguments = parser.parse_args()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
@@ -133,11 +134,11 @@ def main() -> None:
     for name in arguments.tool or TOOLS:
         try:
             rows.append(measure_tool(name, arguments.seeds, job, arguments.results, settings))
-        except Exception as error:  # whatever a peer fails with is its result
+        except Exception as error:  # any failure of a tool is its result
             rows.append({"tool": name, "error": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"})
         print(f"\n{show(rows[-1:])}", flush=True)
     print(f"\n{show(rows)}")
-    cache = open_residuals(arguments.results / "residuals/index.json", "train", job.layer)
+    cache = open_residuals(arguments.results / layout.RESIDUALS, "train", job.layer)
     described = {
         "layer": job.layer,
         "point": job.point.id,

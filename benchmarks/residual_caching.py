@@ -2,7 +2,7 @@
 
     python benchmarks/residual_caching.py [--model results/embedded/model] [--rounds 10] [--output FILE.json]
 
-Gives the median of the ratios pair by pair: the machine's speed drifts, a ratio of neighbours does not.
+The ratio is a median over pairs, because the machine's speed drifts but ratios of neighbours do not.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from tsae.model.language_model import load_model
 from tsae.profile import config
+from tsae.store import layout
 from tsae.store.files import write_json
 
 PROFILE = config.load(Path(__file__).parent.parent / "config/config.yaml")
@@ -36,9 +37,9 @@ def seconds(run: Callable[[], object]) -> float:
 def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("results/embedded/model"))
+    parser.add_argument("--model", type=Path, default=layout.EMBEDDED / layout.MODEL)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--output", type=Path, default=Path("results/embedded/residual_caching.json"))
+    parser.add_argument("--output", type=Path, default=layout.BENCH / "residual_caching.json")
     arguments = parser.parse_args()
 
     layers = PROFILE.residuals.layers

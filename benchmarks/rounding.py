@@ -1,10 +1,10 @@
-"""How much results differ where a machine rounds otherwise: other instructions, another number of threads.
+"""How much results depend on rounding: other instructions, another number of threads.
 
     python benchmarks/rounding.py [--results results/embedded] [--config config/config.yaml] [--output results/bench]
 
-Works on the files of a finished run. Held-out residuals of the middle layer are computed, and its tokenized headline SAE is trained,
-anew in each way, in processes of their own, and compared with the run's. `ATEN_CPU_CAPABILITY` takes the wider instructions from
-PyTorch, as on an older processor, and with them oneDNN from the products.
+Works on the files of a finished run. For each way, new processes compute held-out residuals of the middle layer and train its
+tokenized headline SAE, which are compared with the run's. `ATEN_CPU_CAPABILITY` disables PyTorch's wider instructions, as on an
+older processor, and with them oneDNN in products.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from tsae.profile.config import Config, to_json
 from tsae.profile.sweep import Job
 from tsae.residuals.read import open_residuals
 from tsae.sae.checkpoint import load
+from tsae.store import layout
 from tsae.store.files import sha256, write_json
 from tsae.store.tensors import load_tensors
 
@@ -34,7 +35,7 @@ WAYS: dict[str, dict[str, str]] = {
     "two threads": dict.fromkeys(THREADS, "2"),
     "instructions of 256 bits": dict.fromkeys(THREADS, "1") | {"ATEN_CPU_CAPABILITY": "avx2"},
 }
-SAME = 0.99  # cosine similarity from which two decoder rows are one feature
+SAME = 0.99  # cosine similarity from which two decoder rows are the same feature
 RESIDUALS = """
 import sys
 from pathlib import Path
@@ -60,26 +61,26 @@ def run(environment: dict[str, str], *command: object) -> None:
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
-    """Norm of the difference, over that of what was expected."""
+    """Norm of the difference / norm of the expected tensor."""
     return ((found.double() - expected.double()).norm() / expected.double().norm()).item()
 
 
 def measure(name: str, results: Path, settings: Config, job: Job, folder: Path) -> dict[str, Any]:
-    """One way against the run."""
-    index, residuals = results / "residuals/index.json", folder / "residuals.safetensors"
+    """Compare one way with the run."""
+    index, residuals = results / layout.RESIDUALS, folder / "residuals.safetensors"
     environment = WAYS[name]
     mode = settings.model.compatibility_mode
-    run(environment, "-c", RESIDUALS, results / "model", index, job.layer, mode, residuals)
+    run(environment, "-c", RESIDUALS, results / layout.MODEL, index, job.layer, mode, residuals)
     run(
         environment,
-        *("-m", "tsae", "--log", folder / "log", "train", "--job", to_json(job)),
+        *("-m", "tsae", "--log", folder / "log", "train-sae", "--job", to_json(job)),
         *("--settings", to_json(settings.training, exclude=["save_minutes"]), "--residuals", index),
-        *("--unigrams", results / f"unigrams/layer{job.layer}.safetensors", "--folder", folder / "sae"),
+        *("--unigrams", results / layout.UNIGRAMS.format(layer=job.layer), "--folder", folder / "sae"),
     )
     shard = open_residuals(index, "heldout", job.layer).shard(0)
-    found, expected = load(folder / "sae"), load(results / "saes" / job.id)
+    found, expected = load(folder / "sae"), load(results / layout.SAE.format(job=job.id))
     nmse, nmse_expected = (sae.metadata["final"]["heldout_nmse"] for sae in (found, expected))
-    parameters = [path / "sae.safetensors" for path in (folder / "sae", results / "saes" / job.id)]
+    parameters = [path / "sae.safetensors" for path in (folder / "sae", results / layout.SAE.format(job=job.id))]
     return {
         "way": name,
         "same_bytes": sha256(parameters[0]) == sha256(parameters[1]),
@@ -92,7 +93,7 @@ def measure(name: str, results: Path, settings: Config, job: Job, folder: Path) 
 
 def seeds(results: Path, jobs: list[Job]) -> dict[str, Any]:
     """The largest difference to SAEs of other seeds, on the same held-out tokens."""
-    first, *others = (load(results / "saes" / job.id) for job in jobs)
+    first, *others = (load(results / layout.SAE.format(job=job.id)) for job in jobs)
     nmse, *nmses = (sae.metadata["final"]["heldout_nmse"] for sae in (first, *others))
     return {
         "way": "another seed",
@@ -109,11 +110,11 @@ def seeds(results: Path, jobs: list[Job]) -> dict[str, Any]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("results/embedded"))
+    parser.add_argument("--results", type=Path, default=layout.EMBEDDED)
     parser.add_argument("--config", type=Path, default=Path("config/config.yaml"))
-    parser.add_argument("--output", type=Path, default=Path("results/bench"))
+    parser.add_argument("--output", type=Path, default=layout.BENCH)
     arguments = parser.parse_args()
-    if not (arguments.results / "manifest.json").exists():
+    if not (arguments.results / layout.MANIFEST).exists():
         print(f"{arguments.results}: there is no finished run, so rounding is not measured; run: make reproduce")
         return
     settings = config.load(arguments.config)

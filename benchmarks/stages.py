@@ -2,8 +2,8 @@
 
     python benchmarks/stages.py [--results results/embedded] [--output results/bench]
 
-Wall seconds are those of jobs that ran beside each other on the machine's cores. Snakemake samples CPU time and memory, every
-half second at first and every 30 seconds after the first 15: the CPU time of what came after a job's last sample is missing.
+Jobs ran beside each other on the machine's cores. Snakemake samples CPU time and memory every half second at first, and every 30
+seconds after the first 15, so the CPU time after a job's last sample is missing.
 """
 
 import argparse
@@ -16,33 +16,34 @@ import pandas as pd
 from measure import table
 
 from tsae.profile.point import Point
+from tsae.store import layout
 from tsae.store.files import write_json
 
 
 def benchmark_files(results: Path) -> dict[str, list[Path]]:
-    """The benchmark files of each stage, stages in the order in which they ended."""
-    folder = results / "benchmarks"
+    """The benchmark files by stage, in the order in which stages ended."""
+    folder = results / layout.BENCHMARKS
     entries = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
     return {path.stem: [path] if path.is_file() else sorted(path.rglob("*.tsv")) for path in entries}
 
 
 def read(path: Path) -> pd.Series:
-    """What Snakemake measured of a job."""
+    """Snakemake's measurements of a job."""
     return pd.read_csv(path, sep="\t", na_values="-").iloc[-1]
 
 
 def sae_of(results: Path, stage: str, path: Path) -> dict[str, Any]:
     """The description of the SAE that a job of a stage trained or evaluated."""
-    name = path.relative_to(results / "benchmarks" / stage).with_suffix("")
-    description: dict[str, Any] = json.loads((results / "saes" / name / "config.json").read_text())
+    name = path.relative_to(results / layout.BENCHMARKS / stage).with_suffix("")
+    description: dict[str, Any] = json.loads((results / layout.SAE.format(job=name) / "config.json").read_bytes())
     return description
 
 
 def tokens_of(results: Path, stage: str, path: Path) -> int | None:
-    """Tokens that a job passes through the model or the SAE, where that is what takes its time."""
+    """Tokens that a job passes through the model or the SAE, if they take its time."""
     match stage:
         case "cache_residuals":
-            return int(json.loads((results / f"residuals/parts/{path.stem}.json").read_text())["tokens"])
+            return int(json.loads((results / layout.RESIDUALS_PART.format(part=path.stem)).read_bytes())["tokens"])
         case "train":
             return int(sae_of(results, stage, path)["training"]["tokens"])
     return None
@@ -70,11 +71,12 @@ def measure_stages(results: Path) -> list[dict[str, Any]]:
 
 
 def measure_saes(results: Path) -> list[dict[str, Any]]:
-    """One row per point of the sweep: wall seconds of training and evaluating an SAE, means over layers and seeds."""
+    """One row per point of the sweep: mean wall seconds of training and evaluation over layers and seeds."""
     rows: list[dict[str, Any]] = []
     for path in benchmark_files(results).get("train", []):
         about = sae_of(results, "train", path)
-        evaluation = results / "benchmarks/evaluate" / path.relative_to(results / "benchmarks/train")
+        folder = results / layout.BENCHMARKS
+        evaluation = folder / "evaluate" / path.relative_to(folder / "train")
         train_s = float(read(path)["s"])
         rows.append(
             {
@@ -94,7 +96,7 @@ def measure_saes(results: Path) -> list[dict[str, Any]]:
 
 
 def measure_run(results: Path, environment: Path) -> dict[str, float | None]:
-    """Seconds that setting up the environment took, and from the start of the first job to the last file of the run."""
+    """Seconds for setting up the environment, and from the start of the first job to the run's last file."""
     files = [path for paths in benchmark_files(results).values() for path in paths]
     begun = min(path.stat().st_mtime - float(read(path)["s"]) for path in files)
     ready = environment / "ready"
@@ -102,7 +104,7 @@ def measure_run(results: Path, environment: Path) -> dict[str, float | None]:
         "environment_s": ready.stat().st_mtime - (environment / "pyvenv.cfg").stat().st_mtime
         if ready.exists()
         else None,
-        "dag_s": (results / "manifest.json").stat().st_mtime - begun,
+        "dag_s": (results / layout.MANIFEST).stat().st_mtime - begun,
     }
 
 
@@ -124,7 +126,7 @@ def show_stages(rows: list[dict[str, Any]]) -> str:
 
 
 def show_saes(rows: list[dict[str, Any]]) -> str:
-    """The TopK points that differ in features, k and table alone, as a table; empty if there are none."""
+    """The TopK points that differ only in features, k and table, as a table; may be empty."""
     lines = [
         {
             "SAE": row["point"],
@@ -142,17 +144,17 @@ def show_saes(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Read, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("results/embedded"))
-    parser.add_argument("--output", type=Path, default=Path("results/bench"))
+    parser.add_argument("--results", type=Path, default=layout.EMBEDDED)
+    parser.add_argument("--output", type=Path, default=layout.BENCH)
     arguments = parser.parse_args()
-    if not (arguments.results / "manifest.json").exists():
+    if not (arguments.results / layout.MANIFEST).exists():
         print(f"{arguments.results}: there is no finished run, so stages are not measured; run: make reproduce")
         return
     stages, saes = measure_stages(arguments.results), measure_saes(arguments.results)
     run = measure_run(arguments.results, Path(__file__).parent.parent / ".venv")
     print(f"{arguments.results}\n\n{show_stages(stages)}\n\n{show_saes(saes)}")
     print(", ".join(f"{name}: {value:.0f} s" for name, value in run.items() if value is not None))
-    manifest = json.loads((arguments.results / "manifest.json").read_text())
+    manifest = json.loads((arguments.results / layout.MANIFEST).read_bytes())
     write_json(
         arguments.output / "stages.json",
         {"machine": manifest["machine"], "git": manifest["git"], "run": run, "stages": stages, "saes": saes},

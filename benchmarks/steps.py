@@ -1,4 +1,4 @@
-"""One training step of a TopK SAE, as this project does it, as plain dense PyTorch does it, and the one product neither can avoid."""
+"""The training step of a TopK SAE in this project and in dense PyTorch, and the matrix product that both need."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class Shape(NamedTuple):
 
     @property
     def repeats(self) -> int:
-        """Steps in one measurement, so that the shortest lasts some 50 ms."""
+        """Steps in one measurement, which then lasts at least about 50 ms."""
         return max(1, round(4e9 / (self.n_tokens * self.d_model * self.n_features)))
 
     def __str__(self) -> str:
@@ -39,12 +39,12 @@ class Contender(NamedTuple):
     """A way to train an SAE, or a part of one."""
 
     step: Callable[[Batch], object]
-    reconstruct: Callable[[Tensor], Tensor] | None  # x (N, d) gives x_hat (N, d), with the parameters as they are
-    path: str  # what is run, in words: optimizer, and what else a choice was made about
+    reconstruct: Callable[[Tensor], Tensor] | None  # x (N, d) -> x_hat (N, d)
+    path: str  # what runs, in words
 
 
 def make_batches(shape: Shape, n_batches: int = 4) -> list[Batch]:
-    """Normal residuals, and token ids as frequent as Zipf's law makes them."""
+    """Normal residuals, and token ids with frequencies by Zipf's law."""
     generator = torch.Generator().manual_seed(0)
     frequencies = 1 / (torch.arange(N_VOCABULARY) + 2.7)
     return [
@@ -57,13 +57,13 @@ def make_batches(shape: Shape, n_batches: int = 4) -> list[Batch]:
 
 
 def initial_rows(shape: Shape) -> Tensor:
-    """W_dec (F, d) that every contender starts from, with unit rows; W_enc starts as its transpose, biases as zero."""
+    """The initial W_dec (F, d) of every contender, with unit rows; W_enc starts as its transpose, biases at zero."""
     generator = torch.Generator().manual_seed(1)
     return normalize(torch.randn(shape.n_features, shape.d_model, generator=generator))
 
 
 def product(shape: Shape) -> Contender:
-    """The encoder's matrix product x W_enc^T, into a fresh tensor as in any step."""
+    """The encoder's product x W_enc^T, into a new tensor as in any step."""
     W = initial_rows(shape)
     return Contender(lambda batch: torch.mm(batch.residuals, W.t()), None, "torch.mm")
 
@@ -74,13 +74,13 @@ def products_by() -> str:
 
 
 def our_product(shape: Shape) -> Contender:
-    """The same product as this project computes it, `tsae.compute.products.product`."""
+    """The same product by `tsae.compute.products.product`."""
     W = initial_rows(shape)
     return Contender(lambda batch: products.product(batch.residuals, W), None, products_by())
 
 
 def ours(shape: Shape, tokenized: bool = False) -> Contender:
-    """The project's own step, `tsae.training.train.Trainer.step`; `tokenized` adds a table of token-biases that is trained too."""
+    """`tsae.training.trainer.Trainer.step`; `tokenized` adds a trained table of token-biases."""
     W = initial_rows(shape)
     sae = SAE(
         Point(k=shape.k, expansion=shape.n_features / shape.d_model, table="learned" if tokenized else "none"),
@@ -103,7 +103,7 @@ def ours(shape: Shape, tokenized: bool = False) -> Contender:
 
 
 def dense(shape: Shape) -> Contender:
-    """The step as one would write it: every product dense, gradients by autograd."""
+    """The plain step: dense products, gradients by autograd."""
     W = initial_rows(shape)
     W_enc, W_dec = nn.Parameter(W.clone()), nn.Parameter(W.clone())
     b_enc, b_dec = nn.Parameter(torch.zeros(shape.n_features)), nn.Parameter(torch.zeros(shape.d_model))

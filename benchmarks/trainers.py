@@ -1,8 +1,8 @@
-"""TopK SAEs as this project and other tools train them, at equal settings: what quality.py compares.
+"""TopK SAEs as this project and other tools train them at equal settings, for quality.py.
 
-Each tool starts as it does by itself, but for b_dec, which starts at the mean, or at what the tool takes for it. Windows after
-which a feature counts as dead are the profile's, for the tools' own are longer than a training of the embedded default. Each
-tool is imported where it is used: one that is missing or broken does not stop the others.
+Each tool has its own start, except that b_dec starts at the mean, or at the tool's estimate of it. The window after which a
+feature is dead is the profile's, because the tools' own are longer than a training of the embedded default. Each tool is imported
+where it is used, so a missing or broken one does not stop the others.
 """
 
 import os
@@ -23,18 +23,18 @@ from tsae.training.batches import Batch
 from tsae.training.start import start_from
 from tsae.training.trainer import Trainer
 
-# Of dictionary_learning's steps: when the learning rate is reached, and when it begins to fall.
+# Shares of dictionary_learning's steps at which the learning rate is reached, and begins to fall.
 WARMUP, DECAY = 0.02, 0.8
 
 
 class Settings(NamedTuple):
-    """What all tools train with."""
+    """The settings of all tools."""
 
     point: Point  # k and the number of features
     training: Training
     cache: ResidualCache  # training residuals; batches are divided by its scale
     unigrams: Tensor  # (V, d) unigram residuals, raw
-    dead_window: int  # a feature is dead that has not fired in so many tokens
+    dead_window: int  # tokens without firing after which a feature is dead
     seed: int
 
     @property
@@ -64,15 +64,12 @@ class Trained(NamedTuple):
 
     step: Callable[[Batch], object]
     reconstruct: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    """x (N, d) and tokens (N,) give x_hat (N, d), and which features fire on any of them (F,) bool."""
-    path: str  # what is run, in words
+    """x (N, d) and tokens (N,) -> x_hat (N, d), and the features that fire on any token, (F,) bool."""
+    path: str  # what runs, in words
 
 
 def ours(settings: Settings, clip: bool = True, lr: float = 1.0, **changes: Any) -> Trained:
-    """`tsae.training.train.Trainer`; with changes of the point, another learning rate, or without clipping, to show what each is worth.
-
-    `lr` is a factor of both ends of the schedule.
-    """
+    """`tsae.training.trainer.Trainer`; without clipping, with changes of the point, or with `lr` times the schedule's learning rates."""
     point = Point.model_validate(settings.point.model_dump() | changes)
     training = settings.training.model_copy(
         update={"lr": lr * settings.training.lr, "lr_end": lr * settings.training.lr_end}
@@ -131,7 +128,7 @@ def sae_lens(settings: Settings) -> Trained:
 
 
 def sparsify(settings: Settings) -> Trained:
-    """`sparsify.Trainer`'s step with its second optimizer, Adam, for a cosine needs a learning rate; with AuxK, which is off by default."""
+    """`sparsify.Trainer`'s step with Adam, its other optimizer, which has a learning rate for a cosine, and with AuxK, off by default."""
     os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # its Triton decoder needs a GPU
     from sparsify import SparseCoder, SparseCoderConfig
 
@@ -157,7 +154,7 @@ def sparsify(settings: Settings) -> Trained:
 
 
 def dictionary_learning(settings: Settings) -> Trained:
-    """`TopKTrainer.update`, on its own schedule: a warmup, a constant learning rate, a linear fall to zero."""
+    """`TopKTrainer.update`, on its own schedule: warmup, constant learning rate, linear decay to zero."""
     from dictionary_learning.trainers.top_k import TopKTrainer
 
     trainer = TopKTrainer(

@@ -3,11 +3,11 @@
     python benchmarks/training_step.py [--rounds 10] [--threads N] [--shape N,d,F,k ...]
         [--contender NAME ...] [--output results/bench]
 
-A ratio is the median over rounds of step / encoder product, the product being run just before each step. All start from the
-same weights and see the same batches; that their reconstructions agree is checked first. Memory is measured in a process of
-its own for each: the peak of resident memory over three steps, less what was resident before the SAE was built; so it
-counts parameters, optimizer state, gradients and everything temporary, and not imports and batches. The machine must be idle:
-another process slows the steps of small parallel parts (dictionary_learning, SAELens) several times more than the product.
+A ratio is the median over rounds of step / encoder product, which runs just before each step. All start from the same weights,
+see the same batches, and must agree in their reconstructions. Memory is measured in a process per tool: the peak of resident
+memory over three steps less what was resident before the SAE was built, so it counts parameters, optimizer state, gradients and
+temporaries, but not imports and batches. The machine must be idle: another process slows steps of small parallel parts
+(dictionary_learning, SAELens) several times more than the product.
 """
 
 import argparse
@@ -54,13 +54,13 @@ CONTENDERS: dict[str, Callable[[Shape], Contender]] = {
 WARM_UPS = 2
 MEMORY_STEPS = 3
 SMALL = Shape(8, 8, 16, 2)
-# Pre-activations that differ by rounding may choose another feature of a token where two are nearly the same.
+# Rounding may choose another feature for a token with two nearly equal pre-activations.
 SAME = 1e-4
 MOST = 0.995
 
 
 def check_same(name: str, x_hat: Tensor, expected: Tensor) -> None:
-    """See that a contender does the work that the others do.
+    """Check that a contender computes what the others do.
 
     Raises:
         ValueError: reconstructions of more than a few tokens differ.
@@ -72,7 +72,7 @@ def check_same(name: str, x_hat: Tensor, expected: Tensor) -> None:
 
 
 def build(name: str, shape: Shape, batches: list[Batch], expected: Tensor) -> Contender:
-    """A contender that does the same work as the others, and has warmed up."""
+    """A contender that is checked and warmed up."""
     contender = CONTENDERS[name](shape)
     if contender.reconstruct is not None:
         with torch.no_grad():
@@ -83,7 +83,7 @@ def build(name: str, shape: Shape, batches: list[Batch], expected: Tensor) -> Co
 
 
 def measure_memory(name: str, shape: Shape) -> dict[str, float]:
-    """Memory of a contender in this process, which has done nothing else."""
+    """Memory of a contender; this process must have done nothing else."""
     batches = make_batches(shape)
     CONTENDERS[name](SMALL).step(make_batches(SMALL)[0])  # imports, and what is made once
     settle_memory()
@@ -95,7 +95,7 @@ def measure_memory(name: str, shape: Shape) -> dict[str, float]:
 
 
 def memory_of(name: str, shape: Shape, threads: int) -> dict[str, float]:
-    """Memory of a contender, from a process of its own.
+    """Memory of a contender, measured in its own process.
 
     Raises:
         RuntimeError: the process failed.
@@ -110,7 +110,7 @@ def memory_of(name: str, shape: Shape, threads: int) -> dict[str, float]:
 
 
 def measure_shape(names: list[str], shape: Shape, rounds: int, threads: int) -> list[dict[str, Any]]:
-    """One row for the reference and for each contender named; one that fails has its error in place of numbers."""
+    """One row for the reference and each named contender; a failed one has its error in place of numbers."""
     batches = make_batches(shape)
     reconstruct = dense(shape).reconstruct
     assert reconstruct is not None
@@ -121,7 +121,7 @@ def measure_shape(names: list[str], shape: Shape, rounds: int, threads: int) -> 
     for name in dict.fromkeys([REFERENCE, *names]):
         try:
             built[name] = build(name, shape, batches, expected)
-        except Exception as error:  # whatever a peer fails with is its result
+        except Exception as error:  # any failure of a tool is its result
             failed.append({"contender": name, "error": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"})
     steps = {name: contender.step for name, contender in built.items()}
     timings = compare(steps, steps[REFERENCE], batches, rounds, shape.repeats)

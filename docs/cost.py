@@ -1,16 +1,16 @@
 """What a run cost: the record in docs/cost.json, the plans at the head of profiles, the blocks of docs/scale.md."""
 
-import json
 import re
 from pathlib import Path
 
 from performance import measured
-from run import RESULTS, ROOT, write_json
+from run import RESULTS, ROOT, manifest, size_on_disk, write_json
 
 from tsae.plan import plan
 from tsae.plan.plan import Machine, Plan
 from tsae.profile import config
 from tsae.profile.config import Config
+from tsae.store import layout
 from tsae.store.markdown import markdown_table
 
 SCALED = ROOT / "config/gpt2.yaml"
@@ -21,26 +21,24 @@ HEAD = re.compile(r"(# begin plan\n).*?(# end plan\n)", re.DOTALL)
 
 def profiles() -> list[Path]:
     """The profiles that state their plan."""
-    return [path for path in sorted((ROOT / "config").glob("*.yaml")) if HEAD.search(path.read_text())]
+    return [path for path in sorted((ROOT / "config").glob("*.yaml")) if HEAD.search(path.read_text(encoding="utf-8"))]
 
 
 def write_record() -> None:
     """Write docs/cost.json from the last run and what `make bench` measured of it.
 
     Raises:
-        NotMeasuredError: `make bench` has not been run.
+        NotMeasuredError: there is no finished run, or `make bench` has not been run.
     """
     bench, starts = measured("stages"), measured("processes")["starts"]
-    manifest = json.loads((RESULTS / "manifest.json").read_text())
-    settings = config.parse(manifest["config"], str(RESULTS / "manifest.json"))
+    settings = config.parse(manifest()["config"], str(RESULTS / layout.MANIFEST))
     known = {"cores": bench["machine"]["cores"], "start": starts["training"], "start_model": starts["evaluation"]}
     fitted = plan.fit_rates(settings, bench["stages"], bench["saes"], **known)
-    size = sum(path.stat().st_size for path in RESULTS.rglob("*") if path.is_file())
     record = {
         "config": settings.model_dump(mode="json", exclude_defaults=True),
         "rates": fitted.model_dump(),
         "dag_s": bench["run"]["dag_s"],
-        "disk_bytes": size,
+        "disk_bytes": size_on_disk(),
         "stages": bench["stages"],
         "saes": bench["saes"],
     }
@@ -51,7 +49,7 @@ def with_plan(path: Path) -> str:
     """The text of a profile with its plan as it is now."""
     stated = plan.summary(plan.plan(config.load(path), plan.read_rates(), Machine()))
     comment = "".join(f"# {line}\n" for line in stated.splitlines())
-    return HEAD.sub(lambda match: match[1] + comment + match[2], path.read_text())
+    return HEAD.sub(lambda match: match[1] + comment + match[2], path.read_text(encoding="utf-8"))
 
 
 def scaled(n_tokens: int, streamed: bool = False) -> Config:

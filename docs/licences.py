@@ -106,7 +106,7 @@ def read_pins(path: Path) -> list[Pin]:
         ValueError: A line is something else.
     """
     pins = []
-    for line in path.read_text().replace("\\\n", " ").splitlines():
+    for line in path.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
         stated, *hashes = re.split(r"\s+--hash=", line.partition("#")[0].strip())
         if not stated:
             continue

@@ -1,21 +1,18 @@
-"""Blocks of docs/performance.md, from what `make bench` measured."""
+"""What `make bench` and `make test-faults` measured."""
 
 import functools
 import json
 from collections.abc import Callable
 from typing import Any
 
-from run import RESULTS, ROOT
+from run import ROOT, NotMeasuredError, size_on_disk
 
+from tsae.store import layout
 from tsae.store.markdown import markdown_table
 
-BENCH = ROOT / "results/bench"
+BENCH = ROOT / layout.BENCH
 # Stages whose processes load the language model; the others import less than training does or about as much.
 LOADS_MODEL = {"cache_residuals", "unigrams", "ablate", "evaluate", "measure_curve"}
-
-
-class NotMeasuredError(Exception):
-    """What a block shows has not been measured here; the message names the missing file."""
 
 
 @functools.cache
@@ -26,8 +23,8 @@ def measured(name: str) -> dict[str, Any]:
         NotMeasuredError: there is none.
     """
     if not (BENCH / f"{name}.json").is_file():
-        raise NotMeasuredError(f"results/bench/{name}.json")
-    content: dict[str, Any] = json.loads((BENCH / f"{name}.json").read_text())
+        raise NotMeasuredError(layout.BENCH / f"{name}.json")
+    content: dict[str, Any] = json.loads((BENCH / f"{name}.json").read_bytes())
     return content
 
 
@@ -69,8 +66,8 @@ def training_step_summary() -> str:
         name, fastest = min(peers.items(), key=lambda item: item[1]["ratio"])
         lines.append(
             f"- batch {shape['n_tokens']}, {shape['n_features']} features of width {shape['d_model']}, k {shape['k']}: "
-            f"{ours['ratio']:.2f} times the product, {ours['tokens_per_s']:.0f} tokens/s; the fastest other, {name}, "
-            f"{fastest['ratio']:.2f} times, which is {fastest['ratio'] / ours['ratio']:.2f} as much"
+            f"{ours['ratio']:.2f} times the product, {ours['tokens_per_s']:.0f} tokens/s. The fastest other, {name}, takes "
+            f"{fastest['ratio']:.2f} times the product, {fastest['ratio'] / ours['ratio']:.2f} times as long as ours"
         )
     return "\n".join(lines)
 
@@ -104,7 +101,7 @@ def quality() -> str:
 
 
 def beside_the_best(rows: list[dict[str, Any]]) -> str:
-    """Our NMSE relative to that of the best other tool, seed by seed, in a sentence; nothing where either is missing."""
+    """Our NMSE relative to that of the best other tool, seed by seed, in a sentence."""
     ours = {one["seed"]: one["nmse"] for row in rows if row["tool"] == "ours" for one in row["seeds"]}
     others = [row for row in rows if not row["tool"].startswith("ours")]
     if not ours or not others:
@@ -203,13 +200,12 @@ def stages() -> str:
     starting = sum(
         row["jobs"] * starts["evaluation" if row["stage"] in LOADS_MODEL else "training"] for row in bench["stages"]
     )
-    size = sum(path.stat().st_size for path in RESULTS.rglob("*") if path.is_file())
     return (
         f"{markdown_table(rows)}\n\n"
         f"The environment took {run['environment_s'] / 60:.1f} minutes to set up, the DAG {run['dag_s'] / 60:.1f} minutes from its "
         f"first job to its last file: **{(run['environment_s'] + run['dag_s']) / 60:.0f} minutes** in all. A process of training starts "
         f"in {starts['training']:.1f} s, one that loads the language model in {starts['evaluation']:.1f} s; all starts together are "
-        f"{starting / cores / run['dag_s']:.1%} of the DAG's time on {cores} cores. The results take {size / 1e9:.1f} GB of disk."
+        f"{starting / cores / run['dag_s']:.1%} of the DAG's time on {cores} cores. The results take {size_on_disk() / 1e9:.1f} GB of disk."
     )
 
 
@@ -251,6 +247,24 @@ def benchmark_machine() -> str:
     return f"{about['cpu']}, {about['cores']} cores, {about['threads']} threads; python {about['python']}, torch {about['torch']}."
 
 
+def faults() -> str:
+    """What the fault suite did."""
+    path = ROOT / "results/faults.json"
+    if not path.is_file():
+        raise NotMeasuredError(path.relative_to(ROOT))
+    rows = [
+        {
+            "fault": row["fault"],
+            "tried": row["tried"],
+            "detected": "survived" if row["detected"] is None else row["detected"],
+            "work lost": row["work_lost"],
+            "outputs equal": "" if row["outputs_equal"] is None else row["outputs_equal"],
+        }
+        for row in json.loads(path.read_bytes())
+    ]
+    return markdown_table(rows)
+
+
 BLOCKS: tuple[Callable[[], str], ...] = (
     benchmark_machine,
     training_step,
@@ -263,4 +277,5 @@ BLOCKS: tuple[Callable[[], str], ...] = (
     caching,
     stages,
     saes,
+    faults,
 )

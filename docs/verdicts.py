@@ -57,7 +57,7 @@ def require(checks: pd.DataFrame, claim: str, check: str | None = None) -> None:
     if not found or not set(found) <= set(HOLDING):
         what = claim if check is None else f"{claim}: {check!r}"
         raise ValueError(
-            f"a finding in docs/fill.py says that {what} holds, and this run has {' and '.join(found) or 'no such check'}; rewrite the finding"
+            f"a finding in docs/findings.py says that {what} holds, and this run has {' and '.join(found) or 'no such check'}; rewrite the finding"
         )
 
 

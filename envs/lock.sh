@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# Writes the locks: make lock. Versions of a lock that is there stay (make lock UPGRADE=1 takes the newest of what
-# pyproject.toml allows), so that nothing changes where nothing was changed:
+# Writes the locks (make lock). Locked versions stay; make lock UPGRADE=1 takes the newest that pyproject.toml allows:
 #   envs/lock.sh [PYTHON]
-# requirements.lock is resolved from pyproject.toml, for all platforms and Pythons at once; the others hold the pins of their
-# .txt files, and nothing that these require besides.
+# requirements.lock is resolved from pyproject.toml for all platforms and Pythons at once. The others hold only the pins of their
+# .txt files.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 from_source=$(sed -n 's/^from_source=//p' envs/install.sh)
@@ -14,7 +13,7 @@ trap 'rm -rf "$environment"' EXIT
 export UV_CACHE_DIR=$environment/cache
 
 compile() {
-  "$environment/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes ${UPGRADE:+--upgrade} \
+  "$environment/bin/uv" pip compile --config-file envs/uv.toml --quiet --universal --python-version 3.11 --generate-hashes ${UPGRADE:+--upgrade} \
     --no-emit-package torch --custom-compile-command "make lock    (torch is not here: see torch.txt)" "$@" > /dev/null
 }
 
@@ -23,7 +22,7 @@ for name in bench slurm kubernetes; do
   compile "envs/$name.txt" --no-deps --output-file "envs/$name.lock"
 done
 
-# Every platform has a wheel of everything, and of what has none, sources.
+# Check that every platform has a wheel of each package, or its sources.
 for platform in x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin; do
   for version in 3.11 3.12 3.13; do
     for lock in envs/*.lock; do

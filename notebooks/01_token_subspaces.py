@@ -13,18 +13,17 @@
 # %% [markdown]
 # # Token subspaces
 #
-# A residual says many things at once. How much of it still says *which token is here*? The **unigram residual** of a token is
-# what the model makes of it almost alone, after a short fixed prompt. If the residual of the same token in a long text is
-# still close to it, a sparse autoencoder has to spend features on saying so, unless something else does. That is the
-# motivation of a tokenized SAE (claim C12).
+# How much of a residual still says *which token is here*? The **unigram residual** of a token is the model's residual of the
+# token after a short fixed prompt. If the residual of the same token in a long text is still close to it, a sparse
+# autoencoder has to spend features on the token, unless a table does it. That motivates a tokenized SAE (claim C12).
 
 # %%
 import matplotlib.pyplot as plt
 import pandas as pd
 from torch.nn.functional import cosine_similarity
 
+from tsae.explore.run import open_run
 from tsae.figures.style import draw_against, figure, log2_ticks, name_layer_colours
-from tsae.measure.explore import open_run
 
 run = open_run()
 print(run.results, "layers", run.layers)
@@ -33,8 +32,8 @@ print(run.results, "layers", run.layers)
 # ## By length of context
 #
 # Mean cosine similarity between held-out residuals and the unigram residuals of their tokens, by the number of tokens up to
-# and including them. The floor, dashed, is the unigram residual of another token at random: residuals share a large mean, so
-# it is far above zero.
+# and including them. The dashed floor is the unigram residual of a random other token. Residuals share a large mean, so the
+# floor is far above zero.
 
 # %%
 table = run.table("baselines")
@@ -80,8 +79,8 @@ pd.DataFrame(looked_at)
 # %% [markdown]
 # ## How much of a residual lies along it
 #
-# The share of a centred residual's squared length that lies along the centred unigram residual of its token: what a table with
-# one free coefficient per position could take away.
+# The share of a centred residual's squared length that lies along the centred unigram residual of its token. A table with one
+# free coefficient per position could explain this share.
 
 # %%
 shares = []

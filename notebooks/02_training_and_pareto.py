@@ -13,16 +13,16 @@
 # %% [markdown]
 # # Training and the Pareto front
 #
-# Two questions. At equal sparsity, does a tokenized SAE reconstruct better (claim C1)? And how much sooner is it as good as its
-# baseline will ever be (claim C2)?
+# At equal sparsity, does a tokenized SAE reconstruct better (claim C1)? How much sooner does it match its baseline's final
+# value (claim C2)?
 
 # %%
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from tsae.claims.speedups import speedups
+from tsae.explore.run import open_run
 from tsae.figures.style import COLOURS, draw_curve, figure, log_axis
-from tsae.measure.explore import open_run
 
 run = open_run()
 print("baseline:", run.baseline, " tokenized:", run.tokenized)
@@ -47,8 +47,8 @@ history.tail()
 # %% [markdown]
 # ## The checkpoints
 #
-# The headline SAEs leave checkpoints on the way. Each was measured on all held-out sequences for NMSE, and on some of
-# them for the loss that the model has with the reconstruction in place.
+# The headline SAEs leave checkpoints during training. Each was measured on all held-out sequences for NMSE, and on some of
+# them for the model's loss with the reconstruction in place.
 
 # %%
 curves = run.table("curves")
@@ -66,9 +66,9 @@ plt.show()
 # %% [markdown]
 # ## Speed-up
 #
-# Steps that the baseline took in all, over the steps after which the tokenized SAE was as good, between checkpoints
-# interpolated in the logarithm of the step. Learning rates follow one schedule, so a tokenized SAE that stopped there would
-# have been trained with a higher one: this is the authors' way of counting, and not a promise of wall time.
+# The steps of the baseline divided by the steps after which the tokenized SAE was as good, interpolated between checkpoints in
+# the logarithm of the step. Learning rates follow one schedule, so a tokenized SAE that stopped there would have had a higher
+# one. The authors count in this way; it promises no wall time.
 
 # %%
 pd.concat(
@@ -78,7 +78,7 @@ pd.concat(
 # %% [markdown]
 # ## The Pareto front
 #
-# Every point of the sweep by what it costs (L0) and what it leaves (NMSE, CE added).
+# Every point of the sweep by its L0 and its errors (NMSE, CE added).
 
 # %%
 pareto = run.table("pareto")

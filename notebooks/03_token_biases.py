@@ -14,14 +14,14 @@
 # # Token-biases
 #
 # The table of a tokenized SAE has one row per token of the vocabulary. Rows start as a multiple of the unigram residuals and are
-# trained with the rest. What have they become (claims C7, C8), and what are they good for (C9)?
+# trained with the rest. How far do they move (claims C7, C8), and do they name the token (C9)?
 
 # %%
 import pandas as pd
 import torch
 from torch.nn.functional import cosine_similarity
 
-from tsae.measure.explore import open_run
+from tsae.explore.run import open_run
 from tsae.measure.nearest import max_cosine_similarity
 
 run = open_run()
@@ -46,7 +46,7 @@ pd.DataFrame(
 # ## What training did to them
 #
 # Cosine similarity of each token-bias to the unigram residual that it started from, by how often the token was seen. A row
-# never seen stays where it began. The floor is another token's unigram residual.
+# never seen stays at its start. The floor is another token's unigram residual.
 
 # %%
 own = cosine_similarity(table, unigrams, dim=1)
@@ -81,8 +81,8 @@ pd.DataFrame([{"token": run.shown(t), "cosine": round(own[t].item(), 3), "seen":
 # %% [markdown]
 # ## Detecting the last token
 #
-# For held-out residuals: which row of a table is most similar? If it is that of the token at the position, the table has
-# detected it.
+# Which row of a table is most similar to a held-out residual? If it is the row of the token at the position, the table has
+# detected the token.
 
 # %%
 sequences = run.heldout(layer)

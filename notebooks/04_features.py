@@ -13,14 +13,14 @@
 # %% [markdown]
 # # Features
 #
-# Search the features of a baseline and of a tokenized SAE by token, read the contexts on which they fire, and compare what the two
-# spend their features on (claims C4, C11).
+# Search the features of a baseline and of a tokenized SAE by token, read the contexts on which they fire, and compare how the two
+# use their features (claims C4, C11).
 
 # %%
 import pandas as pd
 from IPython.display import HTML, display
 
-from tsae.measure.explore import contexts_html, features_on, open_run
+from tsae.explore.run import contexts_html, features_on, open_run
 
 run = open_run()
 layer = run.layers[len(run.layers) // 2]
@@ -51,7 +51,7 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 # %% [markdown]
-# ## What features are spent on
+# ## How features are used
 #
 # Alive features of both SAEs by the share of their activation mass that lies on one token.
 
@@ -76,7 +76,7 @@ pd.DataFrame(
 # %% [markdown]
 # ## Search by token
 #
-# The features of each SAE that respond most exclusively to a token. Put another one in its place.
+# The features of each SAE that respond most exclusively to a token. Try another token.
 
 # %%
 firing = features["baseline"].query("firings >= 10").sort_values("top_token_share", ascending=False)
@@ -91,8 +91,8 @@ for name, frame in features.items():
 # %% [markdown]
 # ## The most complex features of a tokenized SAE
 #
-# Those with the least of their mass on one token, among features that fire often enough to judge and on fewer than one token in
-# fifty.
+# The features with the smallest share of their mass on one token, among those that fire often enough to judge and on fewer than
+# one token in fifty.
 
 # %%
 often = features["tokenized"].query("firings >= 30 and firing_rate < 0.02").sort_values("top_token_share")
@@ -102,8 +102,8 @@ display(HTML(contexts_html(run, often.head(5))))
 # %% [markdown]
 # ## Matched features
 #
-# Both SAEs start from the same random features. For some features that are simple in the baseline: what the feature of the tokenized
-# SAE with the most similar decoder row does.
+# Both SAEs start from the same random features. For some simple features of the baseline, this shows the feature of the tokenized
+# SAE with the most similar decoder row.
 
 # %%
 from tsae.measure.nearest import max_cosine_similarity

@@ -15,7 +15,7 @@ pytest.register_assert_rewrite("fixtures")
 
 from fixtures import tiny  # noqa: E402
 
-pytest_plugins = ["fixtures.configuration", "fixtures.corpora", "fixtures.training"]
+pytest_plugins = ["fixtures.configuration", "fixtures.corpora", "fixtures.residuals", "fixtures.training"]
 
 if TYPE_CHECKING:
     from fixtures.evaluation import Evaluated

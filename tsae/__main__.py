@@ -12,21 +12,20 @@ import click
 from tsae.commands.signature import first_line
 from tsae.commands.table import COMMANDS, GROUPS
 
-# What Python, PyTorch and the loader of shared libraries say, each with exceptions of its own.
+# Messages of Python, PyTorch and the loader of shared libraries, which raise different exceptions.
 OUT_OF_MEMORY = re.compile(
     r"can(?:'|no)t allocate memory|out of memory|can't start new thread|not enough memory|failed to map segment",
     re.IGNORECASE,
 )
-LITTLE = 64 << 20  # bytes: where this cannot be had, memory is what is missing
+LITTLE = 64 << 20  # [bytes]; if an allocation of this size fails, memory is short
+RESERVE = [bytes(8 << 20)]  # freed when a stage fails, for the error message
 
-RESERVE = [bytes(8 << 20)]  # given back when a stage fails, for what it takes to say why
-
-# A start makes half a million objects that stay. Looking among them for garbage as often as Python does takes a fifth of it.
+# A start makes half a million lasting objects. Collecting garbage at Python's default rate takes a fifth of its time.
 gc.set_threshold(20_000)
 
 
 class Commands(click.Group):
-    """The commands of the table, each imported when it is called."""
+    """The commands of the table; each is imported when it is called."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
         """Their names."""
@@ -42,29 +41,28 @@ class Commands(click.Group):
         return command_of(name, getattr(importlib.import_module(target.module), target.function))
 
     def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
-        """List them by group with the first line of their help."""
+        """List the commands by group, with the first line of their help."""
         for group, commands in GROUPS.items():
             with formatter.section(group):
                 formatter.write_dl([(name, first_line(name)) for name in commands], col_max=20)
 
 
 @click.command(cls=Commands, help=__doc__, no_args_is_help=True, context_settings={"max_content_width": 120})
-@click.option("--log", type=click.Path(path_type=Path), help="File that messages are also written to")
+@click.option("--log", type=click.Path(path_type=Path), help="Also write messages to this file")
 def app(log: Path | None) -> None:
-    """Set up messages: to the terminal, and to a log file if one is named."""
+    """Log to the terminal, and to a file if one is named."""
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log, mode="w"))
+        handlers.append(logging.FileHandler(log, mode="w", encoding="utf-8"))
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
     logging.getLogger("tsae").setLevel(logging.INFO)
 
 
 def describe(error: BaseException) -> str | None:
-    """What went wrong, for a user, if it is the input, the disk or the memory; None: it is a mistake of the program.
+    """A message for the user if the input, the disk or the memory is at fault; None for a bug.
 
-    Where no memory is left, the interpreter loses exceptions and raises SystemError, and libraries raise what they like
-    of what they could not load.
+    Without memory the interpreter raises SystemError in place of lost exceptions, and libraries raise all kinds.
     """
     chain: list[BaseException] = []
     link: BaseException | None = error
@@ -74,7 +72,7 @@ def describe(error: BaseException) -> str | None:
     short = [link for link in chain if isinstance(link, MemoryError) or OUT_OF_MEMORY.search(str(link))]
     if not short and isinstance(error, (ValueError, OSError, FloatingPointError)):
         return str(error)
-    if not short and _can_be_had(LITTLE):
+    if not short and _can_allocate(LITTLE):
         return None
     said = str(short[0]).splitlines() if short else []
     return (
@@ -83,7 +81,7 @@ def describe(error: BaseException) -> str | None:
     )
 
 
-def _can_be_had(size: int) -> bool:
+def _can_allocate(size: int) -> bool:
     try:
         bytes(size)
     except MemoryError:
@@ -92,7 +90,7 @@ def _can_be_had(size: int) -> bool:
 
 
 def run() -> None:
-    """Run the command of this process; one line says what went wrong if it is the input, the disk or the memory."""
+    """Run the command; log an error of the input, the disk or the memory as one line."""
     try:
         app()
         return
@@ -101,7 +99,7 @@ def run() -> None:
         message = describe(error)
         if message is None:
             raise
-    # Here the exception is gone, and with it what its frames held.
+    # Outside the handler, so the memory that the exception's frames held is free.
     logging.getLogger("tsae").error("error: %s", message)
     sys.exit(1)
 

@@ -92,7 +92,7 @@ def test_interpolation_is_paired_over_documents() -> None:
         found[1, subject, 0, None] = sums(l0=[(l0, 1.0)] * 3, nmse=[(nmse * w, 1.0) for w in weights])
     rows = [*curve("none", (1, 5.0), (100, 0.05)), *curve("learned", (10, 0.4))]
     measured = take_one(run_of(found, pareto=table(*rows)), **PARETO)
-    assert measured[:4] == (*[near(0.8)] * 3, "documents")
+    assert measured[:4] == (*[near(0.8)] * 3, ("documents",))
 
 
 def test_a_baseline_that_reaches_zero_on_some_documents_leaves_the_ratio_unbounded() -> None:

@@ -20,7 +20,7 @@ from tsae.claims.replicates import (
     seed_weights,
     t_quantile,
 )
-from tsae.measure.statistics import Bootstrap
+from tsae.measure.intervals import Bootstrap
 from tsae.measure.sums import save_curve
 
 MANY = 20_000
@@ -122,7 +122,7 @@ def test_metrics_over_tokens_share_the_draws_of_documents() -> None:
     assert base.values.tolist() == [pytest.approx(1111 / 9)]
     assert tokenized.replicates == pytest.approx(base.replicates / 2)
     assert np.ptp(base.replicates) > 50
-    assert estimate(run, lambda a, b: a / b, [tokenized, base])[:4] == (0.5, 0.5, 0.5, "documents")
+    assert estimate(run, lambda a, b: a / b, [tokenized, base])[:4] == (0.5, 0.5, 0.5, ("documents",))
     # They are the draws that the table's own intervals are made with.
     weights = Bootstrap(4, run.bootstrap, run.seed)
     assert base.replicates[0].tolist() == weights.ratios(*torch.tensor(errors, dtype=torch.float64).T).tolist()

@@ -77,7 +77,7 @@ def test_replicates_of_curves_are_paired_over_documents() -> None:
         for step, value in values.items():
             found[1, subject, 0, step] = sums(nmse=[(value * w, 1.0) for w in (1.0, 3.0, 20.0)])
     of = curves(none_0={10: 4, 40: 2.4, 160: 1.6}, learned_0={10: 2.4, 40: 0.8, 160: 0.4})
-    assert take_one(run_of(found, curves=of), **SPEEDUP)[:4] == (*[near(8)] * 3, "documents")
+    assert take_one(run_of(found, curves=of), **SPEEDUP)[:4] == (*[near(8)] * 3, ("documents",))
 
 
 def test_curves_that_lack_something_say_what() -> None:
@@ -128,7 +128,7 @@ def test_equal_loss_speed_up_is_paired_over_documents() -> None:
     values = {BASELINE: 0.2, f"{TOKENIZED}-budget0.25": 0.4, TOKENIZED: 0.1}
     found = {(1, s, 0, None): sums(nmse=[(v * w, 1.0) for w in weights]) for s, v in values.items()}
     measured = take_one(run_of(found, **budgets(1.6, b4=3.2, b1=0.8)), **EQUAL_LOSS)
-    assert measured[:4] == (*[near(2)] * 3, "documents")
+    assert measured[:4] == (*[near(2)] * 3, ("documents",))
 
 
 def test_equal_loss_speed_up_needs_smaller_budgets_of_the_same_sae() -> None:

@@ -10,7 +10,7 @@ from tsae.claims.replicates import Measured
 from tsae.claims.verdicts import judge, times_more, worst
 
 VALUE = {"kind": "value", "of": {"metric": "nmse", "subject": "tokenized"}}
-OVER = "documents and 3 seeds"
+OVER = (("documents",), 3)  # units and seeds
 
 
 def check(**fields: Any) -> Check:
@@ -18,7 +18,7 @@ def check(**fields: Any) -> Check:
 
 
 def around(value: float, half_width: float, **fields: Any) -> Measured:
-    return Measured(value, value - half_width, value + half_width, OVER, **fields)
+    return Measured(value, value - half_width, value + half_width, *OVER, **fields)
 
 
 BELOW = {"direction": {"below": 0.8}}
@@ -90,7 +90,7 @@ def test_either_alone(fields: dict[str, Any], value: float, half_width: float, v
 
 def test_a_bound_of_the_measure_is_no_level() -> None:
     # At least 8 times: above 1, and whether it is 6 to 13 is open.
-    beyond = Measured(math.inf, 7.5, math.inf, OVER, ends=(1, 8))
+    beyond = Measured(math.inf, 7.5, math.inf, *OVER, ends=(1, 8))
     judged = judge(check(published=[6, 13], tolerance=0.5, direction={"above": 1}), beyond)
     assert judged.verdict == "direction holds"
     assert judged.reason.endswith("what it would take cannot be told")
@@ -103,13 +103,13 @@ def test_what_is_missing_is_not_comparable() -> None:
 
 @pytest.mark.parametrize(("of_seeds", "what"), [(0.1, "documents"), (0.5, "documents and seeds"), (0.9, "seeds")])
 def test_what_it_would_take_is_more_of_what_the_variance_comes_from(of_seeds: float, what: str) -> None:
-    measured = Measured(0.9, 0.8, 1.2, OVER, of_seeds=of_seeds)
+    measured = Measured(0.9, 0.8, 1.2, *OVER, of_seeds=of_seeds)
     assert times_more(measured, 1) == f"at this value it would take about 9.0 times the {what}"
 
 
 def test_what_it_would_take_is_counted_in_logarithms_where_the_interval_is() -> None:
     # From 1/2 to 4 around 1: two halvings and two doublings, and the bound 2 is one doubling away.
-    measured = Measured(1.0, 0.25, 4.0, "documents", log=True)
+    measured = Measured(1.0, 0.25, 4.0, ("documents",), log=True)
     assert times_more(measured, 2) == "at this value it would take about 4.0 times the documents"
     assert times_more(measured, 1.0) == "at this value it would take more than 1000 times the documents"
 

@@ -1,4 +1,4 @@
-"""Claiming a GPU, and computing on one: on a stand-in everywhere, and on a real one where there is one."""
+"""Claiming a GPU, and computing on a stand-in and, if there is one, on a GPU."""
 
 import os
 import re
@@ -69,7 +69,7 @@ def test_two_processes_never_have_the_same_gpu_and_a_killed_one_gives_its_own_ba
     first, second = start("gpu-a", "gpu-b"), start("gpu-a", "gpu-b")
     taken = {line(process.stdout): process for process in (first, second)}
     assert set(taken) == {"gpu-a", "gpu-b"}
-    # Another order, as CUDA_VISIBLE_DEVICES may give: a lock is of a GPU, not of a place in the list.
+    # Another order, as CUDA_VISIBLE_DEVICES may give: a lock belongs to a GPU, not to its place in the list.
     third = start("gpu-b", "gpu-a")
     assert "waiting for a GPU" in line(third.stderr)
     taken["gpu-a"].send_signal(signal.SIGKILL)
@@ -110,7 +110,7 @@ def test_a_gpu_that_is_not_there_is_one_error_before_any_work(tmp_path: Path) ->
 
 
 def planned_options(folder: Path, *arguments: str, residuals: str = "{}") -> dict[str, str]:
-    """What the command of each stage that leads to an SAE's measurements says of GPUs, with compute.gpu and compute.tf32."""
+    """GPU options of the stages that lead to an SAE's measurements, with compute.gpu and compute.tf32."""
     (folder / "gpu.yaml").write_text(f"compute: {{gpu: true, tf32: true}}\nresiduals: {residuals}")
     configfile = ROOT / "config/config.yaml"
     profile = config.load(configfile)
@@ -141,7 +141,7 @@ def planned_options(folder: Path, *arguments: str, residuals: str = "{}") -> dic
 
 def test_jobs_take_a_gpu_each_and_evaluate_in_full_float32(tmp_path: Path) -> None:
     options = planned_options(tmp_path)
-    for stage in ("cache-residuals", "unigrams", "ngrams", "train"):
+    for stage in ("cache-residuals", "unigrams", "ngrams", "train-sae"):
         assert options[stage] == "--gpus 1 --tf32"
     assert options["ablate"] == options["measure-curve"] == "--gpus 1"
     assert options["conditional-means"] == options["measure-phrases"] == "--gpus 0"
@@ -150,17 +150,14 @@ def test_jobs_take_a_gpu_each_and_evaluate_in_full_float32(tmp_path: Path) -> No
 
 def test_residuals_from_the_model_are_of_one_precision(tmp_path: Path) -> None:
     options = planned_options(tmp_path, residuals="{disk_gb: 0.5, mean_tokens: 4096}")
-    assert options["train"] == options["conditional-means"] == options["measure-phrases"] == "--gpus 1 --tf32"
+    assert options["train-sae"] == options["conditional-means"] == options["measure-phrases"] == "--gpus 1 --tf32"
     assert options["ablate"] == options["measure-curve"] == "--gpus 1"
 
 
 def test_the_same_jobs_run_without_a_gpu(tmp_path: Path) -> None:
     options = planned_options(tmp_path, "--resources", "gpu=0")
-    assert options["train"] == "--gpus 0 --tf32"
+    assert options["train-sae"] == "--gpus 0 --tf32"
     assert options["measure-curve"] == "--gpus 0"
-
-
-# --- computing on a device -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -177,7 +174,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     if request.param == "gpu":
         yield request.getfixturevalue("gpu")
         return
-    # What PyTorch has a fused Adam for.
+    # PyTorch must think that it has a fused Adam for the stand-in.
     optimizer = sys.modules["torch.optim.optimizer"]
     monkeypatch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: ["cpu", DEVICE.type])
     # Inference mode cannot make views of tensors of other classes.
@@ -187,7 +184,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], device: torch.device) -> None:
-    """Equal up to rounding, of which a GPU's operators, which add in another order, do more than the stand-in's."""
+    """Equal up to rounding, which is larger on a GPU, whose operators add in another order."""
     rtol, atol = (1e-3, 1e-4) if device.type == "cuda" else (None, None)
     assert found.keys() == expected.keys()
     for name in expected:
@@ -218,7 +215,7 @@ def test_the_model_on_a_device(
         model = load_model(folder, compatibility_mode, on)
         residuals = model.residuals(ids, [1, 3]) | {-2: model.residuals(ids, [2], prefix=[0, 5])[2]}
         assert all(residual.is_cpu for residual in residuals.values())
-        logits = model.logits_from(residuals[1], 1)
+        logits = model.logits_from(residuals[1], 1, ids)
         assert logits.device == torch.device(on)
         return {str(layer): residual for layer, residual in residuals.items()} | {"logits": logits.cpu()}
 
@@ -247,7 +244,6 @@ def test_evaluation_on_a_device(
         measured = evaluate(
             Job(layer=LAYER, point=POINTS[table], seed=0),
             evaluated.saes[table],
-            evaluated.saes["learned"],
             prepared.model,
             prepared.residuals,
             prepared.heldout_tokens,
@@ -260,6 +256,7 @@ def test_evaluation_on_a_device(
             features.with_suffix(".json"),
             features,
             features.with_suffix(".safetensors"),
+            evaluated.saes["learned"],
             on,
         )
         return {(m.metric, m.at, m.min_count): m.value for m in measured}

@@ -1,3 +1,5 @@
+"""Sparse products against their dense twins: values, gradients, and the choice between both ways."""
+
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -27,7 +29,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 @pytest.fixture(params=["sum of rows", "dense product"])
 def branch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Take one of both ways to compute a product, however many features are active, and refuse the other."""
+    """Force one of the two ways of computing a product."""
 
     def refuse(*_: object, **__: object) -> Tensor:
         raise AssertionError(f"not the {request.param}")
@@ -85,7 +87,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 def spread(values: Tensor, indices: Indices) -> Tensor:
-    """(N, F), so that the order of the active features does not matter."""
+    """As a matrix (N, F), in which the order of active features does not matter."""
     dense = torch.zeros(indices.n_tokens, F, dtype=values.dtype)
     return dense.index_put((indices.rows, indices.features), values)
 
@@ -105,7 +107,7 @@ def run(inputs: Inputs, selection: str, fast: bool, auxiliary: bool) -> Run:
     x_hat = (decode if fast else dense_decode)(values, indices, W_dec) + b_dec
     loss = (x_hat - x.detach()).square().sum(1).mean()
     if auxiliary:
-        # Reaches the encoder through the pre-activations alone, those below zero included.
+        # Reaches the encoder only through pre-activations, negative ones included.
         loss = loss + (pre * torch.linspace(-1, 1, F, dtype=x.dtype)[indices.features]).sum() + pre.square().mean()
     loss.backward()
     gradients = {
@@ -191,7 +193,7 @@ def test_the_gradients_of_plain_sums_by_hand(branch: str) -> None:
     inputs = make_inputs("random", torch.float64)
     x, W_enc, b_enc, W_dec = (part.requires_grad_() for part in inputs[:4])
     pre, indices = encode(x, W_enc, b_enc, select_positive)
-    # An expanded gradient, all of whose entries are one number in memory.
+    # An expanded gradient: all entries are one number in memory.
     pre.sum().backward()
     values = torch.linspace(-1, 1, len(indices), dtype=torch.float64).requires_grad_()
     decode(values, indices, W_dec).sum().backward()
@@ -369,42 +371,3 @@ def test_the_share_of_active_features_decides(counted: list[str], k: int, expect
     decode(*encode(x, W_enc, b_enc, select_topk(k)), W_dec).sum().backward()
     # The decode, and the gradients of W_dec, x and W_enc.
     assert counted == [expected] * 4
-
-
-def test_topk_by_hand() -> None:
-    x = torch.tensor([[1.0, 2.0], [-1.0, 0.0]])
-    W_enc = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, -3.0]])
-    b_enc = torch.tensor([0.0, 0.5, -1.0, 0.0])
-    # Pre-activations: 1, 2.5, 2, -7 and -1, 0.5, -2, 1.
-    pre, indices = encode(x, W_enc, b_enc, select_topk(3))
-    assert indices.offsets.tolist() == [0, 3]
-    assert torch.zeros(2, 4).scatter(1, indices.features.view(2, 3), pre.view(2, 3)).tolist() == [
-        [1.0, 2.5, 2.0, 0.0],
-        [-1.0, 0.5, 0.0, 1.0],
-    ]
-
-
-def test_positive_by_hand() -> None:
-    pre = torch.tensor([[0.0, -1.0, -0.0], [1.0, 0.0, 1e-30], [-2.0, 5.0, -3.0], [-1.0, -1.0, -1.0]])
-    features, offsets = select_positive(pre, torch.zeros(3))
-    assert features.tolist() == [0, 2, 1]
-    assert offsets.tolist() == [0, 0, 2, 3]
-    values, indices = encode(pre, torch.eye(3), torch.zeros(3), select_positive)
-    assert values.tolist() == pytest.approx([1.0, 1e-30, 5.0], rel=1e-6)
-    assert (indices.features.tolist(), indices.offsets.tolist()) == ([0, 2, 1], [0, 0, 2, 3])
-
-
-def test_rows_and_places_by_hand() -> None:
-    indices = Indices(torch.tensor([5, 1, 0, 2, 5]), torch.tensor([0, 2, 2, 3]), 6)
-    assert indices.rows.tolist() == [0, 0, 2, 3, 3]
-    assert indices.places.tolist() == [5, 1, 12, 20, 23]
-    assert Indices(torch.tensor([3]), torch.tensor([0, 0, 1]), 6).rows.tolist() == [1]
-    assert Indices(torch.tensor([], dtype=torch.int64), torch.tensor([0, 0]), 6).rows.tolist() == []
-
-
-def test_groups_by_hand() -> None:
-    groups = Indices(torch.tensor([2, 0, 2, 1, 0, 4]), torch.tensor([0, 2, 5]), 6).groups
-    # Feature 0 is active at slots 1 and 4, 1 at 3, 2 at 0 and 2, 4 at 5; 3 and 5 are silent.
-    assert groups.slots.tolist() == [1, 4, 3, 0, 2, 5]
-    assert groups.offsets.tolist() == [0, 2, 3, 5, 5, 6]
-    assert groups.rows.tolist() == [0, 1, 1, 0, 1, 2]

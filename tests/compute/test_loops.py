@@ -26,7 +26,7 @@ def largest(products: Tensor, bias: Tensor, k: int, n_threads: int = 1) -> Tenso
 @pytest.mark.parametrize("n_threads", [1, 2, 1000])
 @pytest.mark.parametrize(
     ("n_features", "k"),
-    # Fewer features than lanes; a last lane that is not full; more than a lane's worth; all but one; all.
+    # Fewer features than lanes; a last lane that is not full; more than a lane; all but one; all.
     [(1, 1), (7, 3), (255, 200), (256, 32), (257, 32), (1000, 1), (2304, 32), (3000, 700), (300, 299), (300, 300)],
 )
 def test_largest_are_the_largest(n_features: int, k: int, n_threads: int, dtype: torch.dtype) -> None:

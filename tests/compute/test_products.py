@@ -1,4 +1,4 @@
-"""Products of float32 matrices, by whichever library."""
+"""Products of float32 matrices with each library."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tsae.compute import products
 from tsae.compute.products import onednn, product
-from tsae.model import language_model as models
+from tsae.model import modules as models
 
 WAYS = [product, onednn] if products.ONEDNN else [product]
 
@@ -58,6 +58,6 @@ def test_a_model_gives_the_same_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "product", counted)
     with torch.no_grad():
         expected = model(x)
-        models._multiply_fast(model)
+        models.multiply_fast(model)
         torch.testing.assert_close(model(x), expected, rtol=1e-6, atol=1e-6)
     assert widths == [16, 8, 4]

@@ -45,8 +45,8 @@ SMOKE = Counter(
         "unigrams": 2,
         "cache-residuals": 2,
         "index-residuals": 1,
-        "train": 5,
-        "evaluate": 2,
+        "train-sae": 5,
+        "evaluate-sae": 2,
         "measure-curve": 1,
         "draw": 2,
         "notebook": 1,
@@ -64,8 +64,8 @@ FIRST = {
     "index-residuals": ("results/{}/residuals/index.json",),
 }
 LAST = {
-    "train": ("results/{}/saes/*/*/sae.safetensors", "results/{}/metrics/*/*", "results/{}/metrics.csv"),
-    "evaluate": ("results/{}/metrics/*/*", "results/{}/metrics.csv"),
+    "train-sae": ("results/{}/saes/*/*/sae.safetensors", "results/{}/metrics/*/*", "results/{}/metrics.csv"),
+    "evaluate-sae": ("results/{}/metrics/*/*", "results/{}/metrics.csv"),
     "measure-curve": ("results/{}/curves/*/*", "results/{}/tables/curves.csv", "figures/{}/speedup.svg"),
     "draw": ("figures/{}/*.svg",),
     "notebook": ("results/{}/notebooks/*.html",),
@@ -120,7 +120,7 @@ class Killer:
         raise AssertionError(f"no job of {dict(stages)} was there long enough")
 
     def _sleep(self, job: psutil.Process, stage: str, once_saved: bool) -> None:
-        if stage == "train" and once_saved:
+        if stage == "train-sae" and once_saved:
             saved = Path(self.run.folder, words(job)[words(job).index("--folder") + 1], ".training/state.safetensors")
             while job.is_running() and not saved.exists():
                 time.sleep(0.01)
@@ -192,7 +192,7 @@ def test_killed_at_random_moments(
     try:
         while wanted.total():
             victim = VICTIMS[killer.n_kills % len(VICTIMS)]
-            hit = killer.hit(wanted, victim, once_saved=wanted["train"] % 2 == 0)
+            hit = killer.hit(wanted, victim, once_saved=wanted["train-sae"] % 2 == 0)
             wanted[hit] -= hit in SMOKE
         killer.to_the_end()
         assert differences(run.outputs(), expected) == []
@@ -208,7 +208,7 @@ def test_killed_at_random_moments(
 
 def measured_seconds(run: Run, stage: str) -> float:
     """How long a job of a stage took in a run that was not disturbed."""
-    rule = stage.replace("-", "_")
+    rule = stage.removesuffix("-sae").replace("-", "_")
     benchmarks = run.results / "benchmarks"
     files = (
         [benchmarks / f"{rule}.tsv"] if (benchmarks / f"{rule}.tsv").exists() else (benchmarks / rule).rglob("*.tsv")
@@ -221,7 +221,7 @@ def test_interrupted_from_the_keyboard(
     undisturbed: Run, tmp_path_factory: pytest.TempPathFactory, faults: list[Fault]
 ) -> None:
     run = Run(tmp_path_factory.mktemp("keyboard") / "copy", copied=undisturbed.folder)
-    for pattern in LAST["train"]:
+    for pattern in LAST["train-sae"]:
         for path in run.folder.glob(pattern.format(run.profile)):
             path.unlink()
     # What a shell starts in the background ignores Ctrl-C, and so does all that it starts.
@@ -229,7 +229,7 @@ def test_interrupted_from_the_keyboard(
     process = run.start()
     signal.signal(signal.SIGINT, before)
     try:
-        while "train" not in jobs_of(process).values():
+        while "train-sae" not in jobs_of(process).values():
             assert process.poll() is None
             time.sleep(0.1)
         time.sleep(2)
@@ -291,16 +291,16 @@ SECONDS = {
     "fetch": 3.0,
     "cache-residuals": 50.0,
     "unigrams": 27.0,
-    "train": 26.0,
-    "evaluate": 20.0,
+    "train-sae": 26.0,
+    "evaluate-sae": 20.0,
     "measure-curve": 20.0,
 }
 KILLS = {
     "fetch": "everything",
     "unigrams": "a job",
     "cache-residuals": "everything",
-    "train": "everything",
-    "evaluate": "a job",
+    "train-sae": "everything",
+    "evaluate-sae": "a job",
     "measure-curve": "Snakemake",
 }
 

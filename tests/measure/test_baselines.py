@@ -14,7 +14,7 @@ from tsae.measure.baselines import measure_baselines
 from tsae.measure.measurement import Measurement
 from tsae.measure.sequences import Sequences, load_sequences, spread
 from tsae.measure.sums import DocumentSums, load_sums
-from tsae.measure.tables import last_token_detection, token_subspaces
+from tsae.measure.token_tables import last_token_detection, token_subspaces
 from tsae.profile.evaluation import Evaluation
 from tsae.residuals.unigrams import load_unigrams
 from tsae.store.tensors import load_metadata, load_tensors, save_tensors

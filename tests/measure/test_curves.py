@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures.evaluation import SETTINGS, Evaluated, by_name, losses, reconstruction
+from fixtures.evaluation import SETTINGS, Evaluated, by_name, losses, losses_of, reconstruction
 from fixtures.training import LAYER, Prepared
 
 from tsae.measure.curves import measure_curve
-from tsae.measure.loss import patched_losses
 from tsae.measure.sequences import spread
 from tsae.measure.sums import DocumentSums, load_curve
 from tsae.measure.table import read_table, write_table
@@ -119,7 +118,7 @@ def test_checkpoints_are_measured_as_they_were_on_the_way(
     assert row["nmse"]["value"] == pytest.approx((errors / heldout.residuals.square().sum(1)).mean().item(), rel=1e-5)
     ablations = load_tensors(evaluated.ablations)
     scored = ablations["scored"]
-    patched = patched_losses(sae, evaluated.model, evaluated.sequences, LAYER, SETTINGS)[scored].double()
+    patched = losses_of(sae, evaluated.model, evaluated.sequences)[scored].double()
     clean = ablations["clean"][scored].double()
     added = (patched - clean).sum()
     assert row["ce_added"]["value"] == pytest.approx((added / clean.sum()).item(), rel=1e-6)

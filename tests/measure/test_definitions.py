@@ -2,7 +2,7 @@
 
 import pytest
 
-from tsae.measure.metrics import DEFINITIONS, declared_metrics, gather, is_share
+from tsae.measure.definitions import DEFINITIONS, declared_metrics, gather, is_share
 
 
 def test_a_name_with_words_stands_for_every_combination() -> None:

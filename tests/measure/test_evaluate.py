@@ -2,19 +2,21 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from fixtures.evaluation import FEATURES, MIN_FIRINGS, SETTINGS, Evaluated
 from fixtures.training import LAYER, Prepared
+from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from tsae.measure.baselines import measure_baselines
 from tsae.measure.curves import measure_curve
+from tsae.measure.definitions import DEFINITIONS
 from tsae.measure.evaluate import evaluate
 from tsae.measure.features import read_features
 from tsae.measure.measurement import Measurement
-from tsae.measure.metrics import DEFINITIONS
 from tsae.measure.sums import load_curve, load_sums
 from tsae.measure.table import read_table
 from tsae.phrases.collect_phrases import write_phrase_tables
@@ -25,6 +27,7 @@ from tsae.profile.point import Point
 from tsae.profile.sweep import Job
 from tsae.profile.training import Curves
 from tsae.residuals.unigrams import load_unigrams
+from tsae.sae.architectures.base import Active
 from tsae.sae.checkpoint import load, save
 from tsae.sae.sae import SAE
 from tsae.text.tokens import load_tokens
@@ -38,7 +41,6 @@ def run(
     return evaluate(
         JOB,
         sae,
-        token_biases or evaluated.saes["learned"],
         prepared.model,
         prepared.residuals,
         prepared.heldout_tokens,
@@ -51,6 +53,7 @@ def run(
         features.with_suffix(".json"),
         features,
         features.with_suffix(".safetensors"),
+        token_biases or evaluated.saes["learned"],
     )
 
 
@@ -152,6 +155,21 @@ def test_features_agree_with_the_metrics(
         assert frame[f"{name}_cosine"].to_numpy() == pytest.approx(own.numpy(), abs=1e-5)
         for at in (0.3, 0.6):
             assert value[f"feature_{name}_similarity", at, 1] == (frame[f"{name}_cosine"] >= at).mean()
+
+
+def test_heldout_tokens_are_encoded_once(
+    prepared: Prepared, evaluated: Evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = []
+    active = SAE.active
+
+    def count(self: SAE, x: Tensor, *args: Any) -> Active:
+        encoded.append(len(x))
+        return active(self, x, *args)
+
+    monkeypatch.setattr(SAE, "active", count)
+    run(prepared, evaluated, tmp_path / "f.parquet", evaluated.saes["learned"])
+    assert sum(encoded) == evaluated.heldout.n_kept
 
 
 def test_contexts_come_from_the_heldout_documents(

@@ -12,8 +12,8 @@ from fixtures.evaluation import reconstruction
 from torch import Tensor
 
 from tsae.measure.features import LISTS, Firings, feature_statistics, read_features, simple_shares, write_features
+from tsae.measure.intervals import share
 from tsae.measure.sequences import Sequences
-from tsae.measure.statistics import share
 from tsae.profile.evaluation import Features
 from tsae.profile.point import Point
 from tsae.sae.sae import SAE

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from fixtures.evaluation import SETTINGS, Evaluated, by_name, identity_sae, losses, make_sae, whole_model_losses
+from fixtures.evaluation import Evaluated, by_name, identity_sae, losses, losses_of, make_sae, whole_model_losses
 from fixtures.training import LAYER
 from transformers import AutoModelForCausalLM
 
 from tsae.measure.ablations import load_ablations
-from tsae.measure.loss import patched_losses
 from tsae.measure.sequences import Sequences
 from tsae.model.language_model import load_model
 from tsae.model.losses import next_token_losses
@@ -112,7 +111,7 @@ def test_residuals_are_not_patched_in_place(evaluated: Evaluated) -> None:
     x, tokens, kept, documents = (part[:2] for part in evaluated.sequences)
     sequences = Sequences(x.float(), tokens, kept, documents)
     before = sequences.residuals.clone()
-    patched = patched_losses(load(evaluated.saes["none"]), evaluated.model, sequences, LAYER, SETTINGS)
+    patched = losses_of(load(evaluated.saes["none"]), evaluated.model, sequences)
     assert torch.equal(sequences.residuals, before)
     clean = load_tensors(evaluated.ablations)["clean"]
     assert not torch.equal(patched, clean[:2])

@@ -5,11 +5,12 @@ import torch
 from fixtures.evaluation import SETTINGS, Evaluated, by_name, identity_sae, make_sae, reconstruction
 
 from tsae.measure.dead import measure_dead_in_training
-from tsae.measure.reconstruction import measure_reconstruction
+from tsae.measure.reconstruction import measure_reconstruction, reconstruct
 from tsae.measure.sequences import Sequences
 from tsae.measure.sums import DocumentSums
 from tsae.profile.point import Point
 from tsae.sae.architectures.gated import Gated
+from tsae.sae.reconstruction import reconstruction_errors
 from tsae.sae.sae import SAE
 
 BY_HAND = Sequences(
@@ -21,6 +22,9 @@ BY_HAND = Sequences(
 # Features along both axes, and one that never fires; token 1 has the token-bias (0, 1).
 W_ENC = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
 W_LOOKUP = torch.tensor([[9.0, 9.0], [0.0, 1.0], [0.0, 0.0]])
+
+X = torch.tensor([[3.0, 4.0], [0.0, 2.0], [6.0, 0.0]])
+X_HAT = torch.tensor([[3.0, 1.0], [0.0, 2.0], [5.0, 2.0]])
 
 
 def sae_by_hand(relu: bool) -> SAE:
@@ -54,7 +58,8 @@ def test_reconstruction_by_hand(batch_sequences: int) -> None:
 def test_nmse_by_training_count_by_hand() -> None:
     # Token 1 was seen three times in training, token 2 never: 10 / 25, and 0 and 1.
     sums = DocumentSums(BY_HAND.documents)
-    measure_reconstruction(sae_by_hand(relu=True), BY_HAND, SETTINGS, sums, counts=torch.tensor([7, 3, 0]))
+    found, _ = reconstruct(sae_by_hand(relu=True), BY_HAND, SETTINGS, torch.tensor([]))
+    measure_reconstruction(found, BY_HAND, sums, counts=torch.tensor([7, 3, 0]))
     by_count = {at: ratio for metric, at, ratio in sums if metric == "nmse_by_count"}
     assert {at: ratio.value for at, ratio in by_count.items()} == pytest.approx({0: 0.5, 2: 0.4}, rel=1e-6)
     assert by_count[0].numerator.tolist() == pytest.approx([0, 1])
@@ -135,3 +140,26 @@ def test_dead_in_training_by_hand() -> None:
     sae.metadata = {"tokens_trained": 3_000}
     measured = measure_dead_in_training(sae, torch.tensor([-1, 500, 3_000, 2_000]), SETTINGS)
     assert [m.value for m in measured] == [0.25, 0.25]
+
+
+def test_errors_by_hand() -> None:
+    errors = reconstruction_errors(X, X_HAT)
+    assert {part.dtype for part in errors} == {torch.float64}
+    assert errors.squared_error.tolist() == [9, 0, 5]
+    assert errors.squared_norm.tolist() == [25, 4, 36]
+    # The mean is (3, 2).
+    assert errors.squared_deviation.tolist() == [4, 9, 13]
+    assert errors.nmse.tolist() == pytest.approx([9 / 25, 0, 5 / 36], rel=1e-12)
+    assert errors.nmse_original.tolist() == pytest.approx([9 / 25.0001, 0, 5 / 36.0001], rel=1e-12)
+
+
+def test_errors_around_a_given_mean() -> None:
+    errors = reconstruction_errors(X, X_HAT, torch.tensor([3.0, 0.0]))
+    assert errors.squared_deviation.tolist() == [16, 13, 9]
+    assert errors.squared_error.tolist() == [9, 0, 5]
+
+
+def test_sums_of_squares_are_in_float64() -> None:
+    # In float32, 4096^2 + 1 is 4096^2.
+    errors = reconstruction_errors(torch.tensor([[4096.0, 1.0]]), torch.zeros(1, 2), torch.zeros(2))
+    assert errors.squared_error.item() == errors.squared_norm.item() == errors.squared_deviation.item() == 4096**2 + 1

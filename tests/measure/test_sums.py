@@ -4,18 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures.evaluation import SETTINGS, Evaluated, by_name, identity_sae, make_sae
-from fixtures.training import LAYER
+from fixtures.evaluation import SETTINGS, Evaluated, by_name, identity_sae, losses_of, make_sae
 from torch import Tensor
 
 from tsae.measure.ablations import load_ablations
-from tsae.measure.loss import measure_loss, patched_losses
+from tsae.measure.intervals import Bootstrap, interval
+from tsae.measure.loss import measure_loss
 from tsae.measure.measurement import Measurement
-from tsae.measure.reconstruction import measure_reconstruction
+from tsae.measure.reconstruction import measure_reconstruction, reconstruct
 from tsae.measure.sequences import Sequences
-from tsae.measure.statistics import Bootstrap, interval
 from tsae.measure.sums import DocumentSums, load_curve, load_sums, save_curve
-from tsae.measure.tables import last_token_detection, table_fvu
+from tsae.measure.token_tables import last_token_detection, table_fvu
 from tsae.sae.checkpoint import load
 from tsae.store.tensors import save_tensors
 
@@ -37,7 +36,8 @@ def parts(sums: DocumentSums, metric: str, at: float | None = None) -> tuple[lis
 def test_errors_of_documents_by_hand(batch_sequences: int) -> None:
     settings = SETTINGS.model_copy(update={"batch_sequences": batch_sequences})
     sums = DocumentSums(SEQUENCES.documents)
-    measure_reconstruction(make_sae(torch.eye(2), torch.eye(2), k=1), SEQUENCES, settings, sums)
+    reconstruction, _ = reconstruct(make_sae(torch.eye(2), torch.eye(2), k=1), SEQUENCES, settings, torch.tensor([]))
+    measure_reconstruction(reconstruction, SEQUENCES, sums)
     assert sums.documents.tolist() == [3, 5, 8]
     # (3, 4) -> (0, 4) and (2, 0) -> (2, 0) are of document 3, (1, 0) -> (1, 0) of 5, (-1, -2) -> (0, 0) and (6, 8) -> (0, 8) of 8.
     for metric, numerator, denominator in (
@@ -74,8 +74,8 @@ def test_a_loss_counts_with_the_document_of_the_token_it_is_made_from(evaluated:
     without_sae = load_ablations(evaluated.ablations, evaluated.sequences)
     ablations = {name: losses[chosen] for name, losses in without_sae.items()}
     sums = DocumentSums(evaluated.whole.documents)
-    measure_loss(sae, evaluated.model, sequences, ablations, LAYER, SETTINGS, sums)
-    patched = patched_losses(sae, evaluated.model, sequences, LAYER, SETTINGS)
+    patched = losses_of(sae, evaluated.model, sequences)
+    measure_loss(patched, sequences, ablations, sums)
     expected = {name: dict.fromkeys(sums.documents.tolist(), 0.0) for name in ("ce", "clean", "zero", "n")}
     for sequence, position in sequences.kept[:, :-1].nonzero().tolist():
         document = int(sequences.documents[sequence, position])
@@ -102,7 +102,7 @@ def test_documents_are_the_same_whatever_is_measured_on_them(evaluated: Evaluate
     found = []
     for sae in (load(evaluated.saes["none"]), identity_sae(32)):
         sums = DocumentSums(evaluated.whole.documents)
-        measure_reconstruction(sae, evaluated.whole, SETTINGS, sums)
+        measure_reconstruction(reconstruct(sae, evaluated.whole, SETTINGS, torch.tensor([]))[0], evaluated.whole, sums)
         found.append(sums)
     assert torch.equal(found[0].documents, found[1].documents)
     denominators = [sums.ratio("nmse").denominator for sums in found]

@@ -153,9 +153,6 @@ def test_files_come_in_the_order_given(measured: list[Path], tmp_path: Path) -> 
     )
 
 
-# --- manifest --------------------------------------------------------------------------------------------------------
-
-
 def test_manifest_names_every_file_with_its_sha256(tmp_path: Path) -> None:
     contents = {"b.csv": b"1,2\n", "a.bin": bytes(range(256)) * 5000, "empty": b""}
     for name, content in contents.items():

@@ -18,7 +18,7 @@ Weights = dict[str, Tensor]
 
 @pytest.fixture(scope="module")
 def folder(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GPT-2 whose layer norms and biases do something: a fresh one has ones and zeros, which fold into nothing."""
+    """A GPT-2 with random layer norms and biases: a fresh one has ones and zeros, so folding would change nothing."""
     folder = tmp_path_factory.mktemp("compatibility") / "model"
     shutil.copytree(tiny_gpt2, folder)
     model = GPT2LMHeadModel.from_pretrained(tiny_gpt2)
@@ -32,7 +32,7 @@ def folder(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def processed(folder: Path) -> Weights:
-    """The weights in float64: layer norms folded into what reads them, what writes to the residual stream centred."""
+    """The weights in float64, with folded layer norms and centred writing to the residual stream."""
     stored = load_tensors(folder / "model.safetensors")
     weights = {name.removeprefix("transformer."): tensor.double() for name, tensor in stored.items()}
     for layer in range(N_LAYERS):
@@ -57,7 +57,7 @@ def normalised(x: Tensor) -> Tensor:
 
 
 def residuals_by_hand(weights: Weights, ids: Tensor) -> list[Tensor]:
-    """What enters every block, and what leaves the last."""
+    """The residuals entering every block and leaving the last."""
     batch, n_ctx = ids.shape
     x = weights["wte.weight"][ids] + weights["wpe.weight"][:n_ctx]
     entering = [x]
@@ -84,7 +84,7 @@ def test_residuals_are_those_of_folded_and_centred_weights(folder: Path) -> None
     for layer, residual in found.items():
         torch.testing.assert_close(residual.double(), expected[layer], rtol=1e-4, atol=1e-4)
         assert residual.mean(-1).abs().max() < 1e-4
-        # It is another residual than the plain model's, by its mean alone.
+        # It differs from the plain model's residual only by its mean.
         assert not torch.allclose(residual, plain[layer], atol=1e-2)
         centred = plain[layer] - plain[layer].mean(-1, keepdim=True)
         torch.testing.assert_close(residual, centred, rtol=1e-3, atol=1e-3)

@@ -285,9 +285,6 @@ def test_the_phrase_that_is_named_is_shown_first() -> None:
         order_for_examples([], "Eiffel Tower")
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
 def test_phrases_that_are_written_are_read(tmp_path: Path) -> None:
     phrases = find_phrases(*random_text(), decode, SETTINGS)
     assert phrases

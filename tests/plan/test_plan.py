@@ -1,4 +1,4 @@
-"""Plans: counted by hand, checked against what the embedded run took, and stated at the head of profiles as they are."""
+"""Plans against counts by hand, the embedded run, and the heads of profiles."""
 
 import json
 import subprocess
@@ -20,9 +20,7 @@ from tsae.profile import config
 from tsae.profile.config import Config
 
 RECORD = json.loads(plan.MEASURED.read_text())
-EMBEDDED = config.parse(
-    RECORD["config"] | {"figures": []}
-)  # drawn in no time, and its sweep may lack what new ones show
+EMBEDDED = config.parse(RECORD["config"] | {"figures": []})  # they take no time, and new ones may need another sweep
 GPT2 = config.load(ROOT / "config/gpt2.yaml")
 RATES = Rates(cores=2, start=2, start_model=6, model=1e11, dense=5e10, sparse=1e10, stream=1e8, text=5e4)
 
@@ -35,9 +33,6 @@ def changed(settings: Config, section: str, **values: Any) -> Config:
     data = settings.model_dump(mode="json")
     data[section] |= values
     return config.parse(data)
-
-
-# --- against the embedded run ----------------------------------------------------------------------------------------
 
 
 def heavy() -> list[dict[str, Any]]:
@@ -77,7 +72,7 @@ def test_jobs_are_those_that_ran() -> None:
 
 
 def test_rates_are_found_again() -> None:
-    """From the times that a machine of known rates would have taken."""
+    """From the times on a machine of known rates."""
     planned = by_stage(EMBEDDED)
     stages = [
         {
@@ -99,9 +94,6 @@ def test_times_that_say_nothing() -> None:
     saes = [row | {"train_s": 1e6 / row["n_features"]} for row in RECORD["saes"]]
     with pytest.raises(ValueError, match="on an idle machine"):
         plan.fit_rates(EMBEDDED, stages, saes, cores=2, start=2, start_model=6)
-
-
-# --- by hand ---------------------------------------------------------------------------------------------------------
 
 
 def test_residuals_of_the_paper_are_a_terabyte_and_a_half() -> None:
@@ -148,9 +140,6 @@ def test_a_slow_disk_and_a_fast_gpu() -> None:
     }
     assert hours[1000, 1000] < hours[10, 1000] < hours[10, 0.1]
     assert hours[1000, 0.1] > 2 * hours[1000, 1000]
-
-
-# --- what is stated --------------------------------------------------------------------------------------------------
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""Hostile configurations: what YAML can say beside data, names that are paths or shell, and five hundred mutated files."""
+"""Hostile configurations: YAML beyond plain data, names that are paths or shell, and 700 mutated files."""
 
 import copy
 import json
@@ -16,11 +16,9 @@ from tsae.profile.validation import MOST_VALUES, read_yaml
 
 SMOKE = DATA["smoke"]
 
-# --- YAML ------------------------------------------------------------------------------------------------------------
-
 
 def bomb(reference: str) -> str:
-    """Ten lines that stand for ten billion values."""
+    """Ten lines that expand to ten billion values."""
     lines = ["a0: &a0 {x: 1}"]
     lines += [f"a{i}: &a{i} {reference.format(', '.join([f'*a{i - 1}'] * 10))}" for i in range(1, 11)]
     return "\n".join(lines) + "\n"
@@ -45,8 +43,8 @@ def bomb(reference: str) -> str:
             "__use_yte__: true\nx: ?__import__('os').system('touch code-ran')\n",
             "'__use_yte__' would have Snakemake run",
         ),
-        (bomb("[{}]"), f"over {MOST_VALUES} values, with what anchors repeat"),
-        (bomb("{{<<: [{}]}}"), f"over {MOST_VALUES} values, with what anchors repeat"),
+        (bomb("[{}]"), f"over {MOST_VALUES} values, with anchors expanded"),
+        (bomb("{{<<: [{}]}}"), f"over {MOST_VALUES} values, with anchors expanded"),
         ("a: &a {b: *a}\n", "an anchor that contains itself, line 1"),
         ("a: &a [*a]\n", "an anchor that contains itself"),
         ("a: &a {<<: *a}\n", "an anchor that contains itself"),
@@ -54,8 +52,8 @@ def bomb(reference: str) -> str:
         ("a: {<<: {b: 1, b: 2}}\n", "the key 'b' is given twice"),
         ("1: a\n'1': b\n", "the key '1' is given twice"),
         ("<<: {a: 1}\n<<: {b: 1}\n", "the key '<<' is given twice"),
-        ("? [a]\n: 1\n", "a key that is no name, line 1"),
-        ("? {a: b}\n: 1\n", "a key that is no name"),
+        ("? [a]\n: 1\n", "a key that is not a name, line 1"),
+        ("? {a: b}\n: 1\n", "a key that is not a name"),
         ("a: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
         ("a: " + "9" * 5000 + "\n", "digits"),
         ("a: 2020-99-99\n", "month must be in"),
@@ -87,7 +85,7 @@ def test_anchors_and_merge_keys_that_share_settings_stay_useful(tmp_path: Path) 
     assert read_yaml(path) == {"a": shared, "b": {"k": [3], "seeds": [2]}, "c": [shared, shared]}
 
 
-# With every default spelt out.
+# With all defaults.
 WHOLE = json.loads(config.to_json(config.parse(SMOKE)))
 NUMBERS = [
     where
@@ -101,7 +99,7 @@ def test_no_number_is_infinite_or_none_or_a_switch(value: str) -> None:
     assert len(NUMBERS) > 60
     for where in NUMBERS:
         if value.isdigit() and isinstance(at(WHOLE, where), float):
-            continue  # large, and a number
+            continue  # a large float is allowed
         data = copy.deepcopy(WHOLE)
         at(data, where[:-1])[where[-1]] = yaml.safe_load(value)
         with pytest.raises(ValueError, match=r"^mine: ") as error:
@@ -109,8 +107,6 @@ def test_no_number_is_infinite_or_none_or_a_switch(value: str) -> None:
         section, *_, last = [part for part in where if isinstance(part, str)]
         assert section in str(error.value) and last in str(error.value), where
 
-
-# --- names -----------------------------------------------------------------------------------------------------------
 
 NO_NAMES = (
     "../../x",
@@ -177,11 +173,8 @@ def test_a_sweep_that_no_one_can_spell_out_is_refused_at_once() -> None:
     data["sweep"]["more"] = [
         {"k": many, "expansion": many, "table": ["learned"], "lookup_scale": many, "encoder_scale": many, "seeds": many}
     ]
-    with pytest.raises(ValueError, match=rf"mine: sweep: .* spell 200000000\d\d SAEs, more than {MOST_SAES}"):
+    with pytest.raises(ValueError, match=rf"mine: sweep: .* have 200000000\d\d SAEs, more than {MOST_SAES}"):
         config.parse(data, "mine")
-
-
-# --- any configuration -----------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=700, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -192,7 +185,7 @@ def test_any_configuration_either_plans_or_names_its_key(made: Mutated) -> None:
     except ValueError as error:
         for line in str(error).splitlines():
             assert line.startswith("mine: ") and len(line) < 1000
-        # The key that was changed, or one that it must agree with and names its section.
+        # The message names the changed key, or its section.
         named = [str(part) for where in made.changed for part in where[:1] + where[-1:]]
         assert any(name in str(error) or repr(name)[:50] in str(error) for name in named)
     else:

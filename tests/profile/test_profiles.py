@@ -1,4 +1,4 @@
-"""The larger profiles: planned without network, and run to their end on models of their shape but of no size."""
+"""The larger profiles: planned without network, and run to their end on tiny models of their shape."""
 
 import json
 import shutil
@@ -50,14 +50,14 @@ def test_a_profile_is_planned_without_network(project: Path, profile: str) -> No
         assert jobs[cost.stage] == cost.jobs, cost.stage
     assert jobs["train"] == len(settings.jobs())
     for figure in FIGURE_NAMES:
-        assert jobs.get(figure, 0) == (figure in settings.figures)
+        assert jobs.get(figure, 0) == (figure in settings.drawn())
     assert not any((project / "results").glob("*/model/*"))
 
 
 def fewer(grid: dict[str, Any], headline: Point) -> dict[str, Any]:
-    """Of layers and seeds one, of penalties the first, and of sizes those of the headline SAEs, which blocks then share.
+    """A grid with one layer, one seed, the first penalty and the headline's sizes, so that blocks share SAEs.
 
-    Of what a figure is laid out along, another value stays.
+    A setting that a figure is laid out along keeps a second value.
     """
     kept: dict[str, Any] = {name: values for name, values in grid.items() if name != "seeds"}
     for name in kept:
@@ -117,7 +117,7 @@ def shrunk(profile: dict[str, Any], headline: Point, folder: Path) -> dict[str, 
 
 
 class Finished(NamedTuple):
-    """A profile that ran to its end."""
+    """A profile that has run to its end."""
 
     folder: Path
     """A copy of the project."""
@@ -152,7 +152,7 @@ def test_a_profile_runs_to_its_end(finished: Finished) -> None:
     shrunk, whole = finished.shrunk, finished.whole
     assert set(shrunk.jobs()) < set(whole.jobs()) and shrunk.headline() == whole.headline()
     assert shrunk.sweep.keys() == whole.sweep.keys() and shrunk.figures == whole.figures
-    for figure in shrunk.figures:
+    for figure in shrunk.drawn():
         for ending in ("svg", "pdf", "png"):
             assert (finished.folder / f"figures/{whole.profile}/{figure}.{ending}").stat().st_size > 5000
     for block in shrunk.sweep:

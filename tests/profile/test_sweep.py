@@ -1,4 +1,4 @@
-"""Points and grids of the sweep: what they are called, and what they refuse."""
+"""Points and grids of the sweep: ids, products and refused settings."""
 
 import itertools
 from typing import Any
@@ -94,7 +94,7 @@ def test_every_setting_shows_in_the_id() -> None:
         points = list(grid.points())
         n_points += len(points)
         ids |= {point.id for point in points}
-    # A baseline has no settings of a table: 1 + 4 * 8 of these and the table. Starts: the authors' and 4 others.
+    # Baselines have no settings of a table, so there are 1 + 4 * 8 combinations of these. Starts: the authors' and 4 others.
     assert len(ids) == n_points == (4 + 2 + 2) * 2 * (1 + 4 * 8) * 2 * 2 * 2 * (1 + 4)
 
 
@@ -231,7 +231,10 @@ def test_both_arms_start_alike_but_for_the_authors() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"table": "none", "encoder_input": "remainder"}, "encoder_input: remainder takes the token's row .* no rows"),
+        (
+            {"table": "none", "encoder_input": "remainder"},
+            "encoder_input: remainder subtracts the token's row .* no rows",
+        ),
         ({"table": "none", "start": "authors", "centre": 1}, "centre: start: authors has .*leave centre out"),
         (
             {"table": "none", "start": "authors", "decoder_norm": 1},

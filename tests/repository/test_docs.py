@@ -1,11 +1,14 @@
-"""What the documents say of the configuration is what the code says, and of claims what the run on record says."""
+"""Pages are in step with the code and the run on record, and their links lead somewhere."""
 
+import itertools
 import json
+import re
 from pathlib import Path
 
 import fill
 import pandas as pd
 import pytest
+import run
 import verdicts
 from fixtures import ROOT
 
@@ -22,8 +25,8 @@ def test_the_table_of_keys_is_up_to_date(tmp_path: Path) -> None:
 
 
 def test_the_tables_of_metrics_are_up_to_date(tmp_path: Path) -> None:
-    text = (ROOT / "docs/methods.md").read_text()
-    copy = tmp_path / "methods.md"
+    text = (ROOT / "docs/metrics.md").read_text()
+    copy = tmp_path / "metrics.md"
     copy.write_text(text.replace("`dead_heldout` | share of features", "`dead_heldout` | number of features"))
     fill.fill(copy)
     assert copy.read_text() == text, "run `make docs`"
@@ -32,18 +35,150 @@ def test_the_tables_of_metrics_are_up_to_date(tmp_path: Path) -> None:
 
 
 def test_the_table_of_figures_is_up_to_date() -> None:
-    assert f"<!-- begin figures -->\n{fill.figures()}\n<!-- end figures -->" in (ROOT / "README.md").read_text(), (
+    figures = fill.BLOCKS["figures"]()
+    assert f"<!-- begin figures -->\n{figures}\n<!-- end figures -->" in (ROOT / "README.md").read_text(), (
         "run `make docs`"
     )
 
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = fill.pages()
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+
+
+@each_page
+def test_every_marker_of_a_page_is_one_of_a_pair(page: Path) -> None:
+    text = page.read_text()
+    found = [match[2] for match in fill.BLOCK.finditer(text)]
+    assert len(re.findall(r"<!-- begin ", text)) == len(found) == len(re.findall(r"<!-- end \w+ -->", text))
+    assert len(re.findall(r"<!-- (?:verdict|sentence) ", text)) == len(verdicts.MARKER.findall(text))
+    assert set(found) <= fill.BLOCKS.keys()
+
+
+def test_every_block_is_on_a_page() -> None:
+    assert {match[2] for page in PAGES for match in fill.BLOCK.finditer(page.read_text())} == fill.BLOCKS.keys()
+
+
+def test_a_block_that_nothing_writes_is_refused(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- begin lost -->\n<!-- end lost -->")
+    with pytest.raises(ValueError, match=r"page.md: no function of docs/ writes the block lost"):
+        fill.fill(page)
+
+
+def test_without_a_finished_run_its_blocks_and_verdicts_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    write_text(tmp_path / "claims.csv", CLAIMS.to_csv(index=False))
+    page = tmp_path / "page.md"
+    text = "<!-- begin claims -->\nold\n<!-- end claims -->\n<!-- verdict C3 -->old<!-- end -->"
+    page.write_text(text)
+    fill.fill(page)
+    assert page.read_text() == text
+    missing = tmp_path / "manifest.json"
+    assert capsys.readouterr().out == (
+        f"page.md: claims stays as it is: there is no {missing}\n"
+        f"page.md: verdicts stay as they are: there is no {missing}\n"
+    )
+
+
+MANIFEST = {
+    "versions": {"python": "3.11", "torch": "2.13"},
+    "machine": {"cores": 2, "architecture": "x86_64", "system": "Linux"},
+    "git": {"commit": "0123456789abcdef"},
+    "config_sha256": "fedcba9876543210",
+}
+FILLED = """<!-- begin machine -->
+2 cores (x86_64, Linux), commit `0123456789ab`, configuration `fedcba987654`.
+python 3.11, torch 2.13.
+<!-- end machine -->
+<!-- begin claims -->
+- **reproduced**: said
+
+| claim |
+| --- |
+| C1 |
+
+### C1
+
+Text.
+<!-- end claims -->
+<!-- begin claims_summary -->
+| claim |
+| --- |
+| C1 |
+<!-- end claims_summary -->
+"""
+
+
+def test_blocks_are_filled_from_the_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST))
+    report = "# Claims\n\n- **reproduced**: said\n\n| claim |\n| --- |\n| C1 |\n\n## C1\n\nText.\n"
+    (tmp_path / "claims.md").write_text(report)
+    page = tmp_path / "page.md"
+    page.write_text(fill.BLOCK.sub(r"\1\nold\n\3", FILLED))
+    fill.fill(page)
+    assert page.read_text() == FILLED
+
+
+MARKDOWN = [
+    *PAGES,
+    *(ROOT / name for name in ("CONTRIBUTING.md", "figures/README.md", "notebooks/README.md", "results/README.md")),
+]
+LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$", re.MULTILINE)
+CITED = re.compile(
+    r"`((?:benchmarks|config|docs|envs|notebooks|tests|tsae|workflow)/[\w/.-]+\.(?:json|lock|md|py|smk|yaml))`"
+)
+
+
+def without_code(page: Path) -> str:
+    """The text of a page, less its blocks of code."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link into a page may name: its headings, as GitHub spells them."""
+    headings = re.findall(r"^#+ (.+)$", without_code(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(page: Path) -> list[str]:
+    """Links within the repository that lead nowhere."""
+    broken = []
+    for link in filter(None, itertools.chain.from_iterable(LINK.findall(without_code(page)))):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if "://" not in link and (not target.exists() or (anchor and anchor not in anchors(target))):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_links_lead_somewhere_and_cited_files_exist(page: Path) -> None:
+    assert broken_links(page) == []
+    assert [path for path in CITED.findall(page.read_text()) if not (ROOT / path).exists()] == []
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A title, with `code`\n[a](#a-title-with-code) [b](page.md#none) [c](lost.md) [d](https://example.org)\n\n[e]: lost.py\n"
+    )
+    assert broken_links(page) == ["page.md#none", "lost.md", "lost.py"]
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.[mp]*")), ids=lambda path: path.name)
+def test_no_page_or_module_is_long(page: Path) -> None:
+    assert len(page.read_text().splitlines()) <= 300
+
+
 RECORDED = verdicts.recorded_verdicts(json.loads((ROOT / "docs/record.json").read_text()))
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_a_document_states_the_verdicts_of_the_run_on_record(document: Path) -> None:
-    assert not list(verdicts.wrong_verdicts(document.read_text(), RECORDED)), "run `make docs`"
+@each_page
+def test_a_page_states_the_verdicts_of_the_run_on_record(page: Path) -> None:
+    assert not list(verdicts.wrong_verdicts(page.read_text(), RECORDED)), "run `make docs`"
 
 
 def test_every_claim_has_a_verdict_on_record() -> None:
@@ -131,6 +266,7 @@ def test_a_run_with_another_verdict_changes_the_document(tmp_path: Path, monkeyp
     document = tmp_path / "page.md"
     document.write_text("C3: <!-- verdict C3 -->does not hold<!-- end -->")
     write_text(tmp_path / "claims.csv", CLAIMS.to_csv(index=False))
-    monkeypatch.setattr(fill, "RESULTS", tmp_path)
+    (tmp_path / "manifest.json").touch()
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
     fill.fill(document)
     assert document.read_text() == "C3: <!-- verdict C3 -->inconclusive<!-- end -->"

@@ -9,11 +9,11 @@ from fixtures import ROOT
 PACKAGE = ROOT / "tsae"
 # From the bottom up: a part imports from those before it alone. Commands are found by name when they are asked for.
 ORDER = [
-    "store", "profile", "plan", "compute", "text", "model", "residuals", "sae", "training", "measure", "phrases", "claims", "figures",
-    "commands", "__main__",
+    "store", "profile", "compute", "text", "plan", "model", "residuals", "sae", "training", "measure", "phrases", "claims", "figures",
+    "explore", "api", "commands", "__main__",
 ]  # fmt: skip
 LONGEST_CHAIN = 8
-MOST_LINES = {"tsae": 300, "workflow": 300, "benchmarks": 300, "tests": 700}
+MOST_LINES = {"tsae": 300, "workflow": 300, "benchmarks": 300, "tests": 400}
 
 
 def part_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Conditional means by hand, and what follows from them."""
+"""Conditional means by hand, and tables fitted to them."""
 
 from pathlib import Path
 

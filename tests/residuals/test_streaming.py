@@ -1,4 +1,4 @@
-"""Stages that read training residuals: from disk and from the model, the same bytes."""
+"""Stages that read training residuals give the same bytes from disk and from the model."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ PHRASES = Phrases(min_count=4, min_scored=1, n_common=5, n_phrases=12, base_toke
 
 
 class Caches(NamedTuple):
-    """The same residuals, and the model."""
+    """The same residuals cached and streamed, and the model."""
 
     on_disk: Path
     streamed: Path
@@ -47,7 +47,7 @@ def caches(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Cach
 @pytest.mark.parametrize("name", ["learned", "relu-none"])
 def test_training_gives_the_same_sae(caches: Caches, prepared: Prepared, tmp_path: Path, name: str) -> None:
     job = Job(layer=LAYER, point=POINTS[name], seed=3)
-    # Two epochs, in a buffer that holds a part of one.
+    # Two epochs, with a buffer smaller than one.
     settings = SETTINGS.model_copy(update={"tokens": 7680, "buffer_tokens": 900})
     train(job, settings, caches.on_disk, prepared.unigrams, tmp_path / "on_disk", [20])
     train(job, settings, caches.streamed, prepared.unigrams, tmp_path / "streamed", [20], model=caches.model)

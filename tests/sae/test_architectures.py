@@ -31,7 +31,7 @@ W_ENC, B_ENC, W_DEC = normal(F, D, seed=2), normal(F, seed=3) - 1, normal(F, D, 
 
 @pytest.fixture(params=[0.0, 1.0], ids=["dense product", "sum of rows"], autouse=True)
 def dense_share(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of this holds whichever way a product is computed."""
+    """Every test here runs with each way of computing a product."""
     monkeypatch.setattr(kernels, "DENSE_SHARE", request.param)
 
 
@@ -51,7 +51,7 @@ def make_topk(relu: bool = True) -> TopK:
 
 
 def spread(active: Active) -> list[list[float]]:
-    """(N, F) activations; no feature twice."""
+    """(N, F) activations; no feature occurs twice."""
     dense = [[0.0] * F for _ in range(active.indices.n_tokens)]
     seen = set()
     for row, feature, value in zip(active.rows.tolist(), active.features.tolist(), active.values.tolist(), strict=True):
@@ -62,7 +62,7 @@ def spread(active: Active) -> list[list[float]]:
 
 
 def gates_by_hand() -> list[list[float]]:
-    """x W_enc^T + b_enc, in plain loops."""
+    """x W_enc^T + b_enc in plain loops."""
     return [
         [
             sum(w * entry for w, entry in zip(weights, x, strict=True)) + bias
@@ -96,10 +96,10 @@ def test_an_unknown_architecture_is_named() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"label": None}, "missing 1 required positional argument: 'label'"),
-        ({"colour": "red"}, "got an unexpected keyword argument 'colour'"),
-        ({"saelens": {"name": "x"}}, "got an unexpected keyword argument 'name'"),
-        ({"sparsity": "l0"}, "sparsity is 'l0'; it must be k or l1"),
+        ({"label": None}, "label: this key is required"),
+        ({"colour": "red"}, "colour: unknown key"),
+        ({"saelens": {"architecture": "x", "name": "x"}}, "saelens.name: unknown key"),
+        ({"sparsity": "l0"}, "sparsity: Input should be 'k' or 'l1' (got 'l0')"),
     ],
 )
 def test_what_an_architecture_forgets_to_say_is_named(change: dict[str, Any], message: str) -> None:
@@ -141,7 +141,7 @@ def test_gated_by_hand() -> None:
             shut += gate <= 0 < magnitude
             closed += magnitude <= 0 < gate
         assert found == pytest.approx(expected, abs=1e-12)
-    # A magnitude counts for nothing where the gate is shut, and an open gate for nothing where the magnitude is below zero.
+    # A feature is off if its gate is shut, and if its magnitude is negative.
     assert min(shut, closed) > 0
     assert (active.pre > 0).all()
     assert (active.values == 0).sum() == closed
@@ -162,7 +162,7 @@ def test_topk_adds_nothing_to_the_loss() -> None:
 
 
 def l1_by_hand() -> float:
-    """The L1 norm of ReLU(x W_enc^T + b_enc), weighted with the length of decoder rows: a mean over tokens."""
+    """Mean over tokens of the L1 norm of ReLU(x W_enc^T + b_enc), weighted by the length of decoder rows."""
     lengths = lengths_by_hand()
     return (
         sum(max(gate, 0.0) * length for gates in gates_by_hand() for gate, length in zip(gates, lengths, strict=True))

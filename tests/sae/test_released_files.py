@@ -1,4 +1,4 @@
-"""What the authors' files are called, what they hold, and how those are read that leave something open."""
+"""The authors' files: their names, their tensors, and how ambiguous ones are read."""
 
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def unigrams(tmp_path: Path) -> Path:
 
 
 def imported(folder: Path, name: str, state: dict[str, Tensor], *arguments: str) -> Any:
-    """The SAE that the command makes of a state dict."""
+    """The SAE that the command makes from a state dict."""
     torch.save(state, folder / name)
     command = ["import-released", "--file", str(folder / name), "--folder", str(folder / "sae"), *arguments]
     result = CliRunner().invoke(app, command, catch_exceptions=False)
@@ -145,7 +145,7 @@ def test_what_the_encoder_of_such_an_sae_sees_has_to_be_said(tmp_path: Path, uni
 
 
 def gated(tokenized: bool) -> dict[str, Tensor]:
-    """The state dict of a gated SAE: features are on by one bias, and as strong as another scale and bias say."""
+    """The state dict of a gated SAE: one bias gates features, another scale and bias give their magnitude."""
     state = state_of(tokenized)
     state["W_gate"], state["b_gate"] = state.pop("W_enc"), state.pop("b_enc")
     generator = torch.Generator().manual_seed(3)
@@ -201,7 +201,7 @@ def without(state: dict[str, Tensor], part: str) -> dict[str, Tensor]:
         (
             "t2",
             gated(True) | {"b_mag": torch.zeros(F + 1)},
-            r"b_mag has the shape \(49,\) instead of \(48,\), as b_gate",
+            r"b_mag has the shape \(49,\) instead of \(48,\), which b_gate",
         ),
         ("t2", gated(True) | {"W_gate": torch.zeros(D, F)}, r"W_gate has the shape \(32, 48\) instead of \(48, 32\)"),
         ("ot30", state_of() | {"lookup.W_lookup": torch.zeros(V, D)}, "it holds two tables"),

@@ -34,12 +34,6 @@ from tsae.sae.start import Start
 from tsae.store import files
 from tsae.store.tensors import load_tensors, save_tensors
 
-POINTS |= {f"{name}, no table": point.without_table() for name, point in POINTS.items()}
-POINTS |= {
-    f"{name}, without_unigram": POINTS[name].model_copy(update={"encoder_input": "without_unigram"})
-    for name in ("topk", "gated", "relu, no table")
-}
-POINTS["topk, remainder"] = POINTS["topk"].model_copy(update={"encoder_input": "remainder"})
 GATED = {"activation.r_mag", "activation.b_mag"}
 
 
@@ -79,7 +73,7 @@ def test_encode_is_relu_or_gated_relu() -> None:
     assert isinstance(gated.activation, Gated)
     magnitudes = gated.activation.r_mag.exp() * (pre - gated.b_enc) + gated.activation.b_mag
     torch.testing.assert_close(gated.encode(X), (pre > 0) * magnitudes.relu())
-    # As many as it takes, unlike TopK.
+    # Any number of features, unlike TopK.
     counts = (relu.encode(X) != 0).sum(1)
     assert counts.unique().numel() > 3
 
@@ -151,7 +145,7 @@ def test_the_encoder_does_not_see_the_unigram_direction(name: str) -> None:
     seen = sae.encoder_input(X, TOKENS) + sae.b_dec - MEAN
     cosines = (seen * UNIGRAMS[TOKENS]).sum(1) / (seen.norm(dim=1) * UNIGRAMS[TOKENS].norm(dim=1))
     assert cosines.abs().max() < 1e-6
-    # Only that direction is taken away, and all of it.
+    # All of that direction is removed, and nothing else.
     torch.testing.assert_close((X - MEAN - seen).norm(dim=1), ((X - MEAN) * normalize(UNIGRAMS[TOKENS])).sum(1).abs())
     moved = X + normal(20, 1, seed=12) * UNIGRAMS[TOKENS]
     torch.testing.assert_close(sae.encode(moved, TOKENS), sae.encode(X, TOKENS), rtol=1e-4, atol=1e-5)
@@ -195,7 +189,7 @@ def test_folding_the_centre_changes_no_activation(name: str) -> None:
         one.centre = normal(D, seed=13)
     folded.fold_centre_()
     assert folded.centre is None
-    # What is left is the paper's form, of what the encoder sees.
+    # The result has the paper's form, applied to what the encoder sees.
     seen = sae.encoder_input(X, TOKENS) + sae._centre
     by_hand = (seen - folded.b_dec) @ folded.W_enc.T + folded.b_enc
     torch.testing.assert_close(folded.tokenized_activations(X, TOKENS), by_hand, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -10,12 +11,15 @@ import torch
 from click.testing import CliRunner
 from fixtures import ROOT
 from fixtures.evaluation import Evaluated
+from fixtures.hub import serving
 from fixtures.saes import POINTS, SCALE, TOKENS, D, F, K, V, X, make_metadata, make_sae, normal, write
+from fixtures.shared import BASELINE, RATES, TOKENIZED, write_results
 from safetensors.torch import save_file
 from torch import Tensor
 
 from tsae.__main__ import app
 from tsae.sae.checkpoint import load, save
+from tsae.sae.exchange.repository import write_repository
 from tsae.sae.exchange.saelens import export_saelens, import_saelens
 from tsae.store import files
 from tsae.store.tensors import load_tensors, save_tensors
@@ -269,8 +273,14 @@ def in_saelens(evaluated: Evaluated, tmp_path_factory: pytest.TempPathFactory) -
         shutil.copytree(trained, folder / "ours" / f"trained, {name}")
     for sae in (folder / "ours").iterdir():
         export_saelens(sae, folder / "exported" / sae.name)
+    write_repository([write_results(folder / "p")], folder / "pushed")
+    pushed = {path.relative_to(folder / "pushed").as_posix(): path for path in (folder / "pushed").rglob("*")}
+    (folder / "pushed.txt").write_text(f"{TOKENIZED}\n{BASELINE}\n")
     command = [PEERS / "bin/python", ROOT / "tests/fixtures/in_saelens.py", folder]
-    done = subprocess.run(command, capture_output=True, text=True)
+    with serving() as hub:
+        hub.commit("me/saes", {name: path.read_bytes() for name, path in pushed.items() if path.is_file()})
+        environment = os.environ | hub.environment(folder / "home") | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -294,6 +304,33 @@ def test_saelens_computes_what_the_sae_does(in_saelens: Path) -> None:
     assert len(names) == len(EXPRESSIBLE) + 2
     for name in names:
         compare(in_saelens / "ours" / name, in_saelens, name, 32 if "trained" in name else D)
+
+
+@needs_peers
+def test_a_wrapped_sae_of_saelens_adds_the_table(in_saelens: Path, tmp_path: Path) -> None:
+    inputs, found = (load_tensors(in_saelens / f"{name}.safetensors") for name in ("inputs", "outputs"))
+    for path in (in_saelens / "ours").iterdir():
+        sae, width = load(path), 32 if "trained" in path.name else D
+        x_hat = sae(inputs[f"x{width}"], inputs[f"tokens{width}"])
+        torch.testing.assert_close(
+            found[f"{path.name}.wrapped"], x_hat, rtol=1e-5, atol=1e-5 * x_hat.abs().max().item()
+        )
+        if "trained" not in path.name:  # those by hand are of no hook point
+            continue
+        import_saelens(in_saelens / "wrapped" / path.name, tmp_path / path.name)
+        again = load(tmp_path / path.name)
+        assert (again.W_lookup is None) == (sae.W_lookup is None)
+        torch.testing.assert_close(again(inputs[f"x{width}"], inputs[f"tokens{width}"]), x_hat)
+
+
+@needs_peers
+def test_saelens_loads_what_is_pushed(in_saelens: Path) -> None:
+    found = load_tensors(in_saelens / "outputs.safetensors")
+    for name in (TOKENIZED, BASELINE):
+        sae = load(in_saelens / "p/saes" / name)
+        torch.testing.assert_close(found[f"{name}.acts"], sae.encode(X * SCALE), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found[f"{name}.wrapped"], sae(X * SCALE, TOKENS), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(10 ** found[f"{name}.sparsity"], torch.tensor(RATES).float(), rtol=1e-5, atol=1e-9)
 
 
 @needs_peers

@@ -1,4 +1,4 @@
-"""Which stages an edit of the package makes run again."""
+"""Which stages run again after an edit of the package."""
 
 import re
 import shutil
@@ -11,9 +11,17 @@ from tsae.store.code import PACKAGE, digest_of, modules_of, path_of
 
 RULE = re.compile(r"(?ms)^rule (\w+):\n(.*?)(?=^(?:use )?rule |\Z)")
 
-# What has the package's text, its tokens, and so on in it. An edit of one of these modules is one of the results of these rules.
-LAYER_STAGES = {"ablate", "measure_baselines", "evaluate", "measure_curve"}
-SAE_STAGES = {"measure_baselines", "evaluate", "measure_curve", "measure_phrases", "train", "import_released"}
+# Module -> the rules whose results its edit changes.
+LAYER_STAGES = {"ablate", "measure_baselines", "evaluate", "measure_curve", "explore"}
+SAE_STAGES = {
+    "measure_baselines",
+    "evaluate",
+    "measure_curve",
+    "measure_phrases",
+    "train",
+    "import_released",
+    "explore",
+}
 EDITS = {
     "tsae.text.corpus": {"prepare_documents"},
     "tsae.text.documents": {"prepare_documents", "tokenize"},
@@ -25,7 +33,7 @@ EDITS = {
     "tsae.sae.sae": SAE_STAGES,
     "tsae.training.optimizers": {"train"},
     "tsae.training.trainer": {"train"},
-    "tsae.measure.metrics": {"measure_baselines", "evaluate", "measure_curve", "measure_claims"},
+    "tsae.measure.definitions": {"measure_baselines", "evaluate", "measure_curve", "measure_claims", "explore"},
     "tsae.measure.curves": {"measure_curve"},
     "tsae.claims.ledger": {"measure_claims"},
     "tsae.store.files": set(),
@@ -37,7 +45,7 @@ EDITS = {
 
 
 def stages() -> dict[str, list[str]]:
-    """The modules that each rule names; those of figures and of scripts are left out."""
+    """The modules that each rule names, without figures and scripts."""
     found = {}
     for path in sorted((ROOT / "workflow/rules").glob("*.smk")):
         if path.stem != "figures":
@@ -54,7 +62,7 @@ def package(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("module", EDITS)
 def test_an_edit_is_one_of_all_stages_that_use_it_and_of_no_others(package: Path, module: str) -> None:
-    assert len(stages()) == 21
+    assert len(stages()) == 22
     before = {rule: digest_of(*named, package=package) for rule, named in stages().items()}
     edited = path_of(module, package)
     edited.write_text(edited.read_text() + "\n# edited\n")
@@ -63,9 +71,9 @@ def test_an_edit_is_one_of_all_stages_that_use_it_and_of_no_others(package: Path
 
 
 def test_shards_and_trainings_are_of_their_own_code(package: Path) -> None:
-    # What a kept shard is compared with has nothing in it of how the cache is written, filled or indexed.
+    # A kept shard stays valid when the code that writes or indexes the cache changes.
     names = {path.stem for path in modules_of("tsae.residuals.shards", package=package)}
-    assert names == {"shards", "language_model", "folder", "products"}
+    assert names == {"shards", "language_model", "folder", "modules", "products"}
 
 
 def test_a_new_import_counts_wherever_it_is_written(package: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files and locks that survive what happens to processes, disks and records."""
+"""Files and locks survive kills, full disks and damaged records."""
 
 import errno
 import fcntl
@@ -64,7 +64,7 @@ def test_two_profiles_do_not_fetch_one_file_at_once(tmp_path: Path) -> None:
 
 
 def test_a_run_waits_for_what_a_killed_one_left_at_work(tmp_path: Path) -> None:
-    # The lock is the shell's and of all that it starts: here of `sleep`, once the shell has been killed.
+    # The shell and all that it starts hold the lock: here `sleep`, after the shell is killed.
     script = f"exec 9>> {tmp_path}/.jobs; {sys.executable} -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_SH)'; sleep 60 & echo $!; wait"
     shell = subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True)
     assert shell.stdout is not None
@@ -79,7 +79,7 @@ def test_a_run_waits_for_what_a_killed_one_left_at_work(tmp_path: Path) -> None:
             assert not (tmp_path / "held").exists()
             os.kill(orphan, signal.SIGKILL)
             assert run.stdout.readline() == "held\n"
-            # Jobs of this run are not kept from their lock.
+            # The run's own jobs can take their lock.
             with (tmp_path / ".jobs").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     finally:
@@ -128,13 +128,13 @@ def test_a_disk_without_locks_is_no_reason_to_stop(
     monkeypatch.setattr(fcntl, "flock", refuse)
     hold(tmp_path)
     assert [record.message for record in caplog.records] == [
-        f"{tmp_path}: no locks on this disk ({os.strerror(code)}); see to it that only one run writes there"
+        f"{tmp_path}: no locks on this disk ({os.strerror(code)}); make sure that only one run writes there"
     ]
 
 
 def test_a_lock_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / ".lock").mkdir()  # root may write to read-only files
-    with pytest.raises(ValueError, match=rf"^{tmp_path}/\.lock: cannot be written \(.*\), and a run writes there$"):
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/\.lock: cannot be written \(.*\); a run must be able to$"):
         hold(tmp_path)
 
 
@@ -171,7 +171,7 @@ def test_only_without_a_record_a_file_passes_unread(content: str, tmp_path: Path
     assert files.read_text(path) == "written over a damaged record"
 
 
-# Ends the process at one of the renames: of the record, of the file, of the record again.
+# Ends the process at a rename: of the record, of the file, or of the record again.
 KILLED = """
 import os, sys
 from pathlib import Path
@@ -214,7 +214,7 @@ def test_a_kill_while_a_file_is_first_written_leaves_none(call: int, when: str, 
     path = tmp_path / "state.json"
     assert subprocess.run([sys.executable, "-c", KILLED, path, str(call), when]).returncode == 9
     assert not path.exists()
-    # Another file of that name is not what was recorded.
+    # Another file under that name does not match the record.
     if files.record_of(path).exists():
         path.write_text("by hand")
         with pytest.raises(ValueError, match="damaged"):

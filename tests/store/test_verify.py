@@ -1,4 +1,4 @@
-"""All files of a profile against what they were, and what is removed for a run to make it anew."""
+"""The files of a profile against their sha256, and which of them a repair removes."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def test_what_is_damaged_unreadable_or_not_what_was_fetched_is_found(tmp_path: P
     flip_a_bit(path["flipped"])
     path["gone"].unlink()
     path["unreadable"].unlink()
-    path["unreadable"].symlink_to("/proc/self/mem")  # an error of input at its first byte
+    path["unreadable"].symlink_to("/proc/self/mem")  # reading its first byte fails
     files.record_of(path["no record of it"]).unlink()
     files.record_of(path["record damaged"]).write_text("")
     expected = [path[name] for name in ("flipped", "record damaged", "unreadable")]
@@ -90,7 +90,7 @@ def test_the_command_names_removes_and_says_how_to_go_on(tmp_path: Path) -> None
     source, table = Path("results/sources/lee_background.cor"), Path("results/embedded/tables/headline.csv")
     for path in (source, table):
         files.write_text(tmp_path / path, "as it was written, and not what the configuration says")
-    # What was fetched has to be what the configuration says, whatever was recorded of it.
+    # A fetched file must have the sha256 of the configuration, whatever its record says.
     code, output = verify(tmp_path)
     assert code == 1
     assert f"{source}: damaged\n1 files are as they were written, 1 are damaged\n" in output
@@ -109,7 +109,7 @@ def test_nothing_is_looked_at_beside_a_run(tmp_path: Path) -> None:
     code, output = verify(tmp_path)
     assert code == 1
     assert "is running this profile here" in output
-    # Where nothing was written there is nothing to lock.
+    # Without results there is nothing to lock.
     assert verify(tmp_path / "results")[0] == 0
     assert not (tmp_path / "results/results").exists()
 
@@ -134,7 +134,7 @@ def test_the_command_that_is_told_makes_it_all_anew(undisturbed: Run, tmp_path: 
         flip_a_bit(path)
     code, output = run.stage("verify-artefacts", "--configfile", run.configfile, "--remove")
     assert code == 0, output
-    # In a shell that has no environment activated.
+    # In a shell without an activated environment.
     code, output = run.reproduce("bash", "-c", output.splitlines()[-1], PATH=os.defpath)
     assert code == 0, output
     assert all(path.exists() for path in hit)

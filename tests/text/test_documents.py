@@ -1,4 +1,4 @@
-"""The documents file: what it holds, and going on after an interruption."""
+"""The documents file: its content, and resuming after an interruption."""
 
 import json
 import signal
@@ -66,9 +66,6 @@ def test_reading_a_file_that_holds_no_documents(tmp_path: Path) -> None:
         list(read_documents(path))
 
 
-# --- going on after an interruption ----------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def corpus(local_dataset: Path, tmp_path: Path) -> Corpus:
     """Local files around a dataset of four shards."""
@@ -87,26 +84,28 @@ def texts(output: Path) -> list[str]:
 
 
 def left_in(folder: Path) -> set[str]:
-    """Files, but for what records their sha256."""
+    """Files except the records of their sha256."""
     return {path.name for path in folder.iterdir() if path.suffix != ".sha256" or not (folder / path.stem[1:]).exists()}
 
 
 WHOLE = ["one", "two", *(f"document {number}" for number in range(100)), "one\n\ntwo\n"]
 
 
-def test_a_retry_goes_on_where_the_stream_broke(local_dataset: Path, corpus: Corpus, tmp_path: Path) -> None:
+def test_a_retry_resumes_where_the_stream_broke(local_dataset: Path, corpus: Corpus, tmp_path: Path) -> None:
     output = tmp_path / "out" / "documents.jsonl"
     write_documents(corpus, tmp_path, tmp_path / "at_once.jsonl")
     assert texts(tmp_path / "at_once.jsonl") == WHOLE
     shards = sorted(local_dataset.iterdir())
     intact = {shard: shard.read_bytes() for shard in shards}
     shards[2].write_bytes(intact[shards[2]][:-40])
-    broken = rf"dataset '{local_dataset}' stopped after 60 of 100 documents \(.*\); these are kept, and running again goes on"
+    broken = (
+        rf"dataset '{local_dataset}' stopped after 60 of 100 documents \(.*\); these are kept; run again to continue"
+    )
     for _ in range(2):
         with pytest.raises(ValueError, match=broken):
             write_documents(corpus, tmp_path, output)
         assert not output.exists()
-    # What was read before is not read again: were it, this shard would fail.
+    # If a shard were read twice, this one would fail.
     shards[2].write_bytes(intact[shards[2]])
     shards[1].write_bytes(b"not what it was")
     write_documents(corpus, tmp_path, output)
@@ -127,7 +126,7 @@ def test_a_connection_that_breaks_off_again_and_again(
 
     monkeypatch.setattr(datasets.IterableDataset, "__iter__", break_off)
     output = tmp_path / "documents.jsonl"
-    # What is left of a shard of 30 documents, and 17 of the next.
+    # The rest of a shard of 30 documents, and 17 of the next.
     for n_read in (17, 47, 77):
         with pytest.raises(ValueError, match=rf"stopped after {n_read} of 100 documents \(ReadError\); these are kept"):
             write_documents(corpus, tmp_path, output)
@@ -148,7 +147,7 @@ def test_other_settings_start_afresh(local_dataset: Path, corpus: Corpus, tmp_pa
     write_documents(corpus, tmp_path, output)
     assert texts(output) == ["one", "three", *WHOLE[2:-1], "one\nthree\n"]
     assert left_in(output.parent) == {output.name}
-    # A record without the documents that it counts is none.
+    # A record without the documents that it counts is ignored.
     shards[2].write_bytes(intact[:-40])
     with pytest.raises(ValueError, match="stopped after 60 of 100"):
         write_documents(corpus, tmp_path, output)
@@ -159,7 +158,7 @@ def test_other_settings_start_afresh(local_dataset: Path, corpus: Corpus, tmp_pa
     assert texts(output) == ["one", "three", *WHOLE[2:-1], "one\nthree\n"]
 
 
-def test_damaged_documents_are_not_gone_on_from(
+def test_damaged_documents_are_read_again(
     local_dataset: Path,
     corpus: Corpus,
     tmp_path: Path,
@@ -175,7 +174,7 @@ def test_damaged_documents_are_not_gone_on_from(
     partial.write_bytes(partial.read_bytes().replace(b"document 5", b"document 4"))
     write_documents(corpus, tmp_path, output)
     assert texts(output) == WHOLE
-    assert "starts anew" in caplog.text and ".documents.jsonl.partial: damaged" in caplog.text
+    assert "starts over" in caplog.text and ".documents.jsonl.partial: damaged" in caplog.text
     files.check(output)
 
 
@@ -203,7 +202,8 @@ def test_a_killed_job_loses_what_was_not_recorded(corpus: Corpus, tmp_path: Path
     assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
     assert not output.exists()
     progress = json.loads((tmp_path / "out/.documents.jsonl.progress.json").read_text())
-    assert (progress["documents"], progress["source"], progress["position"]) == (42, 1, [40, 1, 10])
+    assert (progress["documents"], progress["source"], progress["position"]) == (42, 1, [40, 1, 10, 0, 0])
+    assert progress["finished"] == [[3, 0, 3, 0, 1]]
     n_lines = (tmp_path / "out/.documents.jsonl.partial").read_bytes().count(b"\n")
     assert n_lines == 48
     write_documents(corpus, tmp_path, output)

@@ -11,7 +11,7 @@ from tsae.text.heldout import TokenizedDocument, hold_out, lengths_of_pieces
 
 
 def settings(n_documents: int, share: float, text: int = 120, seed: int = 0) -> Tokens:
-    """Settings for a split of so many tokens of text."""
+    """Settings for a split of this many tokens of text."""
     made = Tokens(
         n_ctx=4, train=1, heldout=text // 3 * 4, heldout_documents=n_documents, heldout_share=share, seed=seed
     )
@@ -20,7 +20,7 @@ def settings(n_documents: int, share: float, text: int = 120, seed: int = 0) -> 
 
 
 def choose(lengths: Sequence[Sequence[int]], wanted: Tokens) -> dict[int, list[TokenizedDocument]]:
-    """Pieces by source, of documents with these lengths by source, in the order of their places there."""
+    """Pieces by source in document order, for documents with these lengths by source."""
     documents = [Document(str(length), "x" * length, source) for source, each in enumerate(lengths) for length in each]
 
     def read(lines: Sequence[int]) -> Iterator[TokenizedDocument]:
@@ -53,7 +53,7 @@ def test_pieces_by_hand() -> None:
 
 
 def test_sources_have_their_share_of_the_corpus() -> None:
-    # 40 documents of 24 tokens and 40 of 8 are 960 and 320 tokens: of 120 held out, 90 and 30, at most 6 of a document.
+    # 40 documents of 24 tokens and 40 of 8 are 960 and 320 tokens: 90 and 30 of 120 are held out, at most 6 per document.
     pieces = choose([[24] * 40, [8] * 40], settings(20, 0.05))
     assert sizes(pieces[0]) == [6] * 15
     assert sizes(pieces[1]) == [6] * 5
@@ -61,7 +61,7 @@ def test_sources_have_their_share_of_the_corpus() -> None:
 
 
 def test_more_documents_mean_shorter_pieces() -> None:
-    # Ten more than needed come from the first source, whose turn is first; its 90 tokens then are of 25 documents.
+    # Ten more than needed come from the first source, whose turn is first; its 90 tokens then come from 25 documents.
     pieces = choose([[24] * 60, [8] * 60], settings(30, 0.05))
     assert sizes(pieces[0]) == [4] * 15 + [3] * 10
     assert sizes(pieces[1]) == [6] * 5
@@ -69,21 +69,21 @@ def test_more_documents_mean_shorter_pieces() -> None:
 
 def test_short_documents_are_held_out_whole() -> None:
     pieces = choose([[2, 20, 4, 20] * 20], settings(20, 0.1))
-    # With at most 12 of one, 16 documents would do; of 20, none has more than 9.
+    # With at most 12 tokens per document, 16 documents would do. With 20 documents, none has more than 9.
     assert sizes(pieces[0]) == [2, 9, 4, 9] * 5
 
 
 def test_a_long_document_is_left_to_training_while_others_suffice() -> None:
-    # At most 6 tokens of one may be held out; of 25 tokens more than three quarters would be lost.
+    # At most 6 tokens of a document may be held out, so over three quarters of 25 tokens would be lost.
     pieces = choose([[25, 24] * 40], settings(20, 0.05))
     assert [piece.line for piece in pieces[0]] == list(range(1, 41, 2))
-    # Where others do not suffice, the shortest of them are taken.
+    # If the others do not suffice, the shortest of these are taken.
     pieces = choose([[40, 25] * 20 + [24] * 10], settings(20, 0.05))
     assert [piece.line for piece in pieces[0]] == [*range(1, 21, 2), *range(40, 50)]
 
 
 def test_half_of_every_source_is_left_to_training() -> None:
-    # The second source has half of the tokens, and 10 documents: 5 of them have 30 of its 60, and the first has the rest.
+    # The second source has half of the tokens and 10 documents: 5 of them hold 30 of its 60, and the first gives the rest.
     pieces = choose([[4] * 50, [20] * 10], settings(20, 0.05))
     assert sizes(pieces[1]) == [6] * 5
     assert sum(sizes(pieces[0])) == 90
@@ -92,7 +92,7 @@ def test_half_of_every_source_is_left_to_training() -> None:
 
 
 def test_documents_of_a_few_tokens_do_not_make_up_the_number() -> None:
-    # The second source has a hundredth of the tokens: 5 documents, or 2, would do; ten times its share of 100 are 10.
+    # The second source has a hundredth of the tokens: 2 to 5 documents would do, and ten times its share of 100 are 10.
     wanted = settings(100, 0.05, text=6000)
     with pytest.raises(ValueError, match=r"^tokens\.heldout_documents: 100 .* of the 280 .*, at most 50 can be"):
         choose([[2970] * 80, [12] * 200], wanted)

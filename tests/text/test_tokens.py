@@ -26,7 +26,7 @@ def write_documents(path: Path, texts: list[str]) -> Path:
 
 @pytest.fixture
 def documents(tiny_corpus: Path, tmp_path: Path) -> Path:
-    """The tiny corpus; every tenth document comes a second time, at the end."""
+    """The tiny corpus, with every tenth document repeated at the end."""
     texts = tiny_corpus.read_text().splitlines()
     return write_documents(tmp_path / "documents.jsonl", texts + texts[::10])
 
@@ -47,7 +47,7 @@ def write_word_tokenizer(folder: Path, **special: str) -> Path:
 
 def test_packing_by_hand(tmp_path: Path) -> None:
     model = write_word_tokenizer(tmp_path / "model", bos_token="0")
-    # 20 documents of 3 tokens fill the held-out split, each its share of a twentieth; 3 of the others are trained on.
+    # 20 documents give 3 tokens each to the held-out split; 3 of the others are trained on.
     words = [[1 + line % 25, 2 + line // 25, 30 - line % 7] for line in range(41)]
     documents = write_documents(tmp_path / "documents.jsonl", [" ".join(map(str, text)) for text in words])
     settings = Tokens(n_ctx=4, train=9, heldout=80, heldout_documents=20, heldout_share=0.05, seed=0)
@@ -96,7 +96,7 @@ def test_documents_follow_each_other(documents: Path, tiny_gpt2: Path) -> None:
                 starts.append(places[0] / (len(whole) - len(found)))
             else:
                 assert places[0] == 0 and (found == whole or line == visited[-1])
-    # Pieces are at random places of their documents, from beginning to end.
+    # Pieces are at random places in their documents, from beginning to end.
     assert min(starts) < 0.1 and max(starts) > 0.9 and 0.3 < np.mean(starts) < 0.7
 
 
@@ -164,7 +164,7 @@ def test_too_small_a_corpus(documents: Path, tiny_gpt2: Path) -> None:
 def test_too_little_to_hold_out(documents: Path, tiny_gpt2: Path) -> None:
     with pytest.raises(ValueError, match=r"^tokens\.heldout: 90000 needs 87203 tokens .* at most 2616 tokens from one"):
         splits(documents, tiny_gpt2, SETTINGS.model_copy(update={"heldout": 90_000}))
-    # Of 200 texts, as every tenth comes twice.
+    # Of 200 texts, since every tenth comes twice.
     message = (
         "^tokens.heldout_documents: 101 documents are to be held out, and of the 200 of the corpus, .* at most 100"
     )

@@ -16,7 +16,7 @@ from tsae.sae.sae import SAE
 from tsae.sae.start import Start
 from tsae.store.tensors import load_tensors, save_tensors
 from tsae.training.batches import Batch
-from tsae.training.start import offset_at_start, start_from
+from tsae.training.start import fit_map, offset_at_start, start_from
 from tsae.training.train import train
 from tsae.training.trainer import Trainer
 
@@ -184,3 +184,13 @@ def test_a_table_of_metrics_tells_which_saes_started_off_centre() -> None:
     table = pd.DataFrame(settings, columns=["start", "centre", "value"]).assign(metric="encoder_offset_at_start")
     other = table.assign(metric="nmse")
     assert off_centre(pd.concat([other, table]))["value"].tolist() == [0.57, 0.11]
+
+
+def test_a_map_of_the_embedding_does_not_depend_on_where_tensors_lie() -> None:
+    generator = torch.Generator().manual_seed(0)
+    embedding, rows = torch.randn(600, 40, generator=generator), torch.randn(600, 32, generator=generator)
+    first = fit_map(embedding, rows)
+    assert torch.allclose(first, torch.linalg.lstsq(embedding, rows).solution, atol=1e-5)
+    for offset in range(1, 9):
+        moved = torch.empty(embedding.numel() + offset)[offset:].view_as(embedding).copy_(embedding)
+        assert torch.equal(fit_map(moved, rows), first)

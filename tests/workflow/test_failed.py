@@ -24,8 +24,8 @@ from tsae.claims.report import read_claims
 from tsae.figures.draw import draw
 from tsae.figures.inputs import Inputs
 from tsae.figures.style import save
+from tsae.measure.definitions import DEFINITIONS
 from tsae.measure.measurement import Measurement
-from tsae.measure.metrics import DEFINITIONS
 from tsae.measure.table import labelled, read_table, write_measurements, write_table
 from tsae.profile import config
 from tsae.profile.figures import FIGURE_NAMES
@@ -33,7 +33,7 @@ from tsae.profile.sweep import Job
 from tsae.store.files import write_text
 
 SMOKE = config.load(ROOT / "config/smoke.yaml")
-BASELINE, TOKENIZED, REMAINDER = SMOKE.headline()
+BASELINE, TOKENIZED, REMAINDER = (point or "" for point in SMOKE.headline())
 STEPS = (39, 78, 156)
 WITH_COUNT = ("feature_", "token_bias_")
 WITH_THRESHOLD = ("similarity", "similarity_alive", "_share", "_unigram", "_bigram")

@@ -22,6 +22,7 @@ from fixtures.finished import (  # noqa: F401
     test_every_sae_is_measured,
     test_notebooks_are_executed,
     test_results_are_verified,
+    test_the_explorer_shows_the_middle_layer,
     test_the_manifest_names_every_result_with_its_sha256,
 )
 from fixtures.workflow import NOTEBOOKS, SMOKE, copy_project, planned, read_csv, snakemake
@@ -170,8 +171,8 @@ def test_a_failing_cell_fails_the_run(finished: Path) -> None:
         ),
         (
             "sweep",
-            {"init": [{"layers": [2], "k": [4], "expansion": [4], "table": ["learned"]}]},
-            "changed.yaml: sweep.init: the figure init_sweep needs a second lookup_scale",
+            {"init": [{"layers": [2], "k": [400], "table": ["learned"]}]},
+            "changed.yaml: sweep.init.0: k = 400 active features of 128",
         ),
     ],
 )

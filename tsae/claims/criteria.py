@@ -1,4 +1,4 @@
-"""What a claim asks for of the tables of a run, declared as data: rows by their metric, subject, settings and layer."""
+"""Which rows of a run's tables a claim is about, declared as data: metric, subject, settings and layer."""
 
 import difflib
 from collections.abc import Sequence
@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from tsae.measure.metrics import DEFINITIONS
-from tsae.profile.point import SPARSITY, ArchitectureName, EncoderInput, TableName
+from tsae.measure.definitions import DEFINITIONS
+from tsae.profile.architectures import ARCHITECTURES
+from tsae.profile.point import ArchitectureName, EncoderInput, TableName
 from tsae.profile.section import Name, Section
 
 Role = Literal["baseline", "tokenized", "remainder"]
@@ -18,11 +19,11 @@ TABLES_ALONE = ("unigram-residuals", "conditional-means", "residuals")
 
 
 class NotMeasuredError(Exception):
-    """A profile lacks what a measure needs; the message says what."""
+    """A profile lacks what a measure needs; the message names it."""
 
 
 class TrainingFailedError(NotMeasuredError):
-    """A measure needs SAEs whose training failed; `saes` names them."""
+    """The training of SAEs that a measure needs failed; `saes` names them."""
 
     def __init__(self, saes: Sequence[str], needed_for: str = ""):
         super().__init__(f"{', '.join(saes)}{needed_for} failed in training")
@@ -30,7 +31,7 @@ class TrainingFailedError(NotMeasuredError):
 
 
 def number_or(*words: str) -> BeforeValidator:
-    """Accept a number or one of some words, with one message for everything else."""
+    """Accept a number or one of the words."""
 
     def check(value: Any) -> Any:
         if isinstance(value, bool) or not (isinstance(value, int | float) or value in words):
@@ -41,16 +42,16 @@ def number_or(*words: str) -> BeforeValidator:
 
 
 def suggest(value: str, known: list[str]) -> str:
-    """The known name that was probably meant, as the end of an error message."""
+    """The end of an error message: the known name that was probably meant."""
     close = difflib.get_close_matches(value, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def keep(rows: pd.DataFrame, chosen: "pd.Series[bool] | np.ndarray", otherwise: str) -> pd.DataFrame:
-    """Rows that are chosen.
+    """The chosen rows.
 
     Raises:
-        NotMeasuredError: none is; `otherwise` is the message.
+        NotMeasuredError: there are none; `otherwise` is the message.
     """
     rows = rows[chosen]
     if rows.empty:
@@ -66,7 +67,7 @@ def _known_metric(metric: str) -> str:
 
 def _known_subject(subject: str) -> str:
     known = [*ROLES, *TABLES_ALONE]
-    if subject not in known and not subject.startswith(tuple(f"{name}-" for name in (*SPARSITY, "released"))):
+    if subject not in known and not subject.startswith(tuple(f"{name}-" for name in (*ARCHITECTURES, "released"))):
         raise ValueError(f"unknown subject{suggest(subject, known)}")
     return subject
 
@@ -78,7 +79,7 @@ NumberOrExtreme = Annotated[float | Extreme, number_or("min", "max")]
 
 
 class Points(Section):
-    """Points of a sweep by their settings; `min` and `max` are taken at each layer, after everything else is chosen."""
+    """Points of a sweep by their settings. `min` and `max` apply last, at each layer."""
 
     architecture: ArchitectureName | None = None
     table: TableName | None = None
@@ -91,7 +92,7 @@ class Points(Section):
     k: NumberOrExtreme | None = None
     lookup_scale: NumberOrExtreme | None = None
     expansion: NumberOrExtreme | None = None
-    expansion_at_least: float | None = Field(None, description="Smaller SAEs are left out, for `expansion: min`")
+    expansion_at_least: float | None = Field(None, description="Leave out smaller SAEs before `expansion: min`")
 
     def __str__(self) -> str:
         return ", ".join(
@@ -101,7 +102,7 @@ class Points(Section):
         )
 
     def among(self, rows: pd.DataFrame, otherwise: str) -> pd.DataFrame:
-        """Rows with these settings, before extremes are taken.
+        """Rows with these settings; `extreme` applies `min` and `max`.
 
         Raises:
             NotMeasuredError: there are none; `otherwise` is the message.
@@ -118,7 +119,7 @@ class Points(Section):
         return rows
 
     def extreme(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Of rows with these settings, those at the extremes that are asked for."""
+        """The rows at the smallest or largest value of each setting that is `min` or `max`."""
         for name, value in self:
             if value in get_args(Extreme):
                 rows = rows[rows[name] == getattr(rows[name], str(value))()]
@@ -126,21 +127,20 @@ class Points(Section):
 
 
 class Change(Section):
-    """What the second of two selections has otherwise than the first."""
+    """How the second of two selections differs from the first."""
 
     block: Name | None = Field(None, description="A block of the sweep, or one of the other tables")
     metric: Metric | None = None
     subject: Subject | None = Field(
-        None,
-        description="`baseline`, `tokenized` or `remainder`, the headline SAEs, or what else the tables call a subject",
+        None, description="A headline SAE (`baseline`, `tokenized`, `remainder`) or another subject of the tables"
     )
-    points: Points | None = Field(None, description="In place of a subject: a point by its settings")
+    points: Points | None = Field(None, description="Instead of a subject: a point by its settings")
     at: Annotated[float | Literal["min", "max", "simple"], number_or("min", "max", "simple")] | None = Field(
-        None, description="Value of `at`; simple: the threshold of a simple feature"
+        None, description="Value of `at`; `simple` is the threshold of a simple feature"
     )
     min_count: int | None = Field(None, ge=0)
     layer: Annotated[int | Literal["first", "last"], number_or("first", "last")] | None = Field(
-        None, description="One layer; by default all, each by itself"
+        None, description="One layer; by default each layer"
     )
 
     @model_validator(mode="after")
@@ -151,7 +151,7 @@ class Change(Section):
 
 
 class Selection(Change):
-    """Rows of a table: one per layer and seed."""
+    """Rows of a table, one per layer and seed."""
 
     block: Name = "headline"
     metric: Metric
@@ -163,7 +163,7 @@ class Selection(Change):
         return self
 
     def changed(self, change: Change) -> "Selection":
-        """The same with another's keys where they are given."""
+        """The selection with the keys of a change."""
         given = {name: value for name, value in change if value is not None}
         if "points" in given or "subject" in given:
             given = {"points": None, "subject": None} | given

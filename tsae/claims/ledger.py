@@ -1,7 +1,4 @@
-"""The claims ledger: what the write-up claims, what a run is checked for, and what the authors published.
-
-`config/claims.yaml` states every claim and its checks, `config/published.yaml` the authors' curves that figures show too.
-"""
+"""The ledger: the claims and their checks (config/claims.yaml), and the authors' curves (config/published.yaml)."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -42,7 +39,7 @@ class Published(Section):
 
 
 class Direction(Section):
-    """On which side of a bound the value must be."""
+    """The side of a bound that the value must be on."""
 
     below: float | None = None
     above: float | None = None
@@ -68,23 +65,21 @@ def _as_range(value: Any) -> Any:
 
 
 class Check(Section):
-    """One number that speaks for or against a claim."""
+    """One number for or against a claim."""
 
     name: str = Field(min_length=1)
-    decides: bool = Field(
-        False, description="Whether the claim's verdict depends on it; what does not decide is context"
-    )
+    decides: bool = Field(False, description="Whether the claim's verdict depends on it; otherwise it is context")
     measure: Measure
     published: Annotated[tuple[float, float] | Literal["computed"] | None, BeforeValidator(_as_range)] = Field(
-        description="Number, range [low, high], null if none was published, or `computed` by the same measure from "
-        "the curves in published.yaml (pareto)"
+        description="Number, range [low, high], null if none was published, or `computed` from the curves in "
+        "published.yaml by the same measure (pareto)"
     )
     tolerance: float | None = Field(
-        None, ge=0, description="How far outside the published range is still reproduced, in the units of the measure"
+        None, ge=0, description="How far outside the published range still counts as reproduced [units of the measure]"
     )
     direction: Direction | None = None
     not_comparable: str | None = Field(
-        None, min_length=1, description="Why the published level cannot be compared in any profile"
+        None, min_length=1, description="Why no profile can be compared with the published level"
     )
 
     @model_validator(mode="after")
@@ -104,7 +99,7 @@ class Check(Section):
 
     @property
     def published_text(self) -> str:
-        """The published number as it is shown."""
+        """The published number, as tables show it."""
         if not isinstance(self.published, tuple):
             return "no number"
         low, high = (f"{end:.3g}" for end in self.published)
@@ -119,12 +114,12 @@ class Claim(Section):
     claim: str = Field(min_length=1, description="The claim, in our own words")
     source: str = Field(min_length=1, description="Where the authors make it")
     checks: tuple[Check, ...] = Field(
-        description="What speaks for or against it; the worst verdict of those that decide is the claim's"
+        description="Numbers for or against it; the claim's verdict is the worst of the deciding ones"
     )
 
     @model_validator(mode="after")
     def _check(self) -> "Claim":
-        if not self.checks:  # min_length would complain of a check with a mistake too
+        if not self.checks:  # min_length would also complain about a check with a mistake
             raise ValueError("checks: a claim needs at least one")
         names = [check.name for check in self.checks]
         if twice := next((name for name in names if names.count(name) > 1), None):
@@ -168,14 +163,14 @@ def load_published(path: str | Path) -> dict[str, pd.DataFrame]:
 
 
 def load_ledger(path: str | Path, published: str | Path | None = None) -> Ledger:
-    """Read and check the ledger; published numbers that are to be computed are computed.
+    """Read the ledger, and compute the published numbers that are `computed`.
 
     Args:
         path: the ledger.
         published: the authors' numbers; by default `published.yaml` beside it.
 
     Raises:
-        ValueError: one line per mistake, each naming the file, the claim and the key.
+        ValueError: one line per mistake, with the file, the claim and the key.
     """
     path = Path(path)
     published = path.with_name("published.yaml") if published is None else Path(published)
@@ -202,10 +197,10 @@ def load_ledger(path: str | Path, published: str | Path | None = None) -> Ledger
 
 
 def published_range(ledger: Ledger, claim: str, check: str) -> tuple[float, float]:
-    """The range that was published for a check of the ledger; both ends alike for a number.
+    """The published range of a check; both ends are equal for a number.
 
     Raises:
-        ValueError: there is no such check, or no number was published for it.
+        ValueError: there is no such check, or it has no published number.
     """
     for entry in ledger:
         for candidate in entry.checks:

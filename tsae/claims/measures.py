@@ -1,8 +1,4 @@
-"""Measures: numbers taken from what a run measured, declared as data.
-
-A claim's check says what it measures as a mapping with a `kind`; here each kind is described and computed, layer by layer. Metrics are
-averaged over seeds before anything is computed from them.
-"""
+"""Measures: the numbers that checks ask for, each kind declared as data and computed layer by layer from means over seeds."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -17,7 +13,7 @@ from tsae.claims.phrases import Phrases, measure_phrases
 from tsae.claims.replicates import Array, Measured, estimate, sample
 from tsae.claims.selection import Run, layers_of, select, table_of
 from tsae.claims.speedups import EqualLossSpeedUp, SpeedUp, measure_equal_loss_speedup, measure_speedup
-from tsae.measure.metrics import is_share
+from tsae.measure.definitions import is_share
 from tsae.profile.section import Section
 
 
@@ -29,15 +25,13 @@ class Value(Section):
 
 
 class Comparison(Section):
-    """A metric over or less another, on the same documents and seeds where both are over documents and have seeds."""
+    """The ratio or difference of two metrics, paired over documents and seeds where both have them."""
 
     kind: Literal["ratio", "difference"]
     of: Selection
-    to: Change = Field(description="What is divided by or taken away; keys left out are those of `of`")
+    to: Change = Field(description="The divisor or subtrahend; missing keys are those of `of`")
     expansions_apart: float = Field(
-        1.0,
-        ge=1,
-        description="The second's expansion must be at least this many times the first's for the check to say something",
+        1.0, ge=1, description="The check needs a second expansion of at least this many times the first"
     )
 
     @property
@@ -53,7 +47,7 @@ Measure = Annotated[
 
 
 def measure(declared: Measure, run: Run) -> list[Measured]:
-    """Compute a measure at each layer; what cannot be measured says why, once if it is the same everywhere."""
+    """Compute a measure at each layer. A layer without a number says why; if all have one reason, one row says it."""
     try:
         match declared:
             case Value():

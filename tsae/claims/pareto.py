@@ -1,4 +1,4 @@
-"""Comparisons at equal L0, between points of a sweep over sparsity (C1)."""
+"""Comparisons of the points of a sparsity sweep at equal L0 (C1)."""
 
 from typing import Any, Literal
 
@@ -7,35 +7,36 @@ import pandas as pd
 from pydantic import Field
 
 from tsae.claims.criteria import Metric, NotMeasuredError, keep
-from tsae.claims.replicates import Array, Measured, estimate, sample
+from tsae.claims.replicates import TINY, Array, Measured, estimate, sample
 from tsae.claims.selection import Run, refuse_failed, table_of
 from tsae.measure.table import COLUMNS
 from tsae.profile.point import ArchitectureName, TableName
 from tsae.profile.section import Name, Section
 
-# What tells apart SAEs that are no points of one curve.
+# SAEs of one curve agree in these.
 FAMILY = [name for name in COLUMNS[COLUMNS.index("architecture") : COLUMNS.index("step")] if name not in ("k", "l1")]
-SLACK = 0.02  # of two TopK SAEs with one k, one may have a little fewer active features: a ReLU follows
-TINY = 1e-300  # in place of a replicate that is not above zero and has no logarithm: a ratio of about zero
+SLACK = 0.02  # two TopK SAEs with the same k may differ a little in L0, because a ReLU follows
 
 
 class Pareto(Section):
     """Ratio of a metric, tokenized / baseline, at equal L0.
 
-    Between the baseline's points log(metric) is linear in log(L0). The geometric mean is over the tokenized points whose L0
-    is within the baseline's range.
+    The baseline's log(metric) is interpolated linearly in log(L0). The ratio is a geometric mean over the tokenized points
+    whose L0 is within the baseline's range.
     """
 
     kind: Literal["pareto"]
     architecture: ArchitectureName
     metric: Metric
     table: TableName = "learned"
-    encoder_input: Literal["residual", "remainder"] = Field("residual", description="Of the tokenized SAEs")
+    encoder_input: Literal["residual", "remainder"] = Field(
+        "residual", description="Encoder input of the tokenized SAEs"
+    )
     block: Name = "pareto"
 
 
 def inside(baseline_l0: Array, l0: Array) -> Array:
-    """Which of L0 (Q,) are within the range of a baseline's points (P,), or at most 2% outside it."""
+    """Which L0 (Q,) are within the range of a baseline's points (P,), or at most 2% outside."""
     lowest, highest = baseline_l0.min(), baseline_l0.max()
     return np.asarray(((1 - SLACK) * lowest <= l0) & (l0 <= (1 + SLACK) * highest))
 
@@ -55,7 +56,7 @@ def ratio_at_equal_l0(baseline_l0: Array, baseline: Array, l0: Array, values: Ar
 
 
 def layers_of_pareto(run: Run, measure: Pareto) -> list[int]:
-    """The layers that the block has SAEs of the architecture at."""
+    """The layers at which the block has SAEs of the architecture."""
     return sorted(int(layer) for layer in _of_architecture(run, measure)["layer"].unique())
 
 
@@ -63,7 +64,7 @@ def measure_pareto(run: Run, measure: Pareto, layer: int) -> Measured:
     """Compute the ratio at a layer.
 
     Raises:
-        NotMeasuredError: the run lacks points, they are of several families, or none can be compared.
+        NotMeasuredError: points are missing, are of several families, or cannot be compared.
     """
     rows = _of_architecture(run, measure)
     rows = rows[rows["layer"] == layer]
@@ -103,7 +104,7 @@ def _of_architecture(run: Run, measure: Pareto) -> pd.DataFrame:
 
 
 def _points(run: Run, rows: pd.DataFrame, measure: Pareto, table: str, encoder_input: str) -> list[Any]:
-    """L0 and the metric of every point of an arm."""
+    """L0 and the metric of every point, for the baseline or the tokenized SAEs."""
     what = f"{measure.metric} of {measure.architecture} with table {table} and encoder input {encoder_input}"
     missing = f"block {measure.block!r} has no {what}"
     rows = keep(rows, (rows["table"] == table) & (rows["encoder_input"] == encoder_input), missing)

@@ -1,4 +1,4 @@
-"""What a change of the encoder does to features of phrases, on the same phrases (C10)."""
+"""How changes of the encoder affect features of phrases, on the same phrases (C10)."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ from tsae.claims.selection import Run, refuse_failed, table_of
 from tsae.profile.point import EncoderInput, TableName
 from tsae.profile.section import Section
 
-# Means over phrases, and counts of lost firings, whose share of all firings is taken.
+# Scores are means over phrases; counts of lost firings are shares of all firings.
 Column = Literal[
     "score", "untrained_score", "mean_recall",
     "lost", "lost_control", "lost_matched", "lost_raw", "lost_raw_control", "lost_span", "lost_span_control",
@@ -20,7 +20,7 @@ Column = Literal[
 
 
 class PhraseChange(Section):
-    """What the second of two columns of the phrase tables has otherwise than the first."""
+    """How the second of two columns of the phrase tables differs from the first."""
 
     table: TableName | None = None
     encoder_input: EncoderInput | None = None
@@ -28,7 +28,7 @@ class PhraseChange(Section):
 
 
 class PhraseColumn(PhraseChange):
-    """A column of the phrase tables: its mean, or, of firings that are lost, their share of all firings."""
+    """A column of the phrase tables."""
 
     table: TableName
     encoder_input: EncoderInput = "residual"
@@ -40,7 +40,7 @@ class Phrases(Section):
 
     kind: Literal["phrases"]
     of: PhraseColumn
-    to: PhraseChange = Field(description="What is taken away; keys left out are those of `of`")
+    to: PhraseChange = Field(description="The subtrahend; missing keys are those of `of`")
 
     @property
     def second(self) -> PhraseColumn:
@@ -49,13 +49,13 @@ class Phrases(Section):
 
 
 def measure_phrases(run: Run, measure: Phrases, layer: int) -> Measured:
-    """Compute the difference at a layer; phrases are resampled, the same ones for everything.
+    """Compute the difference at a layer. Every column has the same resamples of phrases.
 
     Raises:
-        NotMeasuredError: the run lacks the SAEs, or no phrase was measured with both.
+        NotMeasuredError: an SAE is missing, or no phrase was measured with both.
     """
-    # Every start of the workflow reads the ledger, and would wait a second for torch.
-    from tsae.measure.statistics import Bootstrap
+    # Every start of the workflow reads the ledger; importing torch takes a second.
+    from tsae.measure.intervals import Bootstrap
 
     encoder = table_of(run, "encoder")
     for column in (measure.of, measure.second):
@@ -76,7 +76,7 @@ def _of_saes(rows: pd.DataFrame, column: PhraseColumn, layer: int) -> pd.DataFra
 
 
 def _column(phrases: pd.DataFrame, column: PhraseColumn, layer: int) -> pd.DataFrame:
-    """What to sum by seed and phrase: seed, text, numerator, denominator."""
+    """A row per seed and phrase: seed, text, numerator, denominator."""
     rows = _of_saes(phrases, column, layer)
     what = f"table {column.table} and encoder input {column.encoder_input}"
     rows = keep(rows, rows["text"].notna(), f"block 'encoder' has no phrases of {what}")

@@ -1,11 +1,10 @@
-"""Replicates: what a metric would have been on other documents, features or seeds, and the intervals that follow.
+"""Bootstrap replicates of metrics over documents, features and seeds, and the intervals that follow from them.
 
-Metrics over tokens are resampled with one set of draws of documents for the whole run, so that whatever is compared is compared on
-the same documents. Other metrics have independent replicates from their own intervals. Seeds are drawn on top.
+The whole run shares one set of draws of documents, so comparisons are paired. Metrics without sums over documents have independent
+replicates, drawn from their own intervals. Seeds are resampled on top.
 """
 
 import functools
-import re
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,10 +16,12 @@ from numpy.typing import NDArray
 
 from tsae.claims.criteria import NotMeasuredError
 from tsae.claims.selection import Run, SumsOf
-from tsae.measure.metrics import is_share
+from tsae.measure.definitions import is_share
+from tsae.profile.sweep import job_id, parse_job_id
+from tsae.store.layout import CURVE_SUMS, SUMS
 
 if TYPE_CHECKING:
-    from tsae.measure.statistics import Bootstrap
+    from tsae.measure.intervals import Bootstrap
     from tsae.measure.sums import DocumentSums, Ratio
 
 Array = NDArray[np.float64]
@@ -28,90 +29,97 @@ LEVEL = 0.95
 NORMAL = 1.959964  # standard deviations on either side of a normal mean that hold 95%
 ANY = (-np.inf, np.inf)
 COUNTED = ("features", "tokens")  # a share of these is binomial
+TINY = 1e-300  # the least value whose logarithm is taken
 
 
 class Sample(NamedTuple):
     """A metric at one layer, for S seeds, with B bootstrap replicates of each."""
 
     seeds: tuple[int | None, ...]
-    """(None,) for a table alone, which has no seed."""
+    """(None,) for a table without an SAE."""
     values: Array
     """(S,)."""
     replicates: Array
     """(S, B)."""
     over: tuple[str, ...]
-    """What was resampled: documents, features, ...; nothing for a number without an interval."""
+    """What was resampled: documents, features, ...; empty for a number without an interval."""
 
 
 class Measured(NamedTuple):
-    """What a measure found at a layer."""
+    """A measure at a layer, or why there is none."""
 
     value: float
     low: float
     high: float
     """Ends of the 95% interval."""
-    over: str = ""
-    """What the interval is over, for example `documents and 3 seeds`."""
+    units: tuple[str, ...] = ()
+    """What the interval is over besides seeds: documents, features, ..."""
+    n_seeds: int = 1
     layer: str = ""
-    """`12`, or `18 - 6` where layers are compared; empty if nothing was measured at any."""
+    """`12`, or `18 - 6` where layers are compared; empty if all layers lack the measure."""
     log: bool = False
-    """The interval is symmetric in the logarithm rather than in the number itself."""
+    """Whether the interval is symmetric in the logarithm."""
     of_seeds: float = 0.0
-    """Share of the variance that is between seeds."""
+    """Share of the variance between seeds."""
     ends: tuple[float, float] = ANY
-    """The range outside which the measure cannot tell; a number outside says so by being 0 or infinite."""
+    """The measurable range; 0 and infinity stand for values below and above it."""
     missing: str = ""
     """Why nothing was measured."""
     failed: tuple[str, ...] = ()
-    """The SAEs that this is for because their training failed."""
+    """The SAEs whose failed training is the reason."""
+
+    @property
+    def over(self) -> str:
+        """What the interval is over, for example `documents and 3 seeds`."""
+        seeds = [f"{self.n_seeds} seeds"] * (self.n_seeds > 1)
+        return " and ".join([", ".join(self.units)] * bool(self.units) + seeds)
 
 
-def paths_of_sums(folder: Path, rows: pd.DataFrame) -> list[Path]:
-    """The files of sums below a folder that belong to the SAEs and layers of a table."""
+def paths_of_sums(results: Path, rows: pd.DataFrame, sums: str = SUMS) -> list[Path]:
+    """The files of sums of the SAEs and layers in a table; `sums` is `SUMS` or `CURVE_SUMS` of the layout."""
     named = rows[["layer", "subject", "seed"]].drop_duplicates().itertuples(index=False, name=None)
     return [
-        folder / f"layer{layer}/{subject}{'' if pd.isna(seed) else f'-s{seed}'}.safetensors"
+        results / sums.format(job=job_id(layer, subject, None if pd.isna(seed) else seed))
         for layer, subject, seed in named
     ]
 
 
 def load_sums_of_run(paths: Iterable[Path]) -> "dict[SumsOf, DocumentSums]":
-    """Read the sums of a run: `layer{L}/{subject}-s{seed}.safetensors`, or in a folder `curves` those of checkpoints.
+    """Read the sums of a run.
 
     Raises:
-        ValueError: a file is missing or damaged, or two are of different documents, so that they cannot be resampled together.
+        ValueError: a file is missing or damaged, or two are of different documents, which cannot be resampled together.
     """
-    # Every start of the workflow reads the ledger, and would wait a second for torch.
+    # Every start of the workflow reads the ledger; importing torch takes a second.
     from tsae.measure.sums import load_curve, load_sums
 
     found: dict[SumsOf, DocumentSums] = {}
     first: tuple[Path, DocumentSums] | None = None
     for path in paths:
-        layer = int(path.parent.name.removeprefix("layer"))
-        subject, _, seed = path.stem.rpartition("-s") if re.search(r"-s\d+$", path.stem) else (path.stem, "", "")
-        by_step = load_curve(path) if path.parent.parent.name == "curves" else {None: load_sums(path)}
+        layer, subject, seed = parse_job_id(f"{path.parent.name}/{path.stem}")
+        by_step = load_curve(path) if path.match(CURVE_SUMS.format(job="*/*")) else {None: load_sums(path)}
         for step, sums in by_step.items():
             first = first or (path, sums)
             if not sums.documents.equal(first[1].documents):
                 raise ValueError(f"{path}: its documents are not those of {first[0]}; evaluate both again")
-            found[layer, subject, int(seed) if seed else None, step] = sums
+            found[layer, subject, seed, step] = sums
     return found
 
 
 @functools.lru_cache(maxsize=1)
 def _documents(run: Run) -> "Bootstrap":
-    """The one set of draws of documents."""
-    from tsae.measure.statistics import Bootstrap
+    """The draws of documents that the whole run shares."""
+    from tsae.measure.intervals import Bootstrap
 
     return Bootstrap(len(next(iter(run.sums.values())).documents), run.bootstrap, run.seed)
 
 
 @functools.cache
 def seed_weights(n: int, samples: int, seed: int) -> Array:
-    """Weights of n seeds in each resample (samples, n), each row summing to 1.
+    """Weights of n seeds in each resample (samples, n); each row sums to 1.
 
-    n - 1 of n seeds are drawn with replacement: a mean of so many has the variance s^2 / n, with s^2 the unbiased variance of the
-    seeds, where n draws would have (n - 1) / n of it (Rao and Wu, 1988).
+    A resample draws n - 1 of n seeds with replacement, so its mean has the variance s^2 / n, with s^2 the unbiased variance of the
+    seeds. With n draws the variance would be (n - 1) / n of that (Rao and Wu, 1988).
     """
     if n == 1:
         return np.ones((samples, 1))
@@ -121,7 +129,7 @@ def seed_weights(n: int, samples: int, seed: int) -> Array:
 
 
 def t_quantile(freedom: float) -> float:
-    """How many standard errors hold 95% around a mean whose standard error has so many degrees of freedom (Student's t)."""
+    """Standard errors on either side of a mean that hold 95%, by Student's t with these degrees of freedom."""
     # With t = sqrt(freedom) tan(angle) the density is proportional to cos(angle)^(freedom - 1).
     freedom = min(freedom, 1e4)
     angles = np.linspace(0, np.pi / 2, 100_001)
@@ -131,7 +139,7 @@ def t_quantile(freedom: float) -> float:
 
 
 def sample(run: Run, rows: pd.DataFrame) -> Sample:
-    """Rows of one metric at one layer, a row per seed, with their replicates.
+    """The replicates of one metric at one layer, from its rows, one per seed.
 
     Raises:
         ValueError: a metric over documents has no sums.
@@ -165,7 +173,7 @@ def _resample(run: Run, row: dict[Any, Any]) -> tuple[float, Array, str]:
     name = "/".join(str(row.get(c)) for c in ("layer", "subject", "seed", "step", "metric", "at", "min_count"))
     rng = np.random.default_rng([run.seed, zlib.crc32(name.encode())])
     if n is not None and over in COUNTED and is_share(metric):
-        # Of none, or all, a resample has none, or all, again; the posterior after Jeffreys' prior says how few there may be.
+        # Every resample of a share of 0 or 1 is 0 or 1; the posterior under Jeffreys' prior has a width.
         hits = value * n
         return value, rng.beta(hits + 0.5, n - hits + 0.5, run.bootstrap), over
     return value, value + (row["high"] - row["low"]) / (2 * NORMAL) * rng.standard_normal(run.bootstrap), over
@@ -185,21 +193,21 @@ def estimate(
     log: bool = False,
     ends: tuple[float, float] = ANY,
 ) -> Measured:
-    """A number computed from metrics, each averaged over seeds, with its 95% interval.
+    """A number computed from means over seeds of metrics, with its 95% interval.
 
-    The interval is that of a percentile bootstrap over what the samples are over and over the seeds that all of them have,
-    paired. So few seeds say little of their own spread: the interval is as much wider as Student's t is than a normal
-    distribution, with Satterthwaite's degrees of freedom for a sum of the two variances.
+    The interval is a percentile bootstrap over the samples' units and the seeds they share, paired. Few seeds underestimate
+    their own spread, so the interval is widened by the ratio of Student's t to the normal quantile, with Satterthwaite's degrees
+    of freedom for a sum of two variances.
 
     Args:
-        run: what is measured.
-        statistic: takes an array per sample, each a number or (B,), and gives an array of the same shape.
+        run: the run.
+        statistic: takes an array per sample, each a number or (B,), and returns an array of the same shape.
         samples: metrics at one layer.
         log: widen the interval in the logarithm; for ratios.
         ends: see `Measured`.
 
     Raises:
-        NotMeasuredError: the samples have no seed in common, or give no number.
+        NotMeasuredError: the samples share no seed, or give no number.
     """
     seeds = common_seeds(samples)
     n = len(seeds)
@@ -214,24 +222,23 @@ def estimate(
         of_units, of_seeds = (_variance(scale(r)) for r in (units_alone, seeds_alone))
     share = of_seeds / (of_units + of_seeds) if 0 < of_units + of_seeds < np.inf else 0.0
     low, high = _quantiles(both)
-    # The lower end of a share of none is above it, if by little.
+    # The lower quantile of a share of 0 is a little above 0.
     low, high = min(low, value), max(high, value)
     if np.isnan([value, low, high]).any():
         raise NotMeasuredError("too little was measured for a number with an interval")
     if n > 1 and share > 0 and np.isfinite(value):
-        # (V_units + V_seeds)^2 / (V_seeds^2 / (n - 1)), the units being many.
+        # (V_units + V_seeds)^2 / (V_seeds^2 / (n - 1)), because there are many units
         factor = t_quantile((n - 1) / share**2) / NORMAL
         low, high = (_stretch(value, end, factor, log) for end in (low, high))
     units = tuple(dict.fromkeys(unit for s in chosen for unit in s.over))
-    parts = [", ".join(units)] * bool(units) + [f"{n} seeds"] * (n > 1)
-    return Measured(value, low, high, " and ".join(parts), log=log, of_seeds=share, ends=ends)
+    return Measured(value, low, high, units, n, log=log, of_seeds=share, ends=ends)
 
 
 def common_seeds(samples: Sequence[Sample]) -> list[int | None]:
-    """The seeds that all samples have which have any; [None] if none has.
+    """The seeds that all samples with seeds share; [None] if no sample has seeds.
 
     Raises:
-        NotMeasuredError: there are none.
+        NotMeasuredError: they share none.
     """
     sets = [set(s.seeds) for s in samples if s.seeds != (None,)]
     if not sets:
@@ -247,7 +254,7 @@ def _at_seeds(s: Sample, seeds: Sequence[int | None]) -> Sample:
 
 
 def _weighted(weights: Array, of_seeds: Array) -> Array:
-    """Mean over seeds in each resample (B,): of_seeds (S, B) or (S, 1); what has no seed has S = 1."""
+    """Mean over seeds in each resample (B,), of (S, B) or (S, 1); S is 1 without seeds."""
     if len(of_seeds) < weights.shape[1]:
         weights = np.ones((len(weights), 1))
     return np.asarray((weights.T * of_seeds).sum(0))
@@ -259,17 +266,17 @@ def _as_replicates(run: Run, values: Any) -> Array:
 
 
 def _variance(replicates: Array) -> float:
-    """Variance of the replicates that are numbers: beyond a bound a speed-up has none."""
+    """Variance of the finite replicates; a speed-up beyond its bound is infinite."""
     finite = replicates[np.isfinite(replicates)]
     return float(np.var(finite)) if len(finite) else 0.0
 
 
 def _quantiles(replicates: Array) -> tuple[float, float]:
-    """2.5% and 97.5% quantiles, without replicates in which nothing was drawn."""
+    """2.5% and 97.5% quantiles of the replicates that are numbers."""
     drawn = replicates[~np.isnan(replicates)]
     if not len(drawn):
         return np.nan, np.nan
-    # Between infinite replicates nothing can be interpolated.
+    # Infinite replicates cannot be interpolated.
     method: Any = "linear" if np.isfinite(drawn).all() else "inverted_cdf"
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method=method)
     return float(low), float(high)

@@ -1,4 +1,4 @@
-"""How a run compares with what the write-up claims: a verdict for every check of the ledger, as a table and to be read."""
+"""The verdict of every check of the ledger, as a table, text and a page."""
 
 import io
 import math
@@ -98,12 +98,12 @@ def _row(claim: Claim, check: Check, measured: Measured) -> dict[str, Any]:
 
 
 def _text(measured: Measured) -> str:
-    """A number and its interval; what is outside the range that the measure can tell is said to be."""
+    """A number and its interval; `<` and `>` mark values outside the measurable range."""
     if measured.missing:
         return "-"
+    least, most = measured.ends
 
     def shown(number: float) -> str:
-        least, most = measured.ends
         if number < least or number > most:
             return f"< {least:.3g}" if number < least else f"> {most:.3g}"
         if math.isinf(number):
@@ -111,20 +111,12 @@ def _text(measured: Measured) -> str:
         return f"{number / 1e6:.3g} million" if abs(number) >= 1e5 else f"{number:.3g}"
 
     value, low, high = map(shown, measured[:3])
-    alone = low == high and (not measured.over or low[0] in "<>")
+    alone = low == high and (not measured.over or measured.high < least or measured.low > most)
     return value if alone else f"{value} ({low} to {high})"
 
 
 def write_claims(ledger: Ledger, run: Run, csv: Path, markdown: Path, html: Path) -> None:
-    """Measure every claim and write the verdicts.
-
-    Args:
-        ledger: of `load_ledger`.
-        run: what was measured.
-        csv: a row per check and layer.
-        markdown: the same to be read.
-        html: the same as a page.
-    """
+    """Measure every claim and write the verdicts; see `measure_run`."""
     checks = measure_claims(ledger, run)
     write_text(csv, checks.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     text = _describe(checks)
@@ -133,7 +125,7 @@ def write_claims(ledger: Ledger, run: Run, csv: Path, markdown: Path, html: Path
 
 
 def read_claims(csv: Path) -> pd.DataFrame:
-    """Read `claims.csv`: numbers as numbers, and text that is missing as empty.
+    """Read `claims.csv`; missing text is empty.
 
     Raises:
         ValueError: the file is missing or damaged.
@@ -150,12 +142,12 @@ def claim_verdicts(checks: pd.DataFrame) -> dict[str, str]:
 
 
 def statement(claim: str, verdict: str) -> str:
-    """A verdict in words, as the beginning of a sentence: `C3 is inconclusive`."""
+    """The beginning of a sentence: `C3 is inconclusive`."""
     return STATEMENTS[verdict].format(claim)
 
 
 def verdict_sentence(checks: pd.DataFrame, claim: str) -> str:
-    """What a document may say of a claim: its verdict, and the check that it comes from, with its value at each layer.
+    """A claim's verdict, and the check it comes from with its value at each layer, in a sentence.
 
     Args:
         checks: rows of `claims.csv`.
@@ -175,7 +167,7 @@ def verdict_sentence(checks: pd.DataFrame, claim: str) -> str:
 
 
 def _shown_check(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of a claim's rows, those of its first deciding check that has the claim's verdict."""
+    """The rows of a claim's first deciding check that has the claim's verdict."""
     deciding = rows[rows["decides"]]
     same = deciding[deciding["check_verdict"] == deciding["claim_verdict"]]
     shown = (deciding if same.empty else same)["check"].iloc[0]
@@ -188,7 +180,7 @@ def _by_layer(rows: pd.DataFrame) -> str:
 
 
 def _reasons(rows: pd.DataFrame) -> str:
-    """Why a check has its verdict: the reasons at the layers that have it."""
+    """The reasons of a check's verdict, at the layers that have it."""
     same = rows[rows["verdict"] == rows["check_verdict"]]
     chosen = (rows if same.empty else same).groupby("reason", sort=False)["layer"].agg(list)
     if len(chosen) == 1 and len(same) == len(rows):
@@ -233,10 +225,7 @@ def _describe(checks: pd.DataFrame) -> str:
 
 
 def print_claims(csv: str | Path, width: int = 120) -> str:
-    """The verdicts in `claims.csv` as a table for a terminal: a line per claim, with its worst deciding check and layer.
-
-    Below it, what failed in training, and the claims that need it.
-    """
+    """`claims.csv` for a terminal: a line per claim with its worst deciding check and layer, and the SAEs that failed."""
     checks = read_claims(Path(csv))
     shown = []
     for _, rows in checks.groupby("id", sort=False):

@@ -1,4 +1,4 @@
-"""The claims of a run: its tables and sums against the ledger, and what came of it."""
+"""The commands that check a run against the ledger, and show the verdicts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from tsae.claims.report import print_claims, write_claims
 from tsae.claims.selection import Role, Run
 from tsae.measure.table import read_table
 from tsae.profile import config
+from tsae.store.layout import CLAIMS, results_of
 
 
 def measure_run(
@@ -16,39 +17,38 @@ def measure_run(
     published: Path,
     tables: Sequence[Path],
     sums: Sequence[Path],
-    baseline: str,
-    tokenized: str,
     simple_threshold: float,
     bootstrap: int,
     seed: int,
     csv: Path,
     markdown: Path,
     html: Path,
+    baseline: str | None = None,
+    tokenized: str | None = None,
     remainder: str | None = None,
 ) -> None:
-    """Measure every claim of the ledger, and judge it.
+    """Measure and judge every claim of the ledger.
 
     Args:
-        ledger: what is claimed.
+        ledger: the claims.
         published: the authors' numbers that the ledger refers to.
-        tables: tables of the run; each is called after its block.
-        sums: files of sums over held-out documents.
-        baseline: id of the headline baseline.
-        tokenized: id of the headline tokenized SAE in the paper's form.
-        simple_threshold: share of activation mass from which a feature is simple.
+        tables: tables of the run, each named after its block.
+        sums: sums over held-out documents.
+        simple_threshold: share of activation mass on one token from which a feature is simple.
         bootstrap: bootstrap samples.
         seed: seed of the bootstrap.
-        csv: where the verdicts go, a row per check and layer.
-        markdown: where they go to be read.
-        html: where they go as a page.
-        remainder: id of the headline tokenized SAE whose encoder sees what the table leaves.
+        csv: output, a row per check and layer.
+        markdown: output, the same as text.
+        html: output, the same as a page.
+        baseline: id of the headline baseline, if there is one, here and below.
+        tokenized: id of the headline tokenized SAE in the paper's form.
+        remainder: id of the headline tokenized SAE whose encoder sees the remainder.
 
     Raises:
         ValueError: the ledger has a mistake, or a file is missing or damaged.
     """
-    roles: dict[Role, str] = {"baseline": baseline, "tokenized": tokenized}
-    if remainder is not None:
-        roles["remainder"] = remainder
+    named: dict[Role, str | None] = {"baseline": baseline, "tokenized": tokenized, "remainder": remainder}
+    roles = {role: subject for role, subject in named.items() if subject is not None}
     by_block = {path.stem: read_table(path) for path in tables}
     run = Run(by_block, roles, simple_threshold, load_sums_of_run(sums), bootstrap, seed)
     write_claims(load_ledger(ledger, published), run, csv, markdown, html)
@@ -58,9 +58,9 @@ def show_claims(configfile: Path) -> str:
     """Print the verdicts of a finished run.
 
     Args:
-        configfile: the profile that was run.
+        configfile: the profile.
 
     Raises:
-        ValueError: its claims are not measured yet.
+        ValueError: its claims have not been measured.
     """
-    return print_claims(Path("results") / config.load(configfile).profile / "claims.csv")
+    return print_claims(results_of(config.load(configfile).profile) / CLAIMS)

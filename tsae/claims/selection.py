@@ -1,4 +1,4 @@
-"""Selections: rows of the tables of a run, chosen by the criteria of a claim."""
+"""Select rows of a run's tables by the criteria of a claim."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,23 +12,23 @@ from tsae.claims.criteria import ROLES, NotMeasuredError, Role, Selection, Train
 if TYPE_CHECKING:
     from tsae.measure.sums import DocumentSums
 
-RECOMMENDED = "gpt2-layers"  # of the authors' folders, the one whose SAEs are meant where none is named
+RECOMMENDED = "gpt2-layers"  # the authors' folder that is meant where none is named
 SumsOf = tuple[int, str, int | None, int | None]
-"""Layer, subject, seed if it has one, and training step of a checkpoint."""
+"""Layer, subject, seed or None, and training step of a checkpoint or None."""
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a run measured."""
+    """The measurements of a run."""
 
     tables: Mapping[str, pd.DataFrame]
-    """A table per block; see `tsae.table`."""
+    """A table per block; see `tsae.measure.table`."""
     roles: Mapping[Role, str]
     """Ids of the headline SAEs."""
     simple_threshold: float
     """The threshold of a simple feature."""
     sums: "Mapping[SumsOf, DocumentSums]" = field(default_factory=dict)
-    """Sums over held-out documents, the same documents for all."""
+    """Sums over held-out documents, the same ones for all."""
     bootstrap: int = 1000
     """Bootstrap samples."""
     seed: int = 0
@@ -36,7 +36,7 @@ class Run:
 
 
 def of_role(run: Run, subject: str) -> str:
-    """What the tables call a subject that may be a role.
+    """The tables' name of a subject, which may be a role.
 
     Raises:
         NotMeasuredError: no headline SAE has the role.
@@ -49,7 +49,7 @@ def of_role(run: Run, subject: str) -> str:
 
 
 def candidates(run: Run, selection: Selection) -> pd.DataFrame:
-    """Rows that a selection is taken from: all metrics of its SAEs at all its layers, failed ones included.
+    """All rows of a selection's SAEs at all its layers, failed SAEs included.
 
     Raises:
         NotMeasuredError: there are none.
@@ -80,13 +80,13 @@ def select(run: Run, selection: Selection, layer: int) -> pd.DataFrame:
     """Rows of a selection at a layer, one per seed.
 
     Raises:
-        TrainingFailedError: an SAE of it failed in training, or the one whose table it was to be compared with.
-        NotMeasuredError: there are none, or several per seed, or one lacks the metric.
+        TrainingFailedError: the training of one of its SAEs failed, or of the SAE whose table it is compared with.
+        NotMeasuredError: there are no rows, several per seed, or an SAE without the metric.
     """
     of_what = _described(run, selection)
     rows = candidates(run, selection)
     rows = keep(rows, rows["layer"] == layer, f"no {of_what} at layer {layer}")
-    # Extremes are taken among all SAEs, those that failed included: another does not take the place of one.
+    # Among all SAEs: no other takes the place of a failed one.
     if selection.points is not None:
         rows = selection.points.extreme(rows)
     refuse_failed(rows)
@@ -116,7 +116,7 @@ def table_of(run: Run, block: str) -> pd.DataFrame:
 
 
 def refuse_failed(rows: pd.DataFrame) -> None:
-    """See that no SAE of these rows failed in training.
+    """Check that no SAE of these rows failed in training.
 
     Raises:
         TrainingFailedError: some did.
@@ -132,15 +132,15 @@ def _described(run: Run, selection: Selection) -> str:
 
 
 def _with_metric(run: Run, rows: pd.DataFrame, metric: str, otherwise: str) -> pd.DataFrame:
-    """The rows of a metric, which every SAE must have: a mean of what is left would be of something else."""
+    """The rows of a metric, which every SAE must have: a mean over the others would be another number."""
     of = ["subject", "layer", "seed"]
     found = rows[rows["metric"] == metric]
-    # Tables alone have the seed NaN, which is not equal to itself.
+    # A table without an SAE has the seed NaN, which does not equal itself.
     measured = pd.MultiIndex.from_frame(found[of].fillna({"seed": -1}))
     lacking = rows[~pd.MultiIndex.from_frame(rows[of].fillna({"seed": -1})).isin(measured)]
     if lacking.empty:
         return found
-    # Features are compared with the table of the headline's tokenized SAE, which need not be in the block.
+    # Features are compared with the table of the headline's tokenized SAE, which may be in another block.
     headline = run.tables.get("headline", rows.iloc[:0])
     failed = headline[
         (headline["metric"] == "failed")

@@ -1,4 +1,4 @@
-"""How much sooner a tokenized SAE is as good as its baseline, on one schedule and at equal loss (C2)."""
+"""How much sooner a tokenized SAE matches its baseline, on one schedule and at equal loss (C2)."""
 
 import math
 from typing import Any, Literal
@@ -7,19 +7,18 @@ import numpy as np
 import pandas as pd
 
 from tsae.claims.criteria import Metric, NotMeasuredError, keep
-from tsae.claims.replicates import Array, Measured, Sample, estimate, sample
+from tsae.claims.replicates import TINY, Array, Measured, Sample, estimate, sample
 from tsae.claims.selection import Run, of_role, refuse_failed, table_of
 from tsae.measure.table import COLUMNS
 from tsae.profile.section import Name, Section
 
 SCHEDULE = [name for name in COLUMNS[COLUMNS.index("architecture") : COLUMNS.index("step")] if name != "budget"]
-TINY = 1e-300  # in place of a replicate that is not above zero and has no logarithm
 
 
 class SpeedUp(Section):
-    """Steps after which the baseline first is at its final value, over those of a tokenized headline SAE: the authors' way.
+    """Steps until the baseline first reaches its final value / steps until a tokenized headline SAE does, as the authors count.
 
-    Both are checkpoints of one training each, whose learning rate falls to the end; linear in log(step) between two.
+    Steps come from the checkpoints of one training each, interpolated linearly in log(step).
     """
 
     kind: Literal["speedup"]
@@ -28,9 +27,9 @@ class SpeedUp(Section):
 
 
 class EqualLossSpeedUp(Section):
-    """Tokens of the baseline, over those that a tokenized SAE with a whole schedule of its own needs to be as good.
+    """Tokens of the baseline / tokens that a tokenized SAE with its own whole schedule needs to match it.
 
-    SAEs were trained on shares of the tokens (`budget`); between two budgets log(metric) is linear in log(budget).
+    SAEs were trained on shares of the tokens (`budget`); log(metric) is interpolated linearly in log(budget).
     """
 
     kind: Literal["equal_loss_speedup"]
@@ -40,10 +39,7 @@ class EqualLossSpeedUp(Section):
 
 
 def first_crossing(x: Array, y: Array, mark: float) -> float:
-    """Where a curve (n,) first is at or below a mark, linear between its points; infinite if never.
-
-    A curve that is there at its first point has that point.
-    """
+    """Where a curve (n,), linear between its points, is first at or below a mark; infinite if never."""
     reached = np.flatnonzero(y <= mark)
     if not len(reached):
         return math.inf
@@ -55,18 +51,17 @@ def first_crossing(x: Array, y: Array, mark: float) -> float:
 
 
 def speedups(curves: pd.DataFrame, baseline: str, tokenized: str, metric: str) -> pd.DataFrame:
-    """How many times sooner each tokenized SAE reaches its baseline's final value on one schedule, seed by seed.
+    """The speed-up of a tokenized SAE on one schedule, by layer and seed.
 
     Args:
         curves: the table of training curves.
-        baseline: subject whose final value is the mark.
-        tokenized: subject that is compared.
-        metric: what is to fall to the mark.
+        baseline: the subject whose final value is the mark.
+        tokenized: the subject that is compared with it.
+        metric: the metric that falls to the mark.
 
     Returns:
-        layer, seed, steps_baseline, steps_tokenized, speedup: a row per layer and seed that both have; the last two are NaN
-        where the tokenized SAE never reaches the mark. One that is there at its first checkpoint has that one's step, so the
-        speed-up then is a lower bound.
+        layer, seed, steps_baseline, steps_tokenized, speedup: a row per layer and seed that both have. The last two are NaN
+        if the tokenized SAE never reaches the mark. If it is there at its first checkpoint, the speed-up is a lower bound.
     """
     rows = curves[(curves["metric"] == metric) & (curves["step"] > 0)].sort_values("step")
     curve_of = dict(iter(rows.groupby(["subject", "layer", "seed"])))
@@ -90,7 +85,7 @@ def mean_of_seeds(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def measure_speedup(run: Run, measure: SpeedUp, layer: int) -> Measured:
-    """Compute the speed-up on one schedule at a layer, of the mean of the seeds.
+    """Compute the speed-up on one schedule at a layer, for the mean of the seeds.
 
     Raises:
         NotMeasuredError: the run lacks a curve.
@@ -114,7 +109,7 @@ def measure_speedup(run: Run, measure: SpeedUp, layer: int) -> Measured:
 
 
 def measure_equal_loss_speedup(run: Run, measure: EqualLossSpeedUp, layer: int) -> Measured:
-    """Compute the speed-up at equal loss at a layer, of the mean of the seeds.
+    """Compute the speed-up at equal loss at a layer, for the mean of the seeds.
 
     Raises:
         NotMeasuredError: the run has no SAEs with smaller budgets.
@@ -144,7 +139,7 @@ def measure_equal_loss_speedup(run: Run, measure: EqualLossSpeedUp, layer: int) 
 def _estimate_curves(
     run: Run, speedup: Any, baseline: list[Sample], tokenized: list[Sample], ends: tuple[float, float]
 ) -> Measured:
-    """A speed-up from two curves, in which 0 stands for below the ends and infinity for above them."""
+    """A speed-up from two curves: 0 below the ends, infinite above them."""
 
     def statistic(*arrays: Any) -> Array:
         stacked = np.stack(np.broadcast_arrays(*arrays))
@@ -156,7 +151,7 @@ def _estimate_curves(
 
 
 def _curve(run: Run, curves: pd.DataFrame, subject: str, metric: str) -> tuple[Array, list[Sample]]:
-    """Steps of the checkpoints of an SAE, and the metric at each."""
+    """The steps of an SAE's checkpoints, and the metric at each."""
     rows = _metric_of(curves[(curves["step"] > 0) | (curves["metric"] == "failed")], subject, metric, "curves")
     by_step = [(int(str(step)), of_step.sort_values("seed")) for step, of_step in rows.groupby("step")]
     if len({tuple(of_step["seed"]) for _, of_step in by_step}) > 1:
@@ -176,5 +171,5 @@ def _metric_of(rows: pd.DataFrame, subject: str, metric: str, block: str = "head
 
 
 def _same(column: "pd.Series[Any]", value: Any) -> Array:
-    """Where a column has a value, a missing one being equal to itself."""
+    """Where a column has a value; missing values are equal."""
     return np.asarray(column.isna() if pd.isna(value) else (column == value).fillna(False), dtype=bool)

@@ -1,4 +1,4 @@
-"""Verdicts: how what was measured at a layer compares with what was claimed, and what a check and a claim then are."""
+"""Verdicts on a measure at a layer, a check and a claim."""
 
 import math
 from collections.abc import Iterable
@@ -8,25 +8,25 @@ from tsae.claims.ledger import Check, Direction
 from tsae.claims.replicates import Measured
 
 Verdict = Literal["reproduced", "direction holds", "inconclusive", "does not hold", "not comparable here"]
-# From best to worst; of several the worst counts.
+# From best to worst; the worst of several counts.
 VERDICTS: tuple[Verdict, ...] = ("reproduced", "direction holds", "inconclusive", "does not hold")
 NOT_COMPARABLE: Verdict = "not comparable here"
-SLACK = 1e-9  # of a tolerance, for what is exactly at its end
-MOST = 1000  # times as many documents or seeds; more than that is said as so
+SLACK = 1e-9  # a value exactly at the end of a tolerance is within it
+MOST = 1000  # a larger factor of documents or seeds is reported as "more than"
 
 
 class Judged(NamedTuple):
-    """A verdict and its reason, empty if nothing is to be said."""
+    """A verdict and its reason, which may be empty."""
 
     verdict: Verdict
     reason: str = ""
 
 
 def judge(check: Check, measured: Measured) -> Judged:
-    """Verdict on what a check measured at a layer.
+    """The verdict on a check at a layer.
 
     A direction holds if the whole interval is on its side of the bound. A level is reproduced if the whole interval is within the
-    tolerance: a test of equivalence, which an interval wider than the tolerance cannot pass.
+    tolerance, a test of equivalence that an interval wider than the tolerance cannot pass.
     """
     if measured.missing:
         return Judged(NOT_COMPARABLE, measured.missing)
@@ -72,17 +72,17 @@ def _judge_level(low: float, high: float, tolerance: float, measured: Measured) 
 
 
 def times_more(measured: Measured, bound: float) -> str:
-    """What it would take for the interval to leave out a bound at this value: (half-width / effect)^2 times as much.
+    """How many times the documents or seeds would exclude the bound from the interval: (half-width / effect)^2.
 
-    The width falls with the square root of what is averaged over, documents, seeds or both, whichever the variance comes from.
+    The width falls with the square root of their number; the variance says which of the two matter.
     """
     end = measured.low if measured.value > bound else measured.high
     value, towards, at = measured.value, end, bound
     if measured.log and min(value, end, bound) > 0:
         value, towards, at = math.log(value), math.log(end), math.log(bound)
     effect = abs(value - at)
-    units, _, seeds = measured.over.rpartition(" and ") if "seeds" in measured.over else (measured.over, "", "")
-    what = [units] * bool(units and measured.of_seeds < 0.75) + ["seeds"] * bool(seeds and measured.of_seeds > 0.25)
+    what = [", ".join(measured.units)] * bool(measured.units and measured.of_seeds < 0.75)
+    what += ["seeds"] * (measured.n_seeds > 1 and measured.of_seeds > 0.25)
     of_what = " and ".join(what) or "data"
     if not math.isfinite(effect) or not math.isfinite(towards):
         return "what it would take cannot be told"
@@ -93,10 +93,7 @@ def times_more(measured: Measured, bound: float) -> str:
 
 
 def worst(verdicts: Iterable[Verdict], failed: bool = False) -> Verdict:
-    """The verdict of several: the worst that is comparable.
-
-    Nothing counts as comparable, unless it does not hold, if some of it could not be measured since the training of an SAE `failed`.
-    """
+    """The worst comparable verdict. If the training of a needed SAE `failed`, only `does not hold` stands."""
     comparable = [verdict for verdict in verdicts if verdict in VERDICTS]
     found = max(comparable, key=VERDICTS.index, default=NOT_COMPARABLE)
     return NOT_COMPARABLE if failed and found != "does not hold" else found

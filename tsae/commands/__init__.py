@@ -1,1 +1,1 @@
-"""The command line: stages, and what else there is to do with results, each a function with its signature and docstring."""
+"""The command line: each command is a function with its signature and docstring."""

@@ -1,4 +1,4 @@
-"""A function as a command: its parameters become options with their types, defaults and help, and its arguments are read from them."""
+"""Turn a function into a command: its parameters become options with types, defaults and help."""
 
 import ast
 import inspect
@@ -38,14 +38,14 @@ class Json(click.ParamType):
     name = "JSON"
 
     def __init__(self, model: type[BaseModel] | None):
-        """Of a section, or without one any object."""
+        """Read a section, or any object if `model` is None."""
         self._model = model
 
     def convert(self, value: Any, param: click.Parameter | None, _context: click.Context | None) -> Any:
-        """Read it.
+        """Parse and validate.
 
         Raises:
-            ValueError: one line per mistake, each naming the option.
+            ValueError: one line per mistake, with the option.
         """
         option = param.opts[0] if param else self.name
         if self._model is None:
@@ -60,11 +60,9 @@ class Json(click.ParamType):
 
 
 def command_of(name: str, function: Callable[..., Any]) -> click.Command:
-    """The command that calls a function, and prints what it returns if that is text.
+    """The command that calls a function, and prints the text that it returns.
 
-    Args:
-        name: what the command is called.
-        function: its parameters are annotated with what `_type_of` knows, and described under `Args:` in its docstring.
+    Parameters need types that `_type_of` knows, and descriptions under `Args:` in the docstring.
     """
     signature = inspect.signature(function)
     described = _descriptions(inspect.getdoc(function) or "")
@@ -74,7 +72,7 @@ def command_of(name: str, function: Callable[..., Any]) -> click.Command:
 
     def run(**values: Any) -> None:
         arguments = {key: _argument(parameter, values) for key, parameter in signature.parameters.items()}
-        # Last, so that a mistake in an option is told before there is a wait for a GPU.
+        # Last, so that mistakes in options are reported before a wait for a GPU.
         for key, parameter in signature.parameters.items():
             if _options_of_device(parameter.annotation):
                 arguments[key] = claim(values["gpus"], values.get("tf32", False))
@@ -131,7 +129,7 @@ def _option(name: str, annotation: Any, default: Any, description: str) -> click
 
 
 class _Files(click.Argument):
-    """Files behind the options, with a description of their own."""
+    """Positional files, with a help text."""
 
     def __init__(self, *arguments: Any, help: str, **more: Any):
         super().__init__(*arguments, **more)
@@ -142,10 +140,10 @@ class _Files(click.Argument):
 
 
 def _type_of(annotation: Any) -> tuple[click.ParamType, bool]:
-    """What an option of a type reads, and whether it may be repeated.
+    """The click type of an annotation, and whether the option may be repeated.
 
     Raises:
-        TypeError: an option cannot be of such a type.
+        TypeError: no option can have this type.
     """
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
@@ -181,7 +179,7 @@ def _argument(parameter: inspect.Parameter, values: dict[str, Any]) -> Any:
 
 
 def _descriptions(docstring: str) -> dict[str, str]:
-    """What a docstring says under `Args:`, by parameter."""
+    """The texts under `Args:` in a docstring, by parameter."""
     section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n(?=[ ]))+)", docstring, re.MULTILINE)
     text = textwrap.dedent(section[1]) if section else ""
     return {
@@ -191,7 +189,7 @@ def _descriptions(docstring: str) -> dict[str, str]:
 
 
 def _descriptions_of_fields(group: type) -> dict[str, str]:
-    """The text behind each field of a class."""
+    """The docstring behind each field of a class."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(group))).body
     body = definition.body if isinstance(definition, ast.ClassDef) else []
     return {

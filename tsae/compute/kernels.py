@@ -1,12 +1,14 @@
 """The sparse products of an SAE, without a dense (N, F) gradient and without an (M, d) intermediate.
 
-A batch of N tokens has M active features: `features` (M,), token after token, those of token i starting at `offsets[i]`.
-Of a training step only the encoder's product is dense. Everything else touches the active features alone, and each of those
-products is a sum of weighted rows, which is what an embedding bag computes: the decode sums rows of W_dec per token;
-both weight gradients sum rows of a (N, d) matrix per feature, once activations are grouped by feature. Where many features
-are active, as in the first steps of a ReLU, one dense product is faster, and is taken.
-What chooses and groups active features are loops of `loops.py` on a CPU, and PyTorch's operators elsewhere.
-`dense_encode` and `dense_decode` are the readable twins that the tests compare values and gradients with.
+A batch of N tokens has M active features: `features` (M,) by token, where token i's start at `offsets[i]`.
+
+In a training step only the encoder's product is dense. The others touch only active features. Each is a sum of
+weighted rows, as an embedding bag computes it: the decode sums rows of W_dec per token; both weight gradients sum rows
+of a (N, d) matrix per feature, after activations are grouped by feature. If many features are active, as in a ReLU's
+first steps, a dense product is faster and used instead.
+
+On a CPU `loops.py` chooses and groups active features, elsewhere PyTorch's operators do. `dense_encode` and
+`dense_decode` are the readable twins that tests compare values and gradients with.
 """
 
 import math
@@ -24,18 +26,18 @@ from tsae.compute.products import product
 
 # Above this share of active features a dense product beats the sum of rows (measured at N = 512, F = 2304, d = 576).
 DENSE_SHARE = 0.1
-# So many pre-activations are computed at a time; only an evaluation of many tokens at once has more.
+# Most pre-activations that are computed at a time; only an evaluation of many tokens has more.
 BLOCK = 2**26
 
 Select = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Chooses active features from pre-activations, given as a product (N, F) and a bias (F,): `features` (M,), `offsets` (N,).
+"""Chooses active features from a product (N, F) and a bias (F,): returns `features` (M,) and `offsets` (N,).
 
-The sum of both is never written to memory on a CPU, where that takes longer than choosing.
+On a CPU their sum is never written to memory, which would take longer than choosing.
 """
 
 
 def _looped(x: Tensor) -> bool:
-    """Whether the loops can read a tensor."""
+    """Whether `loops` can read a tensor."""
     return x.is_cpu and x.dtype in (torch.int64, torch.float32, torch.float64)
 
 
@@ -61,12 +63,12 @@ def select_positive(products: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         return features, offsets
     rows, features = (products + bias > 0).nonzero(as_tuple=True)
     counts = torch.bincount(rows, minlength=len(products))
-    # A column of a matrix, which the gradient of an embedding bag would read without its stride.
+    # Contiguous: `features` is a column of a matrix, and the gradient of an embedding bag ignores its stride.
     return features.contiguous(), torch.cumsum(counts, 0) - counts
 
 
 class Groups(NamedTuple):
-    """The active features of a batch in the order of their feature."""
+    """The active features of a batch, sorted by feature."""
 
     slots: Tensor  # (M,) int64: place in the order by token
     offsets: Tensor  # (F,) int64: where each feature's activations start
@@ -74,13 +76,13 @@ class Groups(NamedTuple):
 
 
 class Indices:
-    """Which M of F features are active at N tokens, token after token.
+    """Which M of F features are active at N tokens, by token.
 
-    What is derived from them is made when it is first asked for, and once: a training step needs it several times.
+    Properties are computed once, when first used: a training step needs them several times.
     """
 
     def __init__(self, features: Tensor, offsets: Tensor, n_features: int):
-        """Take the features (M,) int64, and where each token's start (N,) int64."""
+        """Take the features (M,) int64, and the offset of each token in these (N,) int64."""
         self.features, self.offsets, self.n_features = features, offsets, n_features
 
     def __len__(self) -> int:
@@ -94,23 +96,23 @@ class Indices:
 
     @property
     def dense(self) -> bool:
-        """Whether so many are active that a dense product is faster than sums of rows."""
+        """Whether a dense product is faster than sums of rows."""
         return len(self) > DENSE_SHARE * self.n_tokens * self.n_features
 
     @cached_property
     def rows(self) -> Tensor:
-        """(M,) int64: the token that each active feature belongs to."""
+        """(M,) int64: the token of each active feature."""
         counts = torch.diff(self.offsets, append=self.offsets.new_full((1,), len(self)))
         return torch.arange(self.n_tokens, device=self.offsets.device).repeat_interleave(counts)
 
     @cached_property
     def places(self) -> Tensor:
-        """(M,) int64: where the active features lie in a flattened (N, F) matrix."""
+        """(M,) int64: index of each active feature in a flattened (N, F) matrix."""
         return torch.add(self.features, self.rows, alpha=self.n_features)
 
     @cached_property
     def groups(self) -> Groups:
-        """The same, sorted by feature."""
+        """The active features sorted by feature."""
         if _looped(self.features):
             slots, offsets = map(torch.from_numpy, loops.group(self.features.numpy(), self.n_features))
         else:
@@ -125,7 +127,7 @@ def _scatter(values: Tensor, indices: Indices) -> Tensor:
 
 
 def _sum_tokens_by_feature(matrix: Tensor, weights: Tensor, indices: Indices) -> Tensor:
-    """(F, d): for each feature the sum over its activations of weight (M,) * row of the token in matrix (N, d)."""
+    """(F, d): per feature, the sum over its activations of weight (M,) * the token's row of matrix (N, d)."""
     if indices.dense:
         return product(_scatter(weights, indices).T, matrix.T)
     groups = indices.groups
@@ -134,7 +136,7 @@ def _sum_tokens_by_feature(matrix: Tensor, weights: Tensor, indices: Indices) ->
 
 
 def _sum_features_by_token(weights: Tensor, indices: Indices, matrix: Tensor) -> Tensor:
-    """(N, d): for each token the sum over its active features of weight (M,) * row of the feature in matrix (F, d)."""
+    """(N, d): per token, the sum over its active features of weight (M,) * the feature's row of matrix (F, d)."""
     if indices.dense:
         return product(_scatter(weights, indices), matrix.T)
     return F.embedding_bag(indices.features, matrix, indices.offsets, mode="sum", per_sample_weights=weights)
@@ -181,7 +183,7 @@ class _Encode(torch.autograd.Function):
         if for_b_enc or for_b_dec:
             grad_b_enc = torch.zeros_like(W_enc[:, 0]).index_add_(0, ctx.indices.features, grad)
         if for_b_dec:
-            # Of the gradients of all tokens b_dec needs the sum alone, which is one product of a vector.
+            # b_dec needs only the sum of all tokens' gradients, a single vector product.
             grad_b_dec = -(grad_b_enc @ W_enc)
         return grad_x, grad_W_enc, grad_b_enc, grad_b_dec, None, None
 

@@ -1,7 +1,7 @@
-"""Three loops over memory for which PyTorch has no operator of their cost, compiled by numba.
+"""Three loops, compiled by numba, that are faster on a CPU than PyTorch's operators.
 
-`torch.topk` sorts parts of every row, `nonzero` makes several passes, `argsort` orders what only needs grouping. kernels.py runs
-these on a CPU, and PyTorch's operators elsewhere. Arrays are float32 or float64.
+`torch.topk` sorts parts of every row, `nonzero` makes several passes, and `argsort` sorts where grouping is enough.
+kernels.py runs these loops on a CPU, and PyTorch's operators elsewhere. Arrays are float32 or float64.
 """
 
 import itertools
@@ -14,9 +14,9 @@ import numpy.typing as npt
 from numba import njit
 
 OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
-# A fold of a row: so many lanes, of so many elements each.
+# A fold of a row has WIDTH lanes of DEPTH elements each.
 WIDTH, DEPTH = 16, 8
-# Counts stay in 32 bits, as the elements are, or the compiler does not vectorise their loops.
+# Counts have 32 bits, like the elements; otherwise the compiler does not vectorise the loops.
 ZERO, ONE = np.int32(0), np.int32(1)
 
 Array = npt.NDArray[Any]
@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 def _maxima(row: Any, bias: Any, n_folds: int, maxima: Any) -> Any:
     """Largest element of row + bias in each lane, NaN if one is.
 
-    Lane j of fold i holds DEPTH elements, WIDTH apart; what is behind the last fold has a lane for each.
+    A lane of a fold has DEPTH elements, WIDTH apart. Each element after the last fold is a lane of its own.
     Returns the number of lanes with NaN.
     """
     for fold in range(n_folds):
@@ -54,9 +54,9 @@ def _count(values: Any, bound: Any) -> Any:
 
 @njit(**OPTIONS)
 def _bound(values: Any, k: int, largest_number: Any) -> Any:
-    """A number that at least k of the values reach, and at most an eighth more unless they are equal; none is NaN.
+    """A number that k to 9/8 k of the values reach, found by bisection; no value is NaN.
 
-    Found by halving an interval around it; where equal ones are in the way, it ends as the k-th largest itself.
+    If equal values prevent that, it is the k-th largest value, which more may reach.
     """
     low = high = min(max(values[0], -largest_number), largest_number)
     step = values.dtype.type(1)
@@ -84,7 +84,7 @@ def _bound(values: Any, k: int, largest_number: Any) -> Any:
 
 @njit(**OPTIONS)
 def _keep(values: Any, found: Any, n: int, bound: Any, n_equal: int) -> int:
-    """Move those of the first n that exceed the bound to the front, in order, with the first n_equal that equal it."""
+    """Move those of the first n values above the bound to the front, in order, and the first n_equal that equal it."""
     kept = 0
     for j in range(n):
         equal = values[j] == bound
@@ -102,7 +102,7 @@ def _largest(first: int, last: int, products: Any, bias: Any, n_folds: int, larg
     values, found = np.empty(n_features, products.dtype), np.empty(n_features, np.int64)
     for i in range(first, last):
         row = products[i]
-        if _maxima(row, bias, n_folds, maxima):  # let NaN through, so that the loss shows it
+        if _maxima(row, bias, n_folds, maxima):  # choose NaN first, so that the loss shows it
             n = 0
             for wanted in (True, False):
                 for feature in range(n_features):
@@ -110,7 +110,7 @@ def _largest(first: int, last: int, products: Any, bias: Any, n_folds: int, larg
                         features[i, n] = feature
                         n += 1
             continue
-        # k lanes reach the bound, so k elements do, and all that do are in those lanes.
+        # k lanes reach the bound, so at least k elements do, and all of these are in those lanes.
         bound = _bound(maxima, k, largest_number)
         n = 0
         for lane in range(len(maxima)):
@@ -126,7 +126,7 @@ def _largest(first: int, last: int, products: Any, bias: Any, n_folds: int, larg
         if n > 2 * k:
             bound = _bound(values[:n], k, largest_number)
             n = _keep(values, found, n, bound, n)
-        if n > 2 * k:  # many equal the bound, which then is the k-th largest
+        if n > 2 * k:  # many equal the bound, which is then the k-th largest
             n_above = 0
             for j in range(n):
                 n_above += values[j] > bound
@@ -143,9 +143,9 @@ def _largest(first: int, last: int, products: Any, bias: Any, n_folds: int, larg
 
 
 def largest(products: Array, bias: Array, k: int, n_threads: int) -> Array:
-    """The features (N, k) int64 of the k largest elements of each row of products (N, F) + bias (F,), in no order.
+    """The features (N, k) int64 of the k largest elements of each row of products (N, F) + bias (F,), unordered.
 
-    A row with NaN gives the features that are NaN first. Among equals the choice is the same every time.
+    Features that are NaN come first. Among equal elements the choice is deterministic.
 
     Raises:
         ValueError: there are fewer than k features.
@@ -154,7 +154,7 @@ def largest(products: Array, bias: Array, k: int, n_threads: int) -> Array:
     if k > n_features:
         raise ValueError(f"k = {k} of {n_features} features")
     features = np.empty((n_rows, k), np.int64)
-    # Several times k lanes, so that few hold more than one of the k largest; else a lane for every feature.
+    # With 4 k lanes or more, few hold more than one of the k largest. Otherwise every feature is a lane.
     n_folds = n_features // (WIDTH * DEPTH) if n_features >= 4 * k * DEPTH else 0
     _over_rows(_largest, n_rows, n_threads, products, bias, n_folds, np.finfo(products.dtype).max, features)
     return features
@@ -182,7 +182,7 @@ def _find_positive(first: int, last: int, products: Any, bias: Any, offsets: Any
 def positive(products: Array, bias: Array, n_threads: int) -> tuple[Array, Array]:
     """The elements of products (N, F) + bias (F,) above zero.
 
-    Gives their features (M,) int64, row after row, and where each row's start (N,) int64.
+    Returns their features (M,) int64 by row, and the offset of each row in these (N,) int64.
     """
     counts = np.empty(len(products), np.int64)
     _over_rows(_count_positive, len(products), n_threads, products, bias, counts)
@@ -194,7 +194,7 @@ def positive(products: Array, bias: Array, n_threads: int) -> tuple[Array, Array
 
 @njit(**OPTIONS)
 def group(features: Any, n_features: int) -> Any:
-    """A stable counting sort of features (M,): the slots (M,) in order of feature, and where each feature's start (F,)."""
+    """Stable counting sort of features (M,): slots (M,) by feature, and the offset of each feature in these (F,)."""
     offsets = np.zeros(n_features + 1, np.int64)
     for feature in features:
         offsets[feature + 1] += 1
@@ -209,7 +209,7 @@ def group(features: Any, n_features: int) -> Any:
 
 
 def _over_rows(loop: Callable[..., None], n_rows: int, n_threads: int, *arguments: Any) -> None:
-    """Run a loop over rows in parts, one per thread; a part is `first` and `last`."""
+    """Run a loop over rows in one part per thread, from `first` to before `last`."""
     if n_threads == 1 or n_rows < 2:
         loop(0, n_rows, *arguments)
         return

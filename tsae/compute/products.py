@@ -1,8 +1,8 @@
-"""Products of float32 matrices on a CPU, by the library that is fast there.
+"""Products of float32 matrices on a CPU, with the library that is faster there.
 
-PyTorch multiplies by MKL, which keeps its AVX-512 kernels for Intel's processors: on AMD's it runs at half the speed of oneDNN,
-which every x86 build of PyTorch holds too. For float32 PyTorch reaches oneDNN only through an operator of its compiler.
-`benchmarks/kernels.py` times both.
+PyTorch multiplies with MKL, which uses its AVX-512 kernels only on Intel's processors. On AMD's it has half the speed
+of oneDNN, which every x86 build of PyTorch contains. For float32 PyTorch calls oneDNN only through an operator of its
+compiler. `benchmarks/kernels.py` times both.
 """
 
 import torch
@@ -18,13 +18,13 @@ ONEDNN = (
 
 
 def onednn(x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`product` by oneDNN; float32 on a CPU that it is built for."""
+    """`product` with oneDNN, for float32 on a CPU that it supports."""
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, W, bias, "none", [], "")
     return out
 
 
 def product(x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The product x W^T + bias, of which no gradient is wanted: x (..., d), W (F, d) and bias (F,) give (..., F)."""
+    """Product x W^T + bias (..., F) without gradient, from x (..., d), W (F, d) and bias (F,)."""
     if ONEDNN and x.is_cpu and x.dtype == W.dtype == torch.float32:
         return onednn(x, W, bias)
     return linear(x, W, bias)

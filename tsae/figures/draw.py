@@ -1,4 +1,4 @@
-"""One figure, from the results that it needs to its files."""
+"""The command that draws a figure."""
 
 import importlib
 from pathlib import Path
@@ -13,7 +13,7 @@ def draw(figure: str, inputs: Inputs) -> Drawing:
     """Draw a figure by its name, with the function `draw` of its module.
 
     Raises:
-        ValueError: there is no such figure, or it lacks an input.
+        ValueError: there is no such figure, or an input is missing.
     """
     if figure not in FIGURES:
         raise ValueError(f"there is no figure {figure!r}; there are: {', '.join(FIGURES)}")
@@ -27,8 +27,8 @@ def draw_figure(
     figure: str,
     results: Files,
     *,
-    baseline: str,
-    tokenized: str,
+    baseline: str | None = None,
+    tokenized: str | None = None,
     remainder: str | None = None,
     simple_threshold: float,
     bootstrap: int,
@@ -42,19 +42,20 @@ def draw_figure(
     Args:
         figure: its name.
         results: tables, examples of phrases (.csv), sums over documents (.safetensors), claims.yaml and published.yaml.
-        baseline: id of the headline baseline.
+        baseline: id of the headline baseline, if there is one, here and below.
         tokenized: id of the headline tokenized SAE in the paper's form.
-        remainder: id of the headline tokenized SAE whose encoder sees what the table leaves.
-        simple_threshold: share of activation mass from which a feature is simple.
+        remainder: id of the headline tokenized SAE whose encoder sees the remainder.
+        simple_threshold: share of activation mass on one token from which a feature is simple.
         bootstrap: bootstrap samples.
         seed: seed of the bootstrap.
-        svg: where the figure is written, here and below.
-        pdf: the same.
-        png: the same.
+        svg: output.
+        pdf: output.
+        png: output.
 
     Raises:
         ValueError: there is no such figure, or an input is missing or damaged.
     """
-    roles = {"baseline": baseline, "tokenized": tokenized} | ({"remainder": remainder} if remainder else {})
+    named = {"baseline": baseline, "tokenized": tokenized, "remainder": remainder}
+    roles = {role: subject for role, subject in named.items() if subject is not None}
     drawing = draw(figure, Inputs.read(results, roles, simple_threshold, bootstrap, seed))
     save(drawing.figure, (svg, pdf, png), *drawing.shown)

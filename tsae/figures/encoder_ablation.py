@@ -2,14 +2,14 @@
 
 Claim C10: without the unigram direction in its input, an encoder no longer activates on the tokens of a phrase such as
 " Golden Gate Bridge". For each frequent phrase of the training text, the feature that covers it best is chosen in one
-half of the documents and measured in the other. Top left, means over all phrases: recall is how often that feature fires,
-averaged over the phrase's tokens, and coverage its recall on the weakest token less how often it fires on other tokens of
-the same documents; grey lines are the coverage of an untrained encoder. Top right, the share of these features' firings
-on their phrases that is lost when the input of the trained encoder loses its part along unigram directions: those of all
-of the phrase's tokens, or the token's own; as controls the input is moved as far along another token's direction, or
-loses its part along that. Hollow markers are SAEs that were trained without the direction. Bars are 95% bootstrap
-intervals over phrases, small dots seeds. Below, one phrase in its context and the lowest seed: the activation of each
-SAE's feature on every token, with the token's unigram direction and without.
+half of the documents and measured in the other. Top left are means over all phrases. Recall is how often that feature
+fires, averaged over the phrase's tokens. Coverage is its recall on the weakest token less how often it fires on other
+tokens of the same documents. Grey lines are the coverage of an untrained encoder. Top right is the share of the features'
+firings on their phrases that is lost when the trained encoder's input loses its part along unigram directions: those of
+all the phrase's tokens, or the token's own. In the controls the input moves as far along another token's direction, or
+loses its part along that. Hollow markers are SAEs trained without the direction. Bars are 95% bootstrap intervals over
+phrases, small dots are seeds. Below is one phrase in its context for the lowest seed: the activation of each SAE's
+feature on every token, with the token's unigram direction and without.
 """
 
 from collections.abc import Mapping
@@ -118,7 +118,7 @@ def _example_of(rows: pd.DataFrame, files: Mapping[str, Path]) -> pd.DataFrame:
 
 
 def _draw_examples(panel: Axes, examples: Mapping[Kind, pd.DataFrame]) -> None:
-    """Draw the activation of each SAE's feature on every token of a phrase, a row each, with the direction and without."""
+    """Draw a row per SAE and input: the activation of its feature on every token of a phrase."""
     strips = [
         (sae, column, f"{TABLES[sae[0]].removeprefix('tokenized, ')}, {SEEN[sae[1]]}{ending}")
         for sae in examples
@@ -159,5 +159,5 @@ def _draw_examples(panel: Axes, examples: Mapping[Kind, pd.DataFrame]) -> None:
 
 
 def _readable(token: str) -> str:
-    """A token as the label of a column."""
+    """A token as a label."""
     return token.strip(" ").replace("\n", "↵").replace("$", r"\$") or "␣"

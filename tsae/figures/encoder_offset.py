@@ -1,13 +1,13 @@
 """Dead features and NMSE against how far off centre the encoder's input starts.
 
-An encoder's input that is off centre leaves features dead, with a table or without (claim C6 has its dead features
-beside this). Across is the length of the mean of the encoder's input when training starts, as a share of the root mean
-squared distance of inputs to it; zero is a centred input. Upright are the share of features that fire on no held-out
-token (left) and held-out NMSE (right). Filled markers, joined by a line, are SAEs of which a share of that mean, all,
-half or none, was taken away; half-filled ones have the authors' start, in which b_dec is zero. Hollow ones, if the
-profile has any, see the residual without the direction of the token's unigram residual, so that their NMSE is another
-task's. Where there are several seeds, markers are their mean and small dots the seeds. Bars are the 95% interval of one
-seed (the mean of the seeds' own), over features or over held-out documents.
+An off-centre encoder input leaves features dead, with a table or without (claim C6 reports the dead features too). The x
+axis is the length of the mean of the encoder's input when training starts, divided by the root mean squared distance of
+inputs to it; a centred input is at zero. The y axes are the share of features that fire on no held-out token (left) and
+held-out NMSE (right). Filled markers, joined by a line, are SAEs from which all, half or none of that mean was
+subtracted. Half-filled markers have the authors' start, in which b_dec is zero. Hollow markers, if the profile has any,
+see the residual without the direction of the token's unigram residual, so their NMSE belongs to another task. Markers
+are means over seeds; small dots are seeds, where there are several. Bars are the 95% interval of one seed (the mean of
+the seeds' own) over features or held-out documents.
 """
 
 import pandas as pd
@@ -64,7 +64,7 @@ def draw(inputs: Inputs) -> Drawing:
         ax.set_ylabel(label)
         ax.set_title(f"layer {layer}")
         start_at_zero(ax)
-    # A family may have no filled markers, whose legend is theirs.
+    # Filled markers have labels; a family without any needs an entry.
     filled = {drawn.get_label() for ax in axes for drawn in ax.containers}
     marks = [key(**style_of(name)) for name in table["family"].cat.categories if name not in filled]
     if (table["start"] == "authors").any():
@@ -76,7 +76,7 @@ def draw(inputs: Inputs) -> Drawing:
 
 
 def _with_offsets(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with the offset and the family of each SAE, which may be in both blocks, once."""
+    """The table with the offset and family of each SAE, without duplicates of SAEs in both blocks."""
     table = table.drop_duplicates([*SAE, "metric", "at", "min_count"], ignore_index=True)
     offsets = table[table["metric"] == OFFSET].set_index(SAE)["value"]
     table = table.join(offsets.rename("offset"), on=SAE)
@@ -86,7 +86,7 @@ def _with_offsets(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _fill_of(rows: pd.DataFrame) -> str:
-    """How markers are filled: hollow without the unigram direction, by half with the authors' start."""
+    """Fill of markers: hollow without the unigram direction, half with the authors' start."""
     if rows["encoder_input"].iloc[0] == "without_unigram":
         return "none"
     return "left" if rows["start"].iloc[0] == "authors" else "full"

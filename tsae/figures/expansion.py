@@ -1,14 +1,14 @@
 """NMSE and dead features by number of features, and NMSE by trained parameters.
 
-Claims C3 and C6: a tokenized SAE beats a baseline of several times its features, and smaller expansions have fewer dead
-features. Shown are held-out NMSE against the number of features (a) and against that of parameters which training moves
-(b), the share of features that fire on no held-out token (c), and the share that fired in none of the last training
-tokens (d; the window is ``evaluation.dead_window``). Equal features are not equal parameters: a learned table has a row
-for every token of the vocabulary, of which a token reads one; a fixed one has as many numbers, which are not trained, and
-do not count in (b). The table is fixed at its initial rows, as in the authors' sweep, or learned; with the remainder, the
-encoder sees what the table leaves. Markers are the mean of the seeds, and small dots, where there are several, seeds.
-Bars are the 95% interval of one seed (the mean of the seeds' own), over held-out documents for NMSE and over features for
-dead ones; they do not hold the spread of seeds. A tokenized point below the thin line has a lower error than the largest
+Claims C3 and C6: a tokenized SAE beats a baseline with several times its features, and smaller expansions have fewer dead
+features. Panels show held-out NMSE against the number of features (a) and of trained parameters (b), the share of
+features that fire on no held-out token (c), and the share that fired on none of the last training tokens (d; the window
+is ``evaluation.dead_window``). SAEs with equal features differ in parameters: a learned table has a row for every token
+of the vocabulary, of which a token reads one. A fixed table has as many numbers, but they are not trained and do not
+count in (b). The table is fixed at its initial rows, as in the authors' sweep, or learned; with the remainder, the
+encoder sees what the table leaves. Markers are means over seeds; small dots are seeds, where there are several. Bars are
+the 95% interval of one seed (the mean of the seeds' own), over held-out documents for NMSE and over features for dead
+ones, and leave out the spread of seeds. A tokenized point below the thin line has a lower error than the largest
 baseline.
 """
 
@@ -52,7 +52,7 @@ def draw(inputs: Inputs) -> Drawing:
     """A row of panels for each layer."""
     table = inputs.table("expansion")
     layers = layers_of(table)
-    # A table of an older run does not say how many parameters an SAE has.
+    # Tables of older runs have no numbers of parameters.
     sizes = table[table["metric"] == "n_parameters"].set_index(SAE)["value"]
     table = table.join(sizes.rename("n_parameters") / 1e6, on=SAE)
     columns = [("nmse", "expansion"), *([("nmse", "n_parameters")] * bool(len(sizes)))]
@@ -77,7 +77,7 @@ def draw(inputs: Inputs) -> Drawing:
             ax.set_title(f"layer {layer}")
             start_at_zero(ax)
             if metric == "nmse":
-                # Of all: where the largest failed, no smaller one takes its place.
+                # Among all rows: no smaller baseline takes the place of a failed one.
                 largest = saes.loc[saes["table"] == "none", "expansion"].max()
                 values = rows.loc[(rows["table"] == "none") & (rows["expansion"] == largest), "value"]
                 if len(values):

@@ -1,12 +1,11 @@
 """NMSE, CE added and dead features by where the table starts, and whether it is trained.
 
-How much the start of the table matters: held-out NMSE, CE added and dead features of tokenized SAEs against the
-multiple of the unigram residuals at which their table starts (``lookup_scale``). Where SAEs differ in it, lower numbers
-on the axis are the multiple of the decoder's transpose at which the encoder starts: with the authors' start one minus
-``lookup_scale``, otherwise one. A fixed table stays at its start, as in the authors' init sweep, and at zero it is no
-table at all; a learned one is trained with the rest. Markers are the mean of the seeds, and small dots, where there are
-several, seeds. Bars are the 95% interval of one seed (the mean of the seeds' own), over held-out documents or, for dead
-features, over features.
+How the table's start affects the SAE: held-out NMSE, CE added and dead features of tokenized SAEs against the multiple of
+the unigram residuals at which the table starts (``lookup_scale``). If SAEs differ in the start of the encoder, the lower
+numbers on the axis are the multiple of the decoder's transpose: one minus ``lookup_scale`` with the authors' start,
+otherwise one. A fixed table stays at its start, as in the authors' init sweep, and is no table at zero; a learned one is
+trained with the rest. Markers are means over seeds; small dots are seeds, where there are several. Bars are the 95%
+interval of one seed (the mean of the seeds' own), over held-out documents or, for dead features, over features.
 """
 
 from tsae.figures.inputs import Drawing, Inputs

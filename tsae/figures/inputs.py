@@ -1,4 +1,4 @@
-"""What a figure is given, and what it gives back."""
+"""The inputs of figures, and what they return."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ EXAMPLES = ".examples.csv"
 
 
 class Drawing(NamedTuple):
-    """A figure, and the tables whose SAEs it shows: those that failed in training are named below it."""
+    """A figure, and the tables whose SAEs it shows; the figure names those that failed in training."""
 
     figure: Figure
     shown: tuple[pd.DataFrame, ...] = ()
@@ -22,7 +22,7 @@ class Drawing(NamedTuple):
 
 @dataclass(frozen=True)
 class Inputs:
-    """The results that a figure's `NEEDS` names, as far as a profile has them, and settings of the run."""
+    """The results in a figure's `NEEDS`, as far as the profile has them, and settings of the run."""
 
     tables: Mapping[str, pd.DataFrame]
     """By name: blocks of the sweep, `baselines`, `curves`, `released`."""
@@ -31,11 +31,11 @@ class Inputs:
     sums: tuple[Path, ...]
     """Sums over held-out documents, as `load_sums_of_run` takes them."""
     examples: tuple[Path, ...]
-    """`layer{L}/{subject}-s{seed}.examples.csv`: activations on a phrase, token by token."""
+    """Activations on a phrase, token by token: `layer{L}/{subject}-s{seed}.examples.csv`."""
     roles: Mapping[str, str]
     """Ids of the headline SAEs: `baseline`, `tokenized` and, if the profile has one, `remainder`."""
     simple_threshold: float
-    """Share of activation mass from which a feature is simple."""
+    """Share of activation mass on one token from which a feature is simple."""
     bootstrap: int
     """Bootstrap samples."""
     seed: int
@@ -45,10 +45,10 @@ class Inputs:
     def read(
         cls, paths: Iterable[Path], roles: Mapping[str, str], simple_threshold: float, bootstrap: int, seed: int
     ) -> "Inputs":
-        """Read tables, and tell the other files apart by their names.
+        """Read tables, and sort the other files by their names.
 
         Raises:
-            ValueError: a file is damaged, or no figure is drawn from such a file.
+            ValueError: a file is damaged, or of a kind that no figure needs.
         """
         tables: dict[str, pd.DataFrame] = {}
         files: dict[str, Path] = {}
@@ -78,7 +78,7 @@ class Inputs:
         return self.tables[name]
 
     def together(self, *names: str) -> pd.DataFrame:
-        """The rows of some tables, one below the other, as far as a profile has these; without any, no rows."""
+        """The rows of all of these tables that the profile has."""
         found = [self.tables[name] for name in names if name in self.tables]
         return pd.concat(found) if found else pd.DataFrame(columns=COLUMNS)
 

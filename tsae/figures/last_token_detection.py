@@ -1,13 +1,13 @@
 """Token-biases, unigram residuals and conditional means as detectors of the last token.
 
-Claim C9: token-biases name the token of a residual better than the unigram residuals they started from. Shown is how
-often, among all rows of a table, the one of highest cosine similarity to a held-out residual is that of its own token:
-for the last row of each sequence (a), and for a sample of all positions (b). Token-biases are those of the tokenized SAE
-in the paper's form and of the one whose encoder sees the remainder. Conditional means, the mean training residual of each
-token, need no SAE and are drawn for comparison. Large markers are means of the seeds with the 95% interval of one over
-held-out documents (the mean of the seeds' own); small dots, where there are several, are seeds. Shaded in the colour of
-each table are the ranges that the authors give for GPT-2, layers 5 to 10. Stars, if the profile has any, are the
-token-biases of SAEs of the same k and size that the authors released.
+Claim C9: token-biases name the token of a residual better than the unigram residuals they started from. The y axis is how
+often the row of a table with the highest cosine similarity to a held-out residual is that of its own token: for the last
+row of each sequence (a), and for a sample of all positions (b). Token-biases are those of the tokenized SAE in the
+paper's form and of the one whose encoder sees the remainder. Conditional means, the mean training residual of each
+token, need no SAE and serve as comparison. Large markers are means over seeds with the 95% interval of one over held-out
+documents (the mean of the seeds' own); small dots are seeds, where there are several. Shaded ranges, in each table's
+colour, are the authors' for GPT-2, layers 5 to 10. Stars, if the profile has any, are the token-biases of SAEs of the
+same k and size that the authors released.
 """
 
 from typing import Any
@@ -35,7 +35,7 @@ from tsae.profile.families import REMAINDER
 NEEDS = {
     "category": "Token-biases",
     "claims": ["C9"],
-    "blocks": {"headline": {}},
+    "blocks": {"headline": {"has": ["tokenized"]}},
     "optional": ["released"],
     "tables": ["baselines"],
     "files": ["claims", "published"],

@@ -1,15 +1,15 @@
 """Learned token-biases against their unigram residuals and each other, centred and by training count.
 
-Claims C7 and C8: similar tokens have similar token-biases, and training moves a token-bias little from where it began.
-Above, solid lines are the share of learned token-biases whose cosine similarity to their own unigram residual (a), or to
-the nearest other token-bias (b), is at least the value on the axis; mean of the seeds, one colour per layer. Only tokens
-seen often in training count, since a row never seen stays where it began. Dotted lines are the floor: the similarity to
-the unigram residual of another token at random. Where a curve crosses the horizontal line at 50% is its median; the
-vertical lines are the authors' medians, over all tokens of GPT-2, from their comments. All rows share a large mean, which
-alone makes cosines high. So below, the medians of the same two are shown again with the mean of the rows taken away
-(filled markers) and without (hollow), by how often the token was seen in training. Dotted there are another token's
-unigram residual (c), and what a unigram residual has to its own nearest (d): token-biases start as unigram residuals.
-Bars are 95% intervals of the median for one seed, which take tokens as independent.
+Claims C7 and C8: similar tokens have similar token-biases, and training moves a token-bias little from its start. Above,
+solid lines are the share of learned token-biases whose cosine similarity to their own unigram residual (a), or to the
+nearest other token-bias (b), is at least the value on the axis: means over seeds, one colour per layer. Only tokens seen
+often in training count, because a row never seen stays at its start. Dotted lines are the floor: the similarity to the
+unigram residual of a random other token. A curve crosses the horizontal line at 50% at its median; the vertical lines
+are the authors' medians over all tokens of GPT-2, from their comments. All rows share a large mean, which alone makes
+cosines high. So the panels below show the same two medians with the mean of the rows subtracted (filled markers) and not
+(hollow), by how often the token was seen in training. The dotted lines there are another token's unigram residual (c),
+and the similarity of unigram residuals to their own nearest (d), from which token-biases start. Bars are 95% intervals
+of the median for one seed, with tokens taken as independent.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ from tsae.figures.style import (
 NEEDS = {
     "category": "Token-biases",
     "claims": ["C7", "C8"],
-    "blocks": {"headline": {}},
+    "blocks": {"headline": {"has": ["tokenized"]}},
     "tables": ["baselines"],
     "files": ["claims", "published"],
 }
@@ -52,13 +52,13 @@ def draw(inputs: Inputs) -> Drawing:
     table, baselines = inputs.table("headline"), inputs.table("baselines")
     tokenized = inputs.roles["tokenized"]
     ledger = load_ledger(inputs.file("claims"), inputs.file("published"))
-    # What the medians by count are to be compared with: another token's unigram residual, and the nearest other unigram residual.
+    # References of the medians by count: another token's unigram residual, and a unigram residual's nearest.
     references = {
         "token_bias_unigram_cosine": (table, tokenized, "token_bias_other_cosine"),
         "token_bias_neighbour_cosine": (baselines, "unigram-residuals", "unigram_neighbour_cosine"),
     }
     colours = name_layer_colours(layers_of(table))
-    # A table of an older run has no medians by count.
+    # Tables of older runs have no medians by count.
     by_count = table["metric"].str.endswith("_by_count") & table["metric"].str.startswith("token_bias")
     edges = sorted(table.loc[by_count, "at"].dropna().unique())
 

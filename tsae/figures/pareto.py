@@ -1,14 +1,14 @@
 """NMSE and CE added against L0, by architecture: baseline, tables, remainder.
 
-Claim C1: at equal sparsity a tokenized SAE reconstructs better, for TopK and for ReLU. Each point is one setting, placed
-by its measured L0 and by its held-out NMSE (above) or CE added (below); lower and further left is better. Architectures
-have a column each; colour, marker and line say what table there is and what the encoder sees: the residual, or, with the
-remainder, what the table leaves. Points are the mean of the seeds, and small dots, where there are several, seeds. Bars,
-across and upright, are the 95% interval of one seed over held-out documents (the mean of the seeds' own). Faint hollow
-markers are the authors' GPT-2 small SAEs at layer 8, read off their published figure, circles without and diamonds with
-a table; their comments have it fixed and their code trains it. Another model, text and budget made them, so compare the
-order of the families rather than the heights. Stars, if the profile has any, are SAEs of the same size that the authors
-released, measured here like the others. An axis is linear instead of logarithmic if some value on it is not positive.
+Claim C1: at equal sparsity a tokenized SAE reconstructs better, for TopK and for ReLU. Each point is one setting, at its
+measured L0 and its held-out NMSE (above) or CE added (below); lower and further left is better. Architectures have a
+column each. Colour, marker and line show the table and the encoder's input: the residual, or, with the remainder, what
+the table leaves. Points are means over seeds; small dots are seeds, where there are several. Horizontal and vertical bars
+are the 95% interval of one seed over held-out documents (the mean of the seeds' own). Faint hollow markers are the
+authors' GPT-2 small SAEs at layer 8, read off their published figure, circles without and diamonds with a table; their
+comments call it fixed and their code trains it. They come from another model, text and budget, so compare the order of
+the families rather than the heights. Stars, if the profile has any, are SAEs of the same size that the authors released,
+measured here like the others. An axis is linear instead of logarithmic if it has values that are not positive.
 """
 
 from typing import Any
@@ -78,7 +78,7 @@ def draw(inputs: Inputs) -> Drawing:
                 drawn.append(_draw_family(ax, family, metric, scale, **style))
             curves = published[(published["metric"] == metric) & (published["architecture"] == architecture)]
             for kind, curve in curves.groupby("table"):
-                # Whether their tables were fixed or learned cannot be told.
+                # It is unknown whether their tables were fixed or learned.
                 name = TABLES["none" if kind == "none" else "learned"]
                 x, y = list(curve["l0"]), list(curve["value"] * scale)
                 ax.plot(x, y, MARKERS[name], mfc="none", color=COLOURS[name], alpha=0.4, zorder=1)
@@ -100,7 +100,7 @@ def draw(inputs: Inputs) -> Drawing:
 def _draw_family(
     ax: Axes, family: pd.DataFrame, metric: str, scale: float, **style: Any
 ) -> tuple[list[float], list[float]]:
-    """Draw the SAEs of a family by the means of their seeds, and, where several, every seed: what is drawn, as x and y."""
+    """Draw means over seeds of a family's SAEs, and every seed if several; returns x and y."""
     x, y = family[family["metric"] == "l0"], family[family["metric"] == metric]
     l0 = over_seeds(x, "subject").sort_values("value")
     error = over_seeds(y, "subject").loc[l0.index] * scale

@@ -1,13 +1,13 @@
 """NMSE, FVU and CE added by layer: the baseline against both tokenized forms.
 
 Claim C1 at one sparsity: held-out NMSE, FVU and CE added of the baseline and of both tokenized forms, layer by layer;
-lower is better. With a learned table (or a fixed one) the encoder sees the residual, as in the paper; with the remainder
-it sees what the table leaves. NMSE divides the squared error of each token by its squared norm, FVU the sum of squared
-errors by that of deviations from the mean residual, and CE added is the rise of the model's loss, relative to its clean
-loss, when reconstructions stand in for residuals. Markers are means of the seeds, and small dots, where there are
-several, the seeds. Bars are the 95% interval of one seed over held-out documents (the mean of the seeds' own): all SAEs
-of a layer share the documents, so two may differ for certain although their bars overlap; claims compare them paired.
-Stars, if the profile has any, are SAEs of the same k and size that the authors released, measured here like the others.
+lower is better. With a learned (or fixed) table the encoder sees the residual, as in the paper; with the remainder it
+sees what the table leaves. NMSE divides the squared error of each token by its squared norm. FVU divides the sum of
+squared errors by that of deviations from the mean residual. CE added is the rise of the model's loss, relative to its
+clean loss, when reconstructions replace residuals. Markers are means over seeds; small dots are seeds, where there are
+several. Bars are the 95% interval of one seed over held-out documents (the mean of the seeds' own). All SAEs of a layer
+share the documents, so two can differ significantly although their bars overlap; claims compare them paired. Stars, if
+the profile has any, are SAEs of the same k and size that the authors released, measured here like the others.
 """
 
 from tsae.figures.inputs import Drawing, Inputs
@@ -27,7 +27,13 @@ from tsae.figures.style import (
 )
 from tsae.profile.families import BASELINE
 
-NEEDS = {"category": "Reconstruction", "claims": ["C1"], "blocks": {"headline": {}}, "optional": ["released"]}
+NEEDS = {
+    "category": "Reconstruction",
+    "claims": ["C1"],
+    "blocks": {"headline": {}},
+    "optional": ["released"],
+    "compares": True,
+}
 PANELS = {
     "nmse": ("NMSE", 1),
     "fvu": ("FVU", 1),

@@ -1,14 +1,14 @@
 """Features of one token or one bigram, by the direction of their decoder row and by what they fire on.
 
-Claim C11: a tokenized SAE has fewer simple features than its baseline, here of both forms, one column per layer. In the
-two rows above, features are counted by the direction of their decoder row: the share whose cosine similarity to some
-common unigram residual, or to the residual of some common bigram, is at least the value on the axis; the dashed line is
-the lower end of what the authors call similar. In the two rows below they are counted by what they fire on. For every
-alive feature that fires often enough on held-out tokens to be judged (``simple.min_firings``), the share of its
-activation mass on its top token, or on its top pair of a previous token and this one, is taken; curves give the share of
-features at or above the value on the axis, and the dashed line is the threshold from which a feature is called simple
-here. Lines are means of the seeds and bands their range. The shares that the authors publish are of an older release of
-SAEs of GPT-2 and of another measure, so they are not drawn.
+Claim C11: a tokenized SAE has fewer simple features than its baseline, here in both forms, one column per layer. The two
+rows above count features by the direction of their decoder row: the share whose cosine similarity to some common unigram
+residual, or to the residual of some common bigram, is at least the value on the axis. The dashed line is the lower end of
+what the authors call similar. The two rows below count them by what they fire on. For every alive feature that fires
+often enough on held-out tokens to be judged (``simple.min_firings``), the measure is the share of its activation mass
+on its top token, or on its top pair of previous and current token. Curves give the share of features at or above the value on
+the axis, and the dashed line is the threshold from which a feature is called simple here. Lines are means over seeds and
+bands their range. The authors' published shares are of an older release of GPT-2 SAEs and of another measure, so they are
+not drawn.
 """
 
 from tsae.figures.inputs import Drawing, Inputs
@@ -30,7 +30,7 @@ def draw(inputs: Inputs) -> Drawing:
     """A row of panels for each count, a column for each layer."""
     table = inputs.table("headline")
     layers = layers_of(table)
-    # A table of an older run has no matches.
+    # Tables of older runs have no matches.
     panels_of = {
         metric: of for metric, of in (MATCHES | MASS).items() if metric in MASS or (table["metric"] == metric).any()
     }

@@ -1,16 +1,16 @@
 """How much sooner a tokenized SAE is as good as its baseline: at equal loss, and on one schedule.
 
-Claim C2: a tokenized SAE is as good as its baseline after a fraction of the training. At equal loss, on the left of each
-panel, is the number of tokens of the baseline over that which a tokenized SAE needs to have the baseline's NMSE (a) or CE
-added (b): tokenized SAEs were trained on an eighth, a quarter, half and all of the tokens, each with a whole learning
-rate schedule of its own, and log(metric) is interpolated in log(tokens). On one schedule, as the authors count, is the
-ratio of training steps after which checkpoints of one training each first are as good as the baseline is at its end; the
-tokenized SAE is then judged before its learning rate has fallen. A profile may lack either. Both are on held-out tokens.
-Large markers are of the mean of the seeds, with their 95% interval over held-out documents and seeds, paired; small dots,
-where there are several, are seeds. On the grey line at 1 nothing is gained. A hollow coloured marker is a lower bound: the
-tokenized SAE is as good at its first checkpoint, or with the smallest budget. A cross at the bottom is a tokenized SAE
-that never is; an interval ends where the checkpoints or budgets do. Hollow grey circles are the authors' values for GPT-2
-small and Pythia-1.4B, from their project page, on one schedule and each over its own layers.
+Claim C2: a tokenized SAE is as good as its baseline after a fraction of the training. The left of each panel, at equal
+loss, is the number of the baseline's tokens divided by the number that a tokenized SAE needs for the baseline's NMSE (a)
+or CE added (b). Tokenized SAEs were trained on an eighth, a quarter, half and all of the tokens, each with its own whole
+learning rate schedule, and log(metric) is interpolated in log(tokens). On one schedule, as the authors count, is the
+ratio of the training steps after which checkpoints of one training first match the baseline's end; that judges the
+tokenized SAE before its learning rate has fallen. A profile may lack either. Both use held-out tokens. Large markers are
+for the mean of the seeds, with their 95% interval over held-out documents and seeds, paired; small dots are seeds, where
+there are several. The grey line at 1 means no gain. A hollow coloured marker is a lower bound: the tokenized SAE is as
+good at its first checkpoint, or with the smallest budget. A cross at the bottom is a tokenized SAE that never gets there;
+an interval ends where the checkpoints or budgets do. Hollow grey circles are the authors' values for GPT-2 small and
+Pythia-1.4B, from their project page, on one schedule and each over its own layers.
 """
 
 import contextlib
@@ -47,6 +47,7 @@ NEEDS = {
     "blocks": {"headline": {}},
     "optional": ["speed"],
     "tables": ["curves"],
+    "compares": True,
     "sums": ["headline", "speed", "curves"],
     "files": ["published"],
 }
@@ -65,11 +66,11 @@ COUNTS: dict[str, Count] = {
 }
 GAP = 0.8  # between groups, in layers
 APART = 0.3  # forms of a tokenized SAE, in layers
-BELOW = 0.03  # where what is never as good stands, of the height
+BELOW = 0.03  # place of a tokenized SAE that is never as good, as a share of the height
 
 
 class Group(NamedTuple):
-    """Neighbouring places along x, with the layers that are their ticks."""
+    """Neighbouring places along x, labelled by layer."""
 
     title: str
     xs: list[float]
@@ -107,7 +108,7 @@ def draw(inputs: Inputs) -> Drawing:
         for title, count in COUNTS.items():
             found = _measured(count, run, metric, itertools.product(family_of_role, layers))
             if not found and "equal" in title:
-                continue  # a profile need not have SAEs with schedules of their own
+                continue  # the block `speed` is optional
             first = groups[-1].xs[-1] + 1 + GAP if groups else 0
             alone = [_measured(count, one, metric, found) for one in by_seed]
             every += _draw_group(ax, first, found, alone, family_of_role, layers)
@@ -138,7 +139,7 @@ Found = dict[tuple[Role, int], Measured]  # by role and layer
 
 
 def _measured(count: Count, run: Run, metric: str, wanted: Iterable[tuple[Role, int]]) -> Found:
-    """What a count finds of these roles and layers, where it lacks no SAE."""
+    """The speed-ups of roles and layers whose SAEs exist."""
     found: Found = {}
     for role, layer in wanted:
         with contextlib.suppress(NotMeasuredError):
@@ -149,7 +150,7 @@ def _measured(count: Count, run: Run, metric: str, wanted: Iterable[tuple[Role, 
 def _draw_group(
     ax: Axes, first: float, found: Found, alone: Sequence[Found], family_of_role: Mapping[Role, str], layers: list[int]
 ) -> list[float]:
-    """Draw what a count finds from `first` along x, over all seeds and for each one alone: the heights."""
+    """Draw speed-ups from `first` along x, for all seeds and each seed; returns the heights."""
     heights: list[float] = []
     shown = [role for role in family_of_role if any(of == role for of, _ in found)]
     for (role, layer), one in found.items():
@@ -163,7 +164,7 @@ def _draw_group(
 def _draw_speedup(
     ax: Axes, x: float, found: Measured, of_seeds: Sequence[Measured], colour: str, marker: str
 ) -> list[float]:
-    """Draw a speed-up, with its interval as far as it can be told, and those of single seeds: the heights."""
+    """Draw a speed-up with its interval within the measurable range, and those of single seeds; returns the heights."""
     heights: list[float] = []
     low, value, high = (min(max(v, found.ends[0]), found.ends[1]) for v in (found.low, found.value, found.high))
     if found.value == 0:

@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from tsae.profile.families import BASELINE, FAMILIES, FIXED, LEARNED, REMAINDER
 from tsae.store.files import replacing
 
-# Colour-blind safe (Okabe and Ito, and a brown of Tol's), and apart in grey. One colour per thing, the same in every figure.
+# One colour per thing in all figures: colour-blind safe (Okabe and Ito, and a brown of Tol's), and distinct in grey.
 COLOURS = {
     BASELINE: "#0072B2",
     FIXED: "#E69F00",
@@ -33,12 +33,12 @@ COLOURS = {
     "random residuals": "0.1",
     "random directions": "0.6",
 }
-# Of a line that stands for a family.
+# Markers and lines of families.
 MARKERS = {BASELINE: "o", FIXED: "s", LEARNED: "D", REMAINDER: "^"}
 LINES = {BASELINE: "-", FIXED: ":", LEARNED: "--", REMAINDER: "-."}
-# By table alone, where the fill of a marker says what the encoder sees.
+# Families by table, where the fill of a marker shows the encoder's input.
 TABLES = {"none": BASELINE, "fixed": FIXED, "learned": LEARNED}
-# What panels call an architecture.
+# Labels of architectures.
 ARCHITECTURES = {"topk": "TopK", "relu": "ReLU", "gated": "gated"}
 RELEASED: dict[str, Any] = {"marker": "*", "markersize": 8, "ls": ""}  # the authors' own SAEs, measured here
 SEED: dict[str, Any] = {
@@ -52,13 +52,13 @@ SEED: dict[str, Any] = {
 }
 PUBLISHED = "0.55"  # the authors' numbers: faint grey, or the faint colour of the thing
 METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
-PAGE = 7.2  # width of a figure, so that it is printed as it is drawn [inches]
-CHARACTERS = 18  # of the smallest text in an inch
-NARROWEST = 1.5  # a panel below which a figure grows wider than the page [inches]
+PAGE = 7.2  # width of a figure on a page, unscaled [inches]
+CHARACTERS = 18  # of the smallest text per inch
+NARROWEST = 1.5  # width of a panel, for which a figure may be wider than the page [inches]
 
 
 def grid(rows: int, columns: int, height: float = 2.2, **options: Any) -> tuple[Figure, list[list[Axes]]]:
-    """Rows of panels in the project's style, as wide as the page; `height` of one panel in inches."""
+    """Rows of panels in the project's style, as wide as the page; `height` of a panel in inches."""
     sns.set_theme(style="ticks", context="paper", font_scale=0.85)
     mpl.rcParams |= {
         "svg.hashsalt": "tsae",  # same figure, same bytes
@@ -84,9 +84,9 @@ def figure(panels: int, height: float = 2.4, **options: Any) -> tuple[Figure, li
 
 
 def save(fig: Figure, outputs: Iterable[Path], *tables: pd.DataFrame) -> None:
-    """Write the figure to each path, in the format of its ending, without dates; several panels get letters.
+    """Write the figure to each path, in the format of its ending and without dates. Several panels get letters.
 
-    SAEs of the tables that are missing in it because their training failed are named below it.
+    A note below names the SAEs of the tables that are missing because their training failed.
     """
     if len(fig.axes) > 1:
         for ax, letter in zip(fig.axes, string.ascii_lowercase, strict=False):
@@ -102,7 +102,7 @@ def save(fig: Figure, outputs: Iterable[Path], *tables: pd.DataFrame) -> None:
             break_long_words=False,
             break_on_hyphens=False,
         )
-        # A legend without entries: a second label of the figure would take the place of the first, which makes room.
+        # The note is a legend without entries, because a figure has only one label, here extended to make room.
         if label := fig.get_supxlabel():
             fig.supxlabel(label + "\n" * (2 + text.count("\n")), fontsize="medium")
         note = fig.legend(handles=[], title=text, title_fontsize="x-small", loc="outside lower center")
@@ -115,7 +115,7 @@ def save(fig: Figure, outputs: Iterable[Path], *tables: pd.DataFrame) -> None:
 
 
 def pick(table: pd.DataFrame, subject: str, metric: str, **where: Any) -> pd.DataFrame:
-    """Rows of one subject and metric, sorted by layer, threshold and seed; perhaps none if a training failed.
+    """Rows of one subject and metric, sorted by layer, threshold and seed; may be empty if a training failed.
 
     Raises:
         ValueError: there are none, and no training failed.
@@ -129,7 +129,7 @@ def pick(table: pd.DataFrame, subject: str, metric: str, **where: Any) -> pd.Dat
 
 
 def of_the_same_size(released: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """The authors' SAEs that are as wide as some in a table, and whose encoders see the residual."""
+    """The authors' SAEs with an expansion of the table whose encoders see the residual."""
     return released[released["expansion"].isin(table["expansion"]) & (released["encoder_input"] == "residual")]
 
 
@@ -139,7 +139,7 @@ def layers_of(table: pd.DataFrame) -> list[int]:
 
 
 def families_in(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The rows of each family that a table has, by its name, in the order of the legend."""
+    """The rows of a table by family, in the order of the legend."""
     plain = table if "rows" not in table else table[table["rows"].ne("permuted")]
     found = {
         name: plain[(plain["table"] == kind) & (plain["encoder_input"] == seen)]
@@ -149,22 +149,18 @@ def families_in(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def headline_families(table: pd.DataFrame, roles: Mapping[str, str]) -> dict[str, str]:
-    """By family, the id of the headline's baseline, its tokenized SAE and, if the profile has one, its remainder.
-
-    Args:
-        table: has the tokenized SAE among its subjects.
-        roles: the ids by role.
-    """
-    kinds = table.loc[table["subject"] == roles["tokenized"], "table"]
-    subjects = {BASELINE: roles["baseline"], TABLES[kinds.iloc[0]]: roles["tokenized"]}
-    return subjects | ({REMAINDER: roles["remainder"]} if "remainder" in roles else {})
+    """The headline SAEs' ids by family; `roles` has the ids by role, and `table` contains the tokenized SAE."""
+    family_of = {"baseline": BASELINE, "remainder": REMAINDER}
+    if "tokenized" in roles:
+        family_of["tokenized"] = TABLES[table.loc[table["subject"] == roles["tokenized"], "table"].iloc[0]]
+    return {family_of[role]: roles[role] for role in ("baseline", "tokenized", "remainder") if role in roles}
 
 
 def architecture_label(architecture: str) -> str:
-    """What panels call an architecture.
+    """The label of an architecture.
 
     Raises:
-        ValueError: it has no label, and a figure would leave it out.
+        ValueError: it has none.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(
@@ -179,14 +175,14 @@ def style_of(family: str) -> dict[str, Any]:
 
 
 def line_of(family: str) -> dict[str, Any]:
-    """The same without the marker, for curves of many points."""
+    """Style without the marker, for curves of many points."""
     return style_of(family) | {"marker": ""}
 
 
 def over_seeds(rows: pd.DataFrame, by: str) -> pd.DataFrame:
-    """For every value of the column `by` the mean of the seeds, and around it the 95% interval of one seed.
+    """The mean over seeds for every value of the column `by`, with the 95% interval of one seed.
 
-    `low` and `high` are the means of the seeds' own ends: the uncertainty from documents (or features), without that from seeds.
+    `low` and `high` are means of the seeds' own ends: the uncertainty from documents or features, without that from seeds.
     """
     return rows.groupby(by)[["value", "low", "high"]].mean()
 
@@ -199,10 +195,7 @@ def bars(summary: pd.DataFrame, scale: float = 1.0) -> list[Any]:
 def draw_by_layer(
     ax: Axes, rows: pd.DataFrame, layers: Sequence[int], offset: float, scale: float = 1.0, **style: Any
 ) -> None:
-    """Draw, over layers as categories, the mean of the seeds with the 95% interval of one, and, where several, every seed.
-
-    `layers` are the categories; rows may lack some.
-    """
+    """Draw the mean over seeds with the 95% interval of one, and every seed if several, with `layers` as categories."""
     summary = over_seeds(rows, "layer")
     x = [layers.index(layer) + offset for layer in summary.index]
     ax.errorbar(x, summary["value"] * scale, yerr=bars(summary, scale), **({"marker": "o"} | style | {"ls": ""}))
@@ -211,7 +204,7 @@ def draw_by_layer(
 
 
 def draw_against(ax: Axes, rows: pd.DataFrame, column: str, scale: float = 1.0, **style: Any) -> None:
-    """Draw against a setting the mean of the seeds with the 95% interval of one, and, where several, every seed."""
+    """Draw the mean over seeds with the 95% interval of one, and every seed if several, against a setting."""
     summary = over_seeds(rows, column)
     ax.errorbar(summary.index, summary["value"] * scale, yerr=bars(summary, scale), **style)
     if rows["seed"].nunique() > 1:
@@ -224,14 +217,14 @@ def draw_seeds(ax: Axes, x: Iterable[float], y: Iterable[float]) -> None:
 
 
 def draw_curve(ax: Axes, rows: pd.DataFrame, column: str, scale: float = 1.0, **style: Any) -> None:
-    """Draw against `column` the mean of the seeds as a line, and their range as a band."""
+    """Draw the mean over seeds as a line and their range as a band, against `column`."""
     curve = rows.groupby(column)["value"].agg(["mean", "min", "max"]) * scale
     ax.plot(curve.index, curve["mean"], **style)
     ax.fill_between(curve.index, curve["min"], curve["max"], color=style["color"], alpha=0.2, lw=0)
 
 
 def key(label: str, color: str = "0.25", **style: Any) -> Line2D:
-    """An entry of the legend for what a line or a marker means in every colour."""
+    """A legend entry for a line or a marker of any colour."""
     return Line2D([], [], color=color, label=label, **style)
 
 
@@ -265,7 +258,7 @@ def start_at_zero(ax: Axes) -> None:
 
 
 def log2_ticks(ax: Axes, values: Iterable[float], suffix: str = "") -> None:
-    """A logarithmic x axis with a tick at each value alone."""
+    """A logarithmic x axis with ticks at the values only."""
     ticks = sorted(set(values))
     ax.set_xscale("log", base=2)
     ax.set_xticks(ticks, [f"{tick:g}{suffix}" for tick in ticks])
@@ -274,7 +267,7 @@ def log2_ticks(ax: Axes, values: Iterable[float], suffix: str = "") -> None:
 
 
 def log_axis(ax: Axes, which: str, values: Iterable[float]) -> None:
-    """A logarithmic axis, "x" or "y", with ticks as plain numbers; linear if some value is not positive, or there is none."""
+    """A logarithmic axis, "x" or "y", with plain numbers as ticks; linear without values or if one is not positive."""
     values = list(values)
     if not values or not all(value > 0 for value in values):
         return

@@ -2,14 +2,14 @@
 
 Claims C4 and C5: many features of a baseline only repeat a token. Curves give the share of alive features, of the
 baseline (above) and of the tokenized SAE (below), whose most similar token-bias has at least the cosine similarity on the
-axis; the token-biases are those of the tokenized SAE in the paper's form, of tokens seen in training. Beside them are the
-unigram residuals that they started from, so the distance between these two is the effect of training them (C5), and three
-controls of as many rows: the mean training residual of each token, random vectors of the mean and covariance of
-residuals, and random directions. Bands are the range of the seeds, and grey marks the authors' band of "similar", 0.4 to
-0.9. The last column shows the share of the baseline's features in that band against the expansion, of all features
-(above) and of alive ones (below); markers are the mean of the seeds, small dots seeds, and bars the 95% interval of one
-seed over features. The grey circle and dashed line are from the authors' comments on GPT-2: their 64x baseline, and the
-most that they saw at smaller expansions.
+axis. The token-biases are those of the tokenized SAE in the paper's form, for tokens seen in training. Other curves are
+for the unigram residuals that they started from, so the distance between the two is the effect of training (C5), and for
+three controls with as many rows: the mean training residual of each token, random vectors with the mean and covariance
+of residuals, and random directions. Bands are the range of the seeds, and grey marks the authors' band of "similar", 0.4
+to 0.9. The last column shows the share of the baseline's features in that band against the expansion, of all features
+(above) and of alive ones (below); markers are means over seeds, small dots seeds, and bars the 95% interval of one seed
+over features. The grey circle and dashed line are from the authors' comments on GPT-2: their 64x baseline, and their
+highest value at smaller expansions.
 """
 
 from typing import Any
@@ -44,9 +44,10 @@ NEEDS = {
             "against": ["expansion"],
         },
     },
+    "compares": True,
     "files": ["claims", "published"],
 }
-SEEN = 1  # compared with rows of tokens that occur in training
+SEEN = 1  # least training count of the compared rows
 BAND = (0.4, 0.9)  # the authors' "similar"
 TO: dict[str, tuple[str, Any]] = {
     "token_bias": ("token-biases", "-"),
@@ -59,9 +60,9 @@ PUBLISHED_EXPANSION = 64
 
 
 def draw(inputs: Inputs) -> Drawing:
-    """A row of panels for the baseline, and one for the tokenized SAE; the last column is of baselines by expansion."""
+    """A row for the baseline and one for the tokenized SAE; the last columns are of baselines by expansion."""
     headline, expansion = inputs.table("headline"), inputs.table("expansion")
-    # A table of an older run has no controls, and one whose tokenized SAE failed no token-biases.
+    # Tables of older runs have no controls; without a trained tokenized SAE there are no token-biases.
     measured = set(headline["metric"])
     targets = [name for name in TO if name in ("token_bias", "unigram") or f"feature_{name}_similar" in measured]
     ledger = load_ledger(inputs.file("claims"), inputs.file("published"))
@@ -113,6 +114,6 @@ def draw(inputs: Inputs) -> Drawing:
 
 
 def _say_what_is_not_measured(ax: Axes, rows: pd.DataFrame) -> None:
-    """Where the training of the tokenized SAE failed there is no table to compare features with."""
+    """Say so if there is no table to compare with, because the tokenized SAE's training failed."""
     if len(rows) and not rows["metric"].str.startswith("feature_token_bias").any():
         ax.text(0.5, 0.97, "to token-biases:\nnot measured", transform=ax.transAxes, ha="center", va="top", color="red")

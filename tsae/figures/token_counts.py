@@ -1,13 +1,13 @@
 """The gain by training count of the token, with permuted rows and a map of the embedding as controls.
 
-Where a table helps: held-out NMSE of each SAE over that of its baseline at the same layer and seed, by how often the
-token was seen in training; below the line at 1 the table helps. Below, the share of held-out tokens in each bin. A
-learned table can only learn the rows of tokens that it sees, so the bin of unseen tokens says what the rows that it
-starts with are worth. Controls, where a profile has them, say what a table must know: fixed rows with a trained number
-per token, a trained linear map of the model's embedding in place of a table, and rows that were dealt to other tokens at
-random, which stay (fixed) or are trained (learned). Markers are ratios of means over seeds, and small dots, where there
-are several, seeds. Bars are 95% intervals of the ratio, paired: one bootstrap over held-out documents for both SAEs and,
-where there are several, over seeds.
+Where a table helps: held-out NMSE of each SAE divided by that of its baseline at the same layer and seed, by how often
+the token was seen in training. Below the line at 1 the table helps. The lower panels are the share of held-out tokens in
+each bin. A learned table can only learn the rows of tokens that it sees, so the bin of unseen tokens shows what its
+initial rows are worth. Controls, where a profile has them, show what a table must know: fixed rows with a trained number
+per token, a trained linear map of the model's embedding instead of a table, and rows that were dealt to other tokens at
+random, which stay fixed or are trained. Markers are ratios of means over seeds; small dots are seeds, where there are
+several. Bars are 95% intervals of the ratio, paired: one bootstrap over held-out documents for both SAEs and, where there
+are several, over seeds.
 """
 
 from typing import Any
@@ -26,6 +26,7 @@ NEEDS = {
     "blocks": {"headline": {}},
     "optional": ["controls", "expansion"],
     "tables": ["baselines"],
+    "compares": True,
     "sums": ["headline", "controls", "expansion"],
 }
 METRIC = "nmse_by_count"
@@ -41,7 +42,7 @@ SHOWN: dict[Any, dict[str, Any]] = {
     ("fixed", "permuted", "residual"): style_of(FIXED) | PERMUTED | {"label": "fixed, rows permuted"},
     ("learned", "permuted", "residual"): style_of(LEARNED) | PERMUTED | {"label": "learned, rows permuted"},
 }
-# What the SAEs that are shown have as the headline's tokenized one.
+# Settings in which the shown SAEs agree with the headline's tokenized one.
 ALIKE = [
     *("architecture", "k", "l1", "expansion", "lookup_scale", "table_lr", "start", "centre"),
     *("decoder_norm", "encoder_scale", "topk_relu", "budget"),
@@ -100,7 +101,7 @@ def _draw_ratios(
     offset: float,
     style: dict[str, Any],
 ) -> None:
-    """Draw an SAE's metric over its baseline's at each count, with its interval and, where several, every seed."""
+    """Draw an SAE's metric / its baseline's at each count, with its interval, and every seed if several."""
     x: list[float] = []
     ratios: list[Measured] = []
     for index, edge in enumerate(edges):
@@ -122,7 +123,7 @@ def _draw_ratios(
 
 
 def _name_of(lower: float, upper: float | None) -> str:
-    """The name of a bin of counts from its lower edge to below the next one's."""
+    """The name of a bin of counts; `upper` is the next bin's edge."""
     if upper is None:
         return f"{lower:g}+"
     return f"{lower:g}" if upper == lower + 1 else f"{lower:g}\u2013{upper - 1:g}"

@@ -2,13 +2,13 @@
 
 Claim C12: a residual keeps a large component along its token's unigram residual, and less of it with depth and in
 longer n-grams. Solid lines are the cosine similarity between a residual and the unigram residual of its own token, one
-line per layer. Where the run has them (a), the residuals are those of common n-grams by themselves, of so many tokens,
-and lines are medians. Otherwise the residuals are of held-out text, and lines are means, against the number of tokens up
-to and including the residual's own, BOS not counted: a point at 8 stands for lengths 5 to 8. Dashed lines are the floor:
-the same with the unigram residual of another token, since residuals share a large mean. The first token behind BOS is an
-attention sink in some models, and unlike all others. Bars are 95% intervals, over n-grams as if these were independent,
-and over held-out documents. The distance between a solid line and the dashed line of its colour is what the token alone
-says about the residual.
+line per layer. In (a), where the run has them, the residuals are those of common n-grams alone, against their length in
+tokens, and lines are medians. For held-out text, lines are means against the number of tokens up to and including the
+residual's own, without BOS: a point at 8 stands for lengths 5 to 8. Dashed lines are the floor: the
+same with the unigram residual of another token, because residuals share a large mean. In some models the first token
+after BOS is an attention sink and unlike all others. Bars are 95% intervals, over n-grams taken as independent, and over
+held-out documents. The distance between the solid and the dashed line of a colour is what the token alone says about the
+residual.
 """
 
 from tsae.figures.inputs import Drawing, Inputs
@@ -36,7 +36,7 @@ LINES = {"unigram": "-", "other": "--"}
 def draw(inputs: Inputs) -> Drawing:
     """A panel for n-grams, if the run has them, and one for held-out text."""
     table = inputs.table("baselines")
-    # A table of an older run has no n-grams.
+    # Tables of older runs have no n-grams.
     shown = [name for name in PANELS if name == "residual" or (table["metric"] == f"{name}_unigram_cosine").any()]
 
     fig, axes = figure(len(shown), height=2.8, sharey=True)

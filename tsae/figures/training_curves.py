@@ -1,11 +1,10 @@
 """NMSE and CE added at checkpoints of the training, for the baseline and both tokenized forms.
 
 Claim C2, the curves behind the speed-up on one schedule: NMSE (above) and CE added (below) on held-out tokens against
-training tokens, one column per layer. Lines are the mean of the seeds at each checkpoint and bands their range; with a
-single seed there is no band. The thin horizontal line is the baseline's final value: the further left a tokenized curve
-crosses it, the larger the speed-up. All SAEs see the same tokens in the same order, and the learning rate falls along
-the whole of training, which bends the curves at the end. An axis is linear instead of logarithmic if some value on it is
-not positive.
+training tokens, one column per layer. Lines are means over seeds at each checkpoint and bands their range; a single seed
+has no band. The thin horizontal line is the baseline's final value: the further left a tokenized curve crosses it, the
+larger the speed-up. All SAEs see the same tokens in the same order, and the learning rate falls throughout training,
+which bends the curves at the end. An axis is linear instead of logarithmic if it has values that are not positive.
 """
 
 from tsae.figures.inputs import Drawing, Inputs
@@ -23,7 +22,7 @@ from tsae.figures.style import (
 )
 from tsae.profile.families import BASELINE
 
-NEEDS = {"category": "Training", "claims": ["C2"], "tables": ["curves"]}
+NEEDS = {"category": "Training", "claims": ["C2"], "tables": ["curves"], "compares": True}
 PANELS = {
     "nmse": ("NMSE", 1),
     "ce_added": ("CE added (% of clean CE)", 100),

@@ -31,16 +31,16 @@ def measure_ablations(
 ) -> None:
     """Measure the loss with a layer intact and ablated.
 
-    The output holds `clean`, `zero`, `mean`, each (n_seq, n_ctx - 1) float32 [nats], and the mask `scored` of the same shape: a
-    prediction is scored if the token that it is made from is kept. Like an SAE's reconstruction, an ablation leaves BOS and
-    outlying tokens as they are.
+    The output holds `clean`, `zero` and `mean`, each (n_seq, n_ctx - 1) float32 [nats], and the mask `scored` of the
+    same shape. A prediction is scored if the token that it is made from is kept. Residuals of BOS and of outlying
+    tokens stay.
 
     Args:
         model: the language model.
         residuals: index of the residual cache.
         heldout: the held-out split.
         layer: the layer.
-        settings: how many sequences, and how many at a time.
+        settings: number of sequences, in total and per forward pass.
         compatibility_mode: fold layer norms and centre residual-writing weights.
         output: where the losses go.
         device: where to compute.
@@ -67,7 +67,7 @@ def measure_ablations(
 
 
 def load_ablations(path: Path, sequences: Sequences) -> dict[str, Tensor]:
-    """Read what `measure_ablations` wrote of these sequences: `clean`, `zero`, `mean`, each (n_seq, n_ctx - 1) float32 [nats].
+    """Read the output of `measure_ablations`: `clean`, `zero`, `mean`, each (n_seq, n_ctx - 1) float32 [nats].
 
     Raises:
         ValueError: the file is missing, damaged, or of other sequences.

@@ -1,4 +1,4 @@
-"""What every SAE of a layer is compared with: the model's loss with the residual intact or ablated, and tables alone."""
+"""Measurements of a layer without an SAE: tables alone, n-grams, outliers and training counts."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tsae.measure.ngrams import measure_ngrams
 from tsae.measure.sequences import load_sequences
 from tsae.measure.sums import DocumentSums
 from tsae.measure.table import write_measurements
-from tsae.measure.tables import last_token_detection, table_fvu, token_subspaces
+from tsae.measure.token_tables import last_token_detection, table_fvu, token_subspaces
 from tsae.profile.evaluation import Evaluation
 from tsae.residuals.conditional_means import fit_table
 from tsae.residuals.read import open_residuals
@@ -35,12 +35,13 @@ def measure_baselines(
 ) -> dict[str, list[Measurement]]:
     """Measure the residuals of a layer without an SAE.
 
-    The tables are the unigram residuals and the conditional means. A token that the table does not have gets the mean residual.
+    The tables are the unigram residuals and the conditional means. A token that the table does not have gets the mean
+    residual.
 
     Args:
         residuals: index of the residual cache.
         heldout: the held-out split, for its documents.
-        references: what residuals are compared with.
+        references: files that residuals are compared with.
         layer: the layer.
         settings: how to evaluate.
         metrics: where the measurements go.
@@ -63,7 +64,7 @@ def measure_baselines(
         last_token_detection(sequences, table, settings, by_subject[subject])
     rows["unigram-residuals"] += compare_unigrams(known, counts, sequences, settings, by_subject["unigram-residuals"])
     about, kept, in_text = by_subject["residuals"], sequences.kept, sequences.kept.clone()
-    in_text[:, 1:] = True  # a BOS that is not kept is no outlier
+    in_text[:, 1:] = True  # without BOS where it is not kept
     token_subspaces(sequences, known.unigrams, settings.seed, about)
     seen = counts[sequences.tokens[kept]]
     about.add("heldout_tokens_seen_in_training", seen > 0, 1, sequences.documents[kept])

@@ -1,4 +1,4 @@
-"""What an SAE is compared with beside its residuals: files of its layer and of the vocabulary, made once for all SAEs."""
+"""Comparisons of an SAE with unigram residuals, conditional means, n-grams and the embedding."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,7 +9,7 @@ from tsae.measure.controls import compare_with_controls
 from tsae.measure.geometry import measure_inheritance, measure_neighbours, measure_table
 from tsae.measure.matches import measure_matches
 from tsae.measure.measurement import Measurement
-from tsae.measure.scores import measure_ranks, measure_relative_scores
+from tsae.measure.ranks import measure_ranks, measure_relative_scores
 from tsae.measure.similarity import measure_feature_similarity
 from tsae.measure.sums import DocumentSums
 from tsae.profile.evaluation import Evaluation
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class References(NamedTuple):
-    """The files; the first three are of one layer."""
+    """Files that SAEs are compared with; the first three are of one layer."""
 
     unigrams: Path
     """Unigram residuals of the layer."""
@@ -32,12 +32,12 @@ class References(NamedTuple):
     ngrams: Path
     """Residuals of common n-grams at the layer."""
     spelling: Path
-    """Which tokens are spelt alike."""
+    """Tokens that differ only by a leading space or by case."""
     embedding: Path
     """The model's embedding."""
 
     def load(self) -> "Loaded":
-        """Read them.
+        """Read the files.
 
         Raises:
             ValueError: one is missing, damaged, or holds something else.
@@ -52,7 +52,7 @@ class References(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What the files hold."""
+    """Contents of the files."""
 
     unigrams: Tensor
     """(V, d) unigram residuals."""
@@ -61,7 +61,7 @@ class Loaded(NamedTuple):
     ngrams: NgramResiduals
     """Common n-grams."""
     spelling: Tensor
-    """(V,) int64, the same number for tokens that differ only by a leading space or by case."""
+    """(V,) int64, equal for tokens that differ only by a leading space or by case."""
     embedding: Tensor
     """(V, e) the model's embedding."""
 
@@ -69,13 +69,13 @@ class Loaded(NamedTuple):
 def compare_features(
     W_dec: Tensor, alive: Tensor, known: Loaded, counts: Tensor, settings: Evaluation
 ) -> list[Measurement]:
-    """Compare decoder rows (F, d) with controls (C5), and with what is common (C11).
+    """Compare decoder rows with controls (C5), and with common unigrams and bigrams (C11).
 
     Args:
-        W_dec: decoder rows.
+        W_dec: (F, d) decoder rows.
         alive: (F,) whether they fire on held-out tokens.
-        known: what they are compared with.
-        counts: (V,) how often each token was seen in training.
+        known: contents of the reference files.
+        counts: (V,) training occurrences of each token.
         settings: how to evaluate.
     """
     controls = compare_with_controls(W_dec, alive, known.means, counts, settings)
@@ -88,15 +88,15 @@ def compare_features(
 def compare_table(
     sae: SAE, known: Loaded, counts: Tensor, sequences: "Sequences", settings: Evaluation, sums: DocumentSums
 ) -> list[Measurement]:
-    """Measure the token-biases of an SAE: where they lie (C7, C8), and what they say as features.
+    """Measure the geometry of token-biases (C7, C8), and token-biases as features; nothing without a non-zero table.
 
     Args:
-        sae: the SAE; a baseline, or one whose table is all zeros, has none.
-        known: what they are compared with.
-        counts: (V,) how often each token was seen in training.
+        sae: the SAE.
+        known: contents of the reference files.
+        counts: (V,) training occurrences of each token.
         sequences: held-out sequences.
         settings: how to evaluate.
-        sums: where sums over held-out tokens go.
+        sums: receives sums over held-out tokens.
     """
     table = sae.W_lookup
     if table is None or not table.any():
@@ -113,7 +113,7 @@ def compare_table(
 def compare_unigrams(
     known: Loaded, counts: Tensor, sequences: "Sequences", settings: Evaluation, sums: DocumentSums
 ) -> list[Measurement]:
-    """Measure the unigram residuals as `compare_table` does token-biases, which start there; arguments as there."""
+    """Measure unigram residuals, where token-biases start, as `compare_table` measures token-biases."""
     unigrams, spelling = known.unigrams, known.spelling
     return [
         *measure_neighbours(unigrams, counts, settings),

@@ -1,12 +1,11 @@
-"""What else features resemble: controls for the similarity of features to token-biases (C4, C5).
+"""Controls for the similarity of features to token-biases (C4, C5).
 
-A feature may resemble some token-bias because the table has learned what the feature says, or because tens of thousands of rows
-that lie where residuals lie come close to any direction. Three sets of as many rows tell these apart:
+A feature may resemble a token-bias because the table learned the feature, or because tens of thousands of rows near the
+residuals come close to any direction. Three sets of as many rows tell these apart:
 
-    conditional_mean   the mean training residual of each token: what a token's rows look like without any training of a table
-    random             isotropic Gaussian directions: what the number of rows and the width alone give
-    gaussian           Gaussian vectors with the mean and the covariance of training residuals: what rows give that know
-                       where residuals lie, and no token
+    conditional_mean   the mean training residual of each token: rows of tokens without a trained table
+    random             isotropic Gaussian directions: the effect of the number of rows and the width alone
+    gaussian           Gaussian vectors with the mean and the covariance of training residuals: rows without tokens
 """
 
 from collections.abc import Iterator
@@ -35,12 +34,12 @@ METRIC_WORDS = {
 
 
 class Control(NamedTuple):
-    """The rows of one control that features resemble most."""
+    """The most similar rows of one control."""
 
     name: str
-    """Which control."""
+    """The control, of `CONTROLS`."""
     similar: dict[int, Similar]
-    """min_count -> the most similar row of each of n features, by its place among the tokens seen."""
+    """min_count -> the most similar row of each of n features, by its index among the tokens seen."""
     alive: Tensor
     """(n,) whether the features fire on held-out tokens."""
 
@@ -50,16 +49,16 @@ def compare_with_controls(
 ) -> Iterator[Control]:
     """Compare features with the rows of each control.
 
-    Row i of a control stands for the i-th token seen in training, and has its count, so that with every `min_count` there are as
-    many rows as the tables have. With random rows a seeded sample of `settings.similarity_rows` features is compared: the share
-    among them is that of all, within its interval.
+    Row i of a control stands for the i-th token seen in training and has its count, so a control has as many rows as
+    the tables at every `min_count`. Random rows are compared with a seeded sample of `settings.similarity_rows`
+    features.
 
     Args:
         W_dec: (F, d) decoder rows.
         alive: (F,) whether they fire on held-out tokens.
         means: conditional means of the layer.
-        counts: (V,) how often each token was seen in training.
-        settings: the `min_counts`, of which 0 is left out, the size of the sample and the seed.
+        counts: (V,) training occurrences of each token.
+        settings: the `min_counts` without 0, the size of the sample and the seed.
     """
     of_rows = counts[means.tokens]
     min_counts = [at for at in settings.min_counts if at > 0]

@@ -1,4 +1,4 @@
-"""How often tokens were seen in training, in bins, so that what a table gains can be told apart for rare and common tokens."""
+"""Bins of training counts, which tell the gain of a table apart for rare and common tokens."""
 
 import torch
 from torch import Tensor
@@ -17,14 +17,14 @@ def count_bins(counts: Tensor) -> Tensor:
 
 
 def add_by_count(sums: DocumentSums, metric: str, values: Tensor, counts: Tensor, documents: Tensor) -> None:
-    """Add the mean of a number per token to the sums of its bin.
+    """Add tokens to the sums of their bins, whose lower edge is `at`.
 
     Args:
-        sums: where the sums go, at the lower edge of each bin.
+        sums: receives the sums.
         metric: its name in `METRICS`.
         values: (n,) a number per token.
-        counts: (n,) how often each one's token was seen in training.
-        documents: (n,) each one's document.
+        counts: (n,) training occurrences of each token.
+        documents: (n,) document of each token.
     """
     bins = count_bins(counts)
     for edge in EDGES:

@@ -10,9 +10,9 @@ from tsae.compute.devices import Float32Device
 from tsae.measure.ablations import load_ablations
 from tsae.measure.dead import measure_dead_on_heldout
 from tsae.measure.evolution import TrainedPaths, measure_checkpoint
-from tsae.measure.loss import measure_loss
+from tsae.measure.loss import measure_loss, patched_losses
 from tsae.measure.measurement import Measurement, failure
-from tsae.measure.reconstruction import measure_reconstruction
+from tsae.measure.reconstruction import measure_reconstruction, reconstruct
 from tsae.measure.sequences import load_sequences, spread
 from tsae.measure.sums import DocumentSums, save_curve
 from tsae.measure.table import labelled
@@ -22,7 +22,7 @@ from tsae.profile.sweep import Job
 from tsae.profile.training import Curves
 from tsae.residuals.read import open_residuals
 from tsae.residuals.shards import evenly_spaced
-from tsae.sae.checkpoint import check_fits, load
+from tsae.sae.checkpoint import check_fits, load, name_of_step
 from tsae.sae.sae import SAE
 from tsae.store.arguments import Folder
 from tsae.store.files import write_json
@@ -55,16 +55,16 @@ def measure_curve(
         residuals: index of the residual cache.
         heldout: the held-out split, for its documents.
         ablations: losses of the layer without an SAE.
-        trained_ones: what features and token-biases on the way are compared with.
+        trained_ones: trained SAEs and unigram residuals that checkpoints are compared with.
         settings: how to evaluate.
-        curves: on how many of the sequences the loss is measured.
+        curves: number of sequences for the loss.
         compatibility_mode: fold layer norms and centre residual-writing weights.
-        metrics: where the measurements go.
-        sums: where the sums of all checkpoints go; of an SAE whose training was stopped, none.
+        metrics: file of the measurements.
+        sums: file of the sums of all checkpoints; empty if the training failed.
         device: where to compute.
 
     Returns:
-        The rows as they are written, with `step` and `tokens`; of an SAE whose training was stopped, one that says so.
+        The rows as written, with `step` and `tokens`; for a failed training one row that says so.
 
     Raises:
         ValueError: a checkpoint or the losses without an SAE are missing or damaged, or the SAE is of another model.
@@ -80,24 +80,25 @@ def measure_curve(
     check_fits(last, sae, cache.d_model, cache.vocab_size)
     sequences = load_sequences(cache, heldout)
     scored = spread(sequences, settings.ce_sequences)
-    chosen = evenly_spaced(len(scored.tokens), curves.ce_sequences)
+    of_scored = evenly_spaced(len(scored.tokens), curves.ce_sequences)
+    in_loss = evenly_spaced(len(sequences.tokens), settings.ce_sequences)[of_scored]
     fewer = spread(scored, curves.ce_sequences)
-    without_sae = {name: losses[chosen] for name, losses in load_ablations(ablations, scored).items()}
+    without_sae = {name: losses[of_scored] for name, losses in load_ablations(ablations, scored).items()}
     compared_with = trained_ones.load(open_residuals(residuals, "train", layer), device)
     rows = []
     curve: dict[int, DocumentSums] = {}
     language_model = load_model(model, compatibility_mode, device)
     with torch.inference_mode():
-        for folder in [*(sae / f"checkpoints/step{step:08d}" for step in checkpoints), sae]:
+        for folder in [*(sae / "checkpoints" / name_of_step(step) for step in checkpoints), sae]:
             checkpoint = load(folder).to(device)
             by_document = DocumentSums(sequences.documents)
-            fired = measure_reconstruction(checkpoint, sequences, settings, by_document)
-            measure_loss(
-                checkpoint, language_model, fewer, without_sae, layer, settings, by_document, label=folder.name
-            )
+            found, x_hat = reconstruct(checkpoint, sequences, settings, in_loss)
+            measure_reconstruction(found, sequences, by_document)
+            losses = patched_losses(x_hat, language_model, fewer, layer, settings, label=folder.name)
+            measure_loss(losses, fewer, without_sae, by_document)
             measured = [
                 *by_document.measure(settings.bootstrap, settings.seed),
-                measure_dead_on_heldout(fired, settings),
+                measure_dead_on_heldout(found.fired, settings),
                 *measure_checkpoint(checkpoint, compared_with, settings),
             ]
             rows += _rows(job, checkpoint, measured)

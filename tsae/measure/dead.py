@@ -1,4 +1,4 @@
-"""Dead features, and how far off centre the encoder's input is."""
+"""Dead features, and the offset of the encoder's input."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tsae.measure.intervals import share
 from tsae.measure.measurement import Measurement
 from tsae.measure.sequences import Sequences
-from tsae.measure.statistics import share
 from tsae.profile.evaluation import Evaluation
 from tsae.sae.checkpoint import load_centre
 from tsae.sae.offset import offset_of
@@ -25,25 +25,25 @@ METRICS = {
 
 
 def measure_dead_on_heldout(fired: Tensor, settings: Evaluation) -> Measurement:
-    """Share of features that fired on no held-out token: `fired` (F,) counts the tokens."""
-    return _share("dead_heldout", fired == 0, settings)
+    """Share of features that fired on no held-out token; `fired` (F,) counts tokens."""
+    return share("dead_heldout", fired == 0, settings.bootstrap, settings.seed)
 
 
 def measure_start(sae: SAE) -> list[Measurement]:
-    """How far off centre the encoder's input started, of an SAE that was trained here."""
-    share = sae.metadata.get("encoder_offset_at_start")
-    return [] if share is None else [Measurement("encoder_offset_at_start", share)]
+    """The offset of the encoder's input at the start of training; nothing for an SAE trained elsewhere."""
+    offset = sae.metadata.get("encoder_offset_at_start")
+    return [] if offset is None else [Measurement("encoder_offset_at_start", offset)]
 
 
 def measure_offset(sae: SAE, folder: Path, sequences: Sequences) -> list[Measurement]:
-    """How far off centre the input of the trained encoder is on held-out tokens, of an SAE that was trained here.
+    """The offset of the trained encoder's input on held-out tokens; nothing for an SAE trained elsewhere.
 
-    Of an encoder that sees what the table leaves, the mean moves with the table, and the centre does not.
+    The centre is fixed at the start. The mean of the remainder moves with the table.
     """
     if "tokens_trained" not in sae.metadata:
         return []
     centre = load_centre(folder)
-    # `load` has folded the centre into b_enc, and b_dec is taken away instead.
+    # `load` folds the centre into b_enc, and the encoder subtracts b_dec instead.
     moved = torch.zeros_like(sae.b_dec) if centre is None else sae.b_dec - centre.to(sae.device)
 
     def inputs() -> Iterator[Tensor]:
@@ -56,24 +56,13 @@ def measure_offset(sae: SAE, folder: Path, sequences: Sequences) -> list[Measure
 
 
 def measure_dead_in_training(sae: SAE, last_fired: Tensor, settings: Evaluation) -> list[Measurement]:
-    """Share of features that did not fire in the last tokens of training: in the configured window and in the authors'."""
+    """Shares of features silent in the last tokens of training, in the configured window and in the authors'."""
     silent_for = sae.metadata["tokens_trained"] - last_fired
     never = last_fired < 0
     return [
-        _share(metric, never | (silent_for >= window), settings)
+        share(metric, never | (silent_for >= window), settings.bootstrap, settings.seed)
         for metric, window in (
             ("dead_training", settings.dead_window),
             ("dead_training_original", DEAD_WINDOW_ORIGINAL),
         )
     ]
-
-
-def _share(
-    metric: str,
-    hits: Tensor,
-    settings: Evaluation,
-    at: float | None = None,
-    min_count: int | None = None,
-    over: str = "features",
-) -> Measurement:
-    return share(metric, hits, settings.bootstrap, settings.seed, at, min_count, over)

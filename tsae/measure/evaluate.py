@@ -1,39 +1,45 @@
-"""Evaluation of one SAE on held-out tokens."""
+"""Evaluation of one SAE on held-out tokens.
+
+The held-out tokens are encoded once: errors, sparsity, firings, feature statistics and the loss follow from that pass.
+The offset of the encoder's input reads the residuals again: it needs no product with W_enc, and sums over batches of
+another size.
+"""
 
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from tsae.compute.devices import Float32Device
 from tsae.measure.ablations import load_ablations
 from tsae.measure.comparisons import References, compare_features, compare_table
 from tsae.measure.dead import measure_dead_in_training, measure_dead_on_heldout, measure_offset, measure_start
+from tsae.measure.definitions import THRESHOLDS
 from tsae.measure.features import Firings, feature_statistics, simple_shares, write_features
-from tsae.measure.loss import measure_loss
+from tsae.measure.loss import measure_loss, patched_losses
 from tsae.measure.measurement import Measurement, failure
-from tsae.measure.metrics import THRESHOLDS
-from tsae.measure.reconstruction import measure_reconstruction
+from tsae.measure.reconstruction import measure_reconstruction, reconstruct
 from tsae.measure.sequences import load_sequences, spread
 from tsae.measure.similarity import Similar, measure_feature_similarity, most_similar_rows
 from tsae.measure.sizes import measure_size
 from tsae.measure.sums import DocumentSums
 from tsae.measure.table import write_measurements
-from tsae.measure.tables import last_token_detection, table_fvu
+from tsae.measure.token_tables import last_token_detection, table_fvu
 from tsae.model.language_model import load_model
 from tsae.profile.evaluation import Evaluation, Features
 from tsae.profile.sweep import Job
 from tsae.residuals.conditional_means import fit_table
-from tsae.residuals.read import open_residuals
+from tsae.residuals.read import ResidualCache, open_residuals
+from tsae.residuals.shards import evenly_spaced
 from tsae.sae.checkpoint import check_fits, load, load_last_fired
 from tsae.store.arguments import Folder
 
-SEEN = 1  # feature statistics name the most similar row among tokens seen in training
+SEEN = 1  # min_count of feature statistics: the most similar row among tokens seen in training
 
 
 def evaluate(
     job: Job,
     sae: Folder,
-    token_biases: Folder,
     model: Folder,
     residuals: Path,
     heldout: Path,
@@ -46,6 +52,7 @@ def evaluate(
     metrics: Path,
     feature_table: Path,
     sums: Path,
+    token_biases: Folder | None = None,
     device: Float32Device = "cpu",
 ) -> list[Measurement]:
     """Evaluate one SAE on held-out tokens.
@@ -53,41 +60,43 @@ def evaluate(
     Args:
         job: layer, point of the sweep and seed.
         sae: checkpoint.
-        token_biases: checkpoint of the tokenized SAE whose table the features are compared with.
         model: the language model.
         residuals: index of the residual cache.
         heldout: the held-out split, for its documents.
-        references: what the SAE is compared with.
+        references: files that the SAE is compared with.
         ablations: losses of the layer without an SAE.
         settings: how to evaluate.
-        features: which statistics of features to write.
-        min_firings: features that fire less often are not judged simple or not.
+        features: number and size of the contexts of features.
+        min_firings: firings that a feature needs to count as simple or not.
         compatibility_mode: fold layer norms and centre residual-writing weights.
-        metrics: where the measurements go.
-        feature_table: where the statistics of features go.
-        sums: where the sums of metrics over held-out tokens go; of an SAE whose training was stopped, none.
+        metrics: file of the measurements.
+        feature_table: file of the statistics of features.
+        sums: file of the sums over documents; empty if the training failed.
+        token_biases: checkpoint of the tokenized SAE whose table the features are compared with, if there is one.
         device: where to compute.
 
     Returns:
         The measurements.
 
     Raises:
-        ValueError: the checkpoint of the table is of a baseline, or an SAE is of another model than the residuals.
+        ValueError: `token_biases` is a baseline, or an SAE is of another model than the residuals.
     """
-    trained, reference = load(sae).to(device), load(token_biases)
-    if reference.W_lookup is None:
-        raise ValueError(f"{token_biases}: evaluation.token_biases names a baseline; it has no token-biases")
+    trained = load(sae).to(device)
     layer = trained.metadata["layer"]
     cache = open_residuals(residuals, "heldout", layer)
     check_fits(trained, sae, cache.d_model, cache.vocab_size)
-    check_fits(reference, token_biases, cache.d_model, cache.vocab_size)
     sequences, known = load_sequences(cache, heldout), references.load()
+    scored = spread(sequences, settings.ce_sequences)
+    without_sae = load_ablations(ablations, scored)
     by_document, firings = DocumentSums(sequences.documents), list[Firings]()
     counts = open_residuals(residuals, "train", layer).token_counts(len(known.unigrams))
-    fired = measure_reconstruction(trained, sequences, settings, by_document, firings, counts)
-    tables = {"token_bias": reference.W_lookup, "unigram": known.unigrams}
-    if failure(reference.metadata):
-        del tables["token_bias"]  # its table is not trained
+    in_loss = evenly_spaced(len(sequences.tokens), settings.ce_sequences)
+    found, x_hat = reconstruct(trained, sequences, settings, in_loss, firings)
+    measure_reconstruction(found, sequences, by_document, counts)
+    alive = found.fired > 0
+    token_bias_table = None if token_biases is None else _trained_table(token_biases, cache)
+    tables = {} if token_bias_table is None else {"token_bias": token_bias_table}
+    tables["unigram"] = known.unigrams
     similar = {
         name: most_similar_rows(trained.W_dec, table, counts, {*settings.min_counts, SEEN})
         for name, table in tables.items()
@@ -108,16 +117,21 @@ def evaluate(
         DocumentSums(sequences.documents).save(sums)
         write_measurements(metrics, job.labels, {job.subject: stopped})
         return stopped
-    # Of an SAE that was trained elsewhere it is not known when its features fired.
+    del firings
+    language_model = load_model(model, compatibility_mode, device)
+    with torch.inference_mode():
+        losses = patched_losses(x_hat, language_model, scored, layer, settings)
+    del language_model, x_hat
+    # When features of an SAE trained elsewhere last fired is unknown.
     trained_here = "tokens_trained" in trained.metadata
     rows = [
-        measure_dead_on_heldout(fired, settings),
+        measure_dead_on_heldout(found.fired, settings),
         *measure_start(trained),
         *measure_offset(trained, sae, sequences),
         *(measure_dead_in_training(trained, load_last_fired(sae), settings) if trained_here else ()),
-        *(m for name in similar for m in measure_feature_similarity(name, similar[name], fired > 0, settings)),
+        *(m for name in similar for m in measure_feature_similarity(name, similar[name], alive, settings)),
         *simple_shares(statistics, min_firings, THRESHOLDS, settings.bootstrap, settings.seed),
-        *compare_features(trained.W_dec, fired > 0, known, counts, settings),
+        *compare_features(trained.W_dec, alive, known, counts, settings),
         *compare_table(trained, known, counts, sequences, settings, by_document),
         *measure_size(trained, by_document.ratio("l0").value, known.embedding.shape[1]),
     ]
@@ -126,12 +140,21 @@ def evaluate(
         scale, fitted = fit_table(trained.W_lookup.cpu(), known.means, counts)
         table_fvu(sequences, fitted, known.means.mean, by_document, "table_fvu_fitted")
         rows.append(Measurement("table_scale", scale))
-    del reference, known, tables, similar, firings
-    language_model = load_model(model, compatibility_mode, device)
-    scored = spread(sequences, settings.ce_sequences)
-    with torch.inference_mode():
-        measure_loss(trained, language_model, scored, load_ablations(ablations, scored), layer, settings, by_document)
+    measure_loss(losses, scored, without_sae, by_document)
     by_document.save(sums)
     measured = [*by_document.measure(settings.bootstrap, settings.seed), *rows]
     write_measurements(metrics, job.labels, {job.subject: measured})
     return measured
+
+
+def _trained_table(folder: Folder, cache: ResidualCache) -> Tensor | None:
+    """The token-biases of a tokenized SAE of the same model; None if its training failed.
+
+    Raises:
+        ValueError: it is a baseline, or an SAE of another model.
+    """
+    reference = load(folder)
+    if reference.W_lookup is None:
+        raise ValueError(f"{folder}: evaluation.token_biases names a baseline; it has no token-biases")
+    check_fits(reference, folder, cache.d_model, cache.vocab_size)
+    return None if failure(reference.metadata) else reference.W_lookup

@@ -1,8 +1,9 @@
-"""How features and token-biases come to resemble one another in training (C5).
+"""Similarity of features and token-biases over training (C5).
 
-The authors say that evolving the token-biases by training makes a baseline's features more similar to them. So on the way of a tokenized
-SAE the features are those of the trained baseline, and only the token-biases change; they start at the unigram residuals. On the
-way of the baseline its own features change, and are compared with the trained token-biases and with the unigram residuals.
+The authors say that training the token-biases makes a baseline's features more similar to them. So for checkpoints of a
+tokenized SAE the features are those of the trained baseline, and the token-biases change, from the unigram residuals
+on. For checkpoints of a baseline its features change, and are compared with the trained token-biases and with the
+unigram residuals.
 """
 
 from pathlib import Path
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from tsae.measure.intervals import median, share
 from tsae.measure.measurement import Measurement, failure
 from tsae.measure.similarity import in_band, most_similar_rows
-from tsae.measure.statistics import median, share
 from tsae.profile.evaluation import Evaluation
 from tsae.residuals.read import ResidualCache
 from tsae.residuals.unigrams import load_unigrams
@@ -24,12 +25,12 @@ from tsae.store.arguments import Folder
 
 
 class Trained(NamedTuple):
-    """What checkpoints of a layer are compared with, over the n tokens seen in training."""
+    """Trained SAEs and unigram residuals, of the n tokens seen in training, that checkpoints are compared with."""
 
     W_dec: Tensor | None
-    """(F, d) decoder rows of the trained baseline; None if its training was stopped."""
+    """(F, d) decoder rows of the trained baseline; None if its training failed."""
     token_biases: Tensor | None
-    """(n, d) of the trained tokenized SAE; None if its training was stopped."""
+    """(n, d) of the trained tokenized SAE; None if its training failed."""
     unigrams: Tensor
     """(n, d) unigram residuals."""
     tokens: Tensor
@@ -39,7 +40,7 @@ class Trained(NamedTuple):
 
 
 class TrainedPaths(NamedTuple):
-    """Where that lies."""
+    """Files of `Trained`."""
 
     baseline: Folder
     """Checkpoint of the trained baseline."""
@@ -49,7 +50,7 @@ class TrainedPaths(NamedTuple):
     """Unigram residuals of the layer."""
 
     def load(self, cache: ResidualCache, device: torch.device | str) -> Trained:
-        """Read it, for a layer whose training residuals are in a cache, to compute on a device.
+        """Read the files of the cache's layer, to a device.
 
         Raises:
             ValueError: a file is missing or damaged, or of another model.
@@ -73,13 +74,12 @@ class TrainedPaths(NamedTuple):
 
 
 def measure_checkpoint(sae: SAE, trained: Trained, settings: Evaluation) -> list[Measurement]:
-    """Measure one checkpoint, over tokens seen in training at least `min_count` times, where that is not 0.
+    """Measure one checkpoint, over tokens seen in training at least `min_count` times, for every `min_count` above 0.
 
-    `feature_token_bias_similar` and `feature_unigram_similar` are as in an evaluation, but of the features and the tables that the
-    module names; the latter is of baselines alone, since of a tokenized SAE nothing in it changes. `token_bias_unigram_cosine` is
-    of tokenized SAEs.
-
-    Features are a seeded sample of `settings.similarity_rows`, the same at every checkpoint.
+    `feature_token_bias_similar` and `feature_unigram_similar` are as in an evaluation, but with the features and tables
+    that the module's docstring names. The latter is of baselines alone, since it does not change for tokenized SAEs.
+    `token_bias_unigram_cosine` is of tokenized SAEs. Features are a seeded sample of `settings.similarity_rows`, the
+    same at every checkpoint.
     """
     min_counts = [at for at in settings.min_counts if at > 0]
     features: Tensor | None = sae.W_dec

@@ -1,8 +1,7 @@
-"""What every feature of one SAE responds to: statistics over sequences, one row per feature.
+"""Statistics of every feature of one SAE over held-out sequences.
 
-A feature's activation mass is the sum of its activations' absolute values. The share of it that lies on one token, or on
-one pair of a previous token and this one, says how simple the feature is (C11): a feature that only names the last token
-has all of its mass on that token.
+A feature's activation mass is the sum of its activations' absolute values. A simple feature has a large share of its
+mass on one token, or on one pair of the previous token and this one (C11).
 """
 
 from collections.abc import Iterable
@@ -14,9 +13,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from tsae.measure.intervals import share
 from tsae.measure.measurement import Measurement
 from tsae.measure.sequences import Sequences
-from tsae.measure.statistics import share
 from tsae.profile.evaluation import Features
 from tsae.sae.architectures.base import Active
 from tsae.store.files import check, replacing
@@ -40,7 +39,7 @@ class Firings(NamedTuple):
 
 
 def firings_of(active: Active, places: Tensor) -> Firings:
-    """The non-zero ones among activations of tokens at some places (n,)."""
+    """The non-zero activations of tokens at places (n,)."""
     fired = active.values != 0
     features, rows, values = (part[fired].cpu() for part in (active.features, active.rows, active.values))
     return Firings(features.numpy(), places[rows].numpy(), values.double().numpy())
@@ -56,16 +55,16 @@ def feature_statistics(
 ) -> pd.DataFrame:
     """Statistics of every feature over the kept tokens.
 
-    A feature fires on a token where its activation is not zero. Of several tokens with the same mass the lowest id is the
-    top one; of several contexts with the same activation the earliest comes first. What a feature that never fired lacks is
-    missing: NaN, NA, or an empty list.
+    A feature fires on a token where its activation is not zero. Among tokens of equal mass the lowest id is the top
+    one; among contexts of equal activation the earliest comes first. A feature that never fired has NaN, NA and empty
+    lists.
 
     Args:
         n_features: of the SAE.
-        parts: its firings on all kept tokens, as `tsae.evaluate.measure_reconstruction` leaves them.
+        parts: its firings on all kept tokens, as of `tsae.measure.reconstruction.reconstruct`.
         sequences: tokens, kept and documents (n_seq, n_ctx).
-        nearest_unigrams: for each row of W_dec, its highest cosine similarity to a unigram residual and that one's token,
-            both (F,): see `tsae.metrics.max_cosine_similarity`.
+        nearest_unigrams: for each row of W_dec the highest cosine similarity to a unigram residual, and its token, both
+            (F,): see `tsae.measure.nearest`.
         nearest_token_biases: the same for token-biases.
         settings: number and size of the contexts.
 
@@ -79,9 +78,8 @@ def feature_statistics(
           position 1 is BOS, and this one. A kept BOS follows itself.
         - unigram_cosine, unigram_token, token_bias_cosine, token_bias_token: as given.
         - context_activations, context_documents, context_sequences, context_positions: lists of the highest activations
-          and of where they are, in descending order.
-        - context_tokens: the token ids around each, as far as the sequence goes, and context_active: the index of the
-          active one among them.
+          and their places, in descending order.
+        - context_tokens: the token ids around each within the sequence, and context_active: the index of the active one.
 
     Raises:
         ValueError: shapes do not fit together, or no token is kept.
@@ -129,7 +127,7 @@ def feature_statistics(
 def _heaviest(
     features: np.ndarray, labels: np.ndarray, n_labels: int, mass: np.ndarray, n_features: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each feature's label (F,) with the most mass, and the share of its mass (F,); 0 and NaN without any.
+    """Each feature's label (F,) with the most mass, and the share of its mass (F,); 0 and NaN without mass.
 
     `features`, `labels`, `mass` are (M,); labels are below `n_labels`.
     """
@@ -138,7 +136,7 @@ def _heaviest(
     pairs, first = np.unique(keys[order], return_index=True)
     masses = np.add.reduceat(mass[order], first) if len(keys) else np.zeros(0)
     owners = pairs // n_labels
-    # Stable, so that of labels with equal mass the lowest comes first.
+    # Stable, so that the lowest of labels with equal mass comes first.
     order = np.lexsort((-masses, owners))
     winners, first = np.unique(owners[order], return_index=True)
     top, top_share = np.zeros(n_features, dtype=np.int64), np.full(n_features, np.nan)
@@ -159,8 +157,8 @@ def _maximum(firings: Firings, n_features: int) -> np.ndarray:
 def _top_contexts(
     firings: Firings, tokens: np.ndarray, documents: np.ndarray, n_features: int, settings: Features
 ) -> dict[str, list[list]]:
-    """The columns `LISTS`, an entry per feature."""
-    # Stable, so that of equal activations the earliest comes first.
+    """The columns `LISTS`, with an entry per feature."""
+    # Stable, so that the earliest of equal activations comes first.
     order = np.lexsort((-firings.values, firings.features))
     counts = np.bincount(firings.features, minlength=n_features)
     starts = np.cumsum(counts) - counts
@@ -215,17 +213,17 @@ def _to_lists(entry: np.ndarray) -> list:
 def simple_shares(
     frame: pd.DataFrame, min_firings: int, thresholds: Iterable[float], samples: int, seed: int
 ) -> list[Measurement]:
-    """Share of features whose mass on their top token (`simple_unigram`) or bigram is at least each threshold (C11).
+    """Share of features with at least each threshold of mass on their top token, and on their top bigram (C11).
 
     Args:
         frame: of `feature_statistics`.
-        min_firings: features that fire less often are not judged, since a single firing is always on a single token.
+        min_firings: features that fire less often are left out, since a single firing is always on a single token.
         thresholds: shares of activation mass.
         samples: bootstrap samples over features.
         seed: seed of the bootstrap.
 
     Returns:
-        A row per metric and threshold; none if no feature fires so often.
+        A row per metric and threshold; none if no feature fires often enough.
     """
     judged = frame[frame["firings"] >= min_firings]
     if judged.empty:

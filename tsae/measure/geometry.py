@@ -1,7 +1,7 @@
-"""How the rows of a table lie: to their unigram residuals, to one another, and to the neighbours that a token had before (C7, C8).
+"""Geometry of tables: rows against unigram residuals, one another, and the neighbours in other tables (C7, C8).
 
-Residuals share a large mean, so that any two rows of a table have a high cosine similarity. Centred ones are of rows less their mean
-over the tokens that are compared, and are about zero for rows that have nothing but the mean in common.
+Residuals share a large mean, so any two rows of a table have a high cosine similarity. Centred similarities subtract
+the mean over the tokens compared, and are about zero for rows that share nothing but the mean.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,16 +13,16 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from tsae.compute.products import product
 from tsae.measure.counts import EDGES, count_bins
+from tsae.measure.definitions import THRESHOLDS
+from tsae.measure.intervals import Bootstrap, median, share
 from tsae.measure.measurement import Measurement
-from tsae.measure.metrics import THRESHOLDS
-from tsae.measure.statistics import Bootstrap, median, share
 from tsae.profile.evaluation import Evaluation
 
 NEIGHBOURS = 10  # nearest tokens whose overlap is measured
-OFTEN = 20  # training occurrences of the tokens whose neighbours are compared: their rows were trained
+OFTEN = 20  # training occurrences of tokens whose neighbours are compared, which have trained rows
 BLOCK = 8  # rows of products
-MOST = 8192  # tokens whose rows are centred, and compared with others: a sample of more would not move a median
-FEWEST = 10  # tokens whose rows are centred: the mean of fewer is too much of each
+MOST = 8192  # tokens whose rows are centred, and compared with others: more would not move a median
+FEWEST = 10  # tokens that centring needs: a mean of fewer depends too much on each
 METRICS = {
     "{pair}_cosine": "median cosine similarity of {pair}",
     "{pair}_cosine_centred": "median cosine similarity of {pair}, each less the mean of its table over the tokens compared",
@@ -61,16 +61,16 @@ def measure_table(table: Tensor, unigrams: Tensor, counts: Tensor, settings: Eva
     """Geometry of the token-biases over tokens seen in training at least `min_count` times, and in bins of their count.
 
     `token_bias_unigram_cosine` is the median cosine similarity of a token-bias to its own unigram residual (C8),
-    `token_bias_neighbour_cosine` that to the most similar other token-bias, on a sample of rows against all (C7), and
-    `token_bias_other_cosine`, the floor of both, that to the unigram residual of another token at random. With suffix `_centred`
-    rows are taken less their mean, with `_by_count` over the tokens of one bin, whose lower edge is `at`, and with `_share` it is the
+    `token_bias_neighbour_cosine` to the most similar other token-bias, on a sample of rows against all (C7), and
+    `token_bias_other_cosine`, the floor of both, to the unigram residual of another token at random. The suffix
+    `_centred` subtracts the mean, `_by_count` is over the tokens of the bin with lower edge `at`, and `_share` is the
     share of rows at or above each threshold.
 
     Args:
         table: (V, d) token-biases.
         unigrams: (V, d) unigram residuals.
-        counts: (V,) int64, how often each token was seen in training.
-        settings: the `min_counts`, the rows sampled as queries, the bootstrap and the seed.
+        counts: (V,) int64, training occurrences of each token.
+        settings: the `min_counts`, the number of queries, the bootstrap and the seed.
     """
     unigrams = unigrams.to(table.device)
     own_cosine = cosine_similarity(table, unigrams, dim=1)
@@ -108,7 +108,7 @@ def measure_table(table: Tensor, unigrams: Tensor, counts: Tensor, settings: Eva
 
 
 def measure_neighbours(unigrams: Tensor, counts: Tensor, settings: Evaluation) -> list[Measurement]:
-    """Median cosine similarity of a unigram residual (V, d) to the most similar other one: where token-biases start (C7).
+    """Median cosine similarity of a unigram residual (V, d), where token-biases start, to the nearest other one (C7).
 
     `unigram_neighbour_cosine`, with `_centred` and `_by_count` as in `measure_table`, on the same tokens.
     """
@@ -125,9 +125,9 @@ def measure_neighbours(unigrams: Tensor, counts: Tensor, settings: Evaluation) -
 def _groups(
     counts: Tensor, usable: Tensor, settings: Evaluation
 ) -> Iterator[tuple[float | None, int | None, Tensor, int]]:
-    """`at`, `min_count`, the tokens, and how many of them are queries: those seen often enough, and those of each bin.
+    """`at`, `min_count`, tokens and number of queries, for tokens seen often enough and for the tokens of each bin.
 
-    A row of zeros, as of a token never seen where the table starts at zero, has no direction: it is not usable (V,), and left out.
+    Rows of zeros, of tokens never seen where the table starts at zero, have no direction: they are not usable (V,).
     """
     for min_count in settings.min_counts:
         tokens = ((counts >= min_count) & usable).nonzero().flatten()
@@ -151,13 +151,13 @@ def _medians(
 
 
 def nearest_other(table: Tensor, squares: Tensor, queries: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine similarity of some rows to the most similar other row, as they are and less a centre; one product serves both.
+    """Cosine similarity of some rows to the most similar other row, raw and centred; one product serves both.
 
     Args:
-        table: (V, d); rows of zeros, and rows at the centre, are nobody's neighbours.
+        table: (V, d); rows of zeros and rows at the centre are nobody's neighbours.
         squares: (V,) squared norms of its rows.
         queries: (Q,) int64, the rows.
-        centre: (d,), what is taken from every row for the second.
+        centre: (d,), subtracted from every row for the centred similarity.
 
     Returns:
         (Q,) and (Q,) similarities.
@@ -179,7 +179,7 @@ def nearest_other(table: Tensor, squares: Tensor, queries: Tensor, centre: Tenso
 
 
 def neighbours(table: Tensor, tokens: Tensor, queries: Tensor, k: int) -> Tensor:
-    """The k tokens among `tokens` (n,) whose rows are most similar to those of `queries` (Q,), itself left out: (Q, k) int64."""
+    """The k other tokens of `tokens` (n,) whose rows are most similar to the row of each query (Q,): (Q, k) int64."""
     similar = product(normalize(table[queries].float(), dim=1), normalize(table[tokens].float(), dim=1))
     similar[queries[:, None] == tokens] = -torch.inf
     return tokens[similar.topk(k, dim=1).indices]
@@ -195,16 +195,17 @@ def measure_inheritance(
 ) -> list[Measurement]:
     """Whether a token has the same neighbours in a table as in others, and whether its nearest is the same word (C7).
 
-    Neighbours are sought by cosine similarity among tokens seen in training at least 20 times. `neighbour_overlap_{other}_{name}` is the
-    mean share of the 10 nearest tokens that two tables have in common; `{name}_same_word` is how often the nearest token
-    differs from the token only by a leading space or by case, over those tokens that have such a one. A sample of tokens is asked.
+    Neighbours are by cosine similarity, among tokens seen in training at least 20 times, for a sample of these tokens.
+    `neighbour_overlap_{other}_{name}` is the mean share of the 10 nearest tokens that two tables have in common.
+    `{name}_same_word` is how often the nearest token differs only by a leading space or by case, over tokens with such
+    a variant.
 
     Args:
-        name: what the table holds.
+        name: of the table.
         table: (V, d) a row per token.
         others: by name, (V, e) a row per token.
-        spelling: (V,) int64, the same number for tokens that differ only so.
-        counts: (V,) how often each token was seen in training.
+        spelling: (V,) int64, equal for tokens that differ only by a leading space or by case.
+        counts: (V,) training occurrences of each token.
         settings: size of the sample, the bootstrap and the seed.
     """
     often = (counts >= OFTEN).nonzero().flatten()

@@ -12,7 +12,6 @@ from tsae.measure.sums import DocumentSums
 from tsae.model.language_model import LanguageModel
 from tsae.model.losses import next_token_losses
 from tsae.profile.evaluation import Evaluation
-from tsae.sae.sae import SAE
 
 METRICS = {
     "ce": "loss of the next token with x_hat in place of x at every kept position [nats]",
@@ -26,49 +25,42 @@ METRICS = {
 
 
 def patched_losses(
-    sae: SAE, model: LanguageModel, sequences: Sequences, layer: int, settings: Evaluation, label: str = "loss"
+    x_hat: Tensor, model: LanguageModel, sequences: Sequences, layer: int, settings: Evaluation, label: str = "loss"
 ) -> Tensor:
-    """Loss of every prediction (n_seq, n_ctx - 1) float32 [nats] with reconstructions for the residuals of kept tokens."""
-    parts = []
+    """Loss of every prediction (n_seq, n_ctx - 1) float32 [nats] with reconstructions for the residuals of kept tokens.
+
+    Args:
+        x_hat: (N, d) float32, reconstructions of the kept tokens, in their order.
+        model: the language model.
+        sequences: held-out sequences.
+        layer: the SAE's.
+        settings: how many sequences share a forward pass.
+        label: of the progress bar.
+    """
+    parts, done = [], 0
     progress = tqdm(total=sequences.tokens.numel(), desc=label, unit="tok", unit_scale=True, disable=None)
-    for batch in zip(*(part.split(settings.batch_sequences) for part in sequences[:3]), strict=True):
-        x, tokens, kept = (part.to(sae.device) for part in batch)
-        patched = x.to(torch.float32, copy=True)
-        patched[kept] = sae(patched[kept], tokens[kept])
-        parts.append(next_token_losses(model, patched, tokens, layer).cpu())
+    for x, tokens, kept in zip(*(part.split(settings.batch_sequences) for part in sequences[:3]), strict=True):
+        patched, n = x.to(torch.float32, copy=True), int(kept.sum())
+        patched[kept] = x_hat[done : done + n]
+        done += n
+        parts.append(next_token_losses(model, patched, tokens.to(model.device), layer).cpu())
         progress.update(tokens.numel())
     progress.close()
     return torch.cat(parts)
 
 
-def measure_loss(
-    sae: SAE,
-    model: LanguageModel,
-    sequences: Sequences,
-    ablations: Mapping[str, Tensor],
-    layer: int,
-    settings: Evaluation,
-    sums: DocumentSums,
-    label: str = "loss",
-) -> None:
-    """Measure the model's loss when the SAE's reconstructions stand in for the residuals of kept tokens.
-
-    Scored are the predictions made from kept tokens, each with the document of the token that it is made from.
+def measure_loss(losses: Tensor, sequences: Sequences, ablations: Mapping[str, Tensor], sums: DocumentSums) -> None:
+    """Sum the model's loss over the predictions made from kept tokens, each with the document of that token.
 
     Args:
-        sae: the SAE, speaking raw residuals.
-        model: the language model.
+        losses: of `patched_losses`.
         sequences: held-out sequences.
         ablations: the losses of their predictions without an SAE, as of `load_ablations`.
-        layer: the SAE's.
-        settings: how many sequences share a forward pass.
         sums: where the sums go.
-        label: of the progress.
     """
     scored = sequences.kept[:, :-1]
     documents = sequences.documents[:, :-1][scored]
-    clean, zero, mean = (ablations[name][scored].double() for name in ABLATIONS)
-    ce = patched_losses(sae, model, sequences, layer, settings, label)[scored].double()
+    ce, clean, zero, mean = (of[scored].double() for of in (losses, *(ablations[name] for name in ABLATIONS)))
     for metric, numerator, denominator in (
         ("ce", ce, 1.0),
         ("ce_clean", clean, 1.0),

@@ -1,24 +1,25 @@
-"""Features that have the direction of something common: how many match a common unigram or bigram residual (C11).
+"""Features whose decoder row matches the residual of a common unigram or bigram (C11).
 
-This is how the authors seem to have counted simple features: by what they reconstruct, not by what they fire on. A feature matches a set of
-residuals if its decoder row has a high cosine similarity to one of them. No threshold is published, so there is a curve.
+The authors seem to have counted simple features so: by what they reconstruct, not by what they fire on. A feature
+matches a set of residuals if its decoder row has a high cosine similarity to one of them. The authors publish no
+threshold, so there is a curve.
 
     unigram            the residuals of the most frequent tokens alone
-    bigram             the residuals of the most frequent bigrams alone; they lie mostly along that of their last token
-    bigram_remainder   what sets a bigram apart: its residual, centred, less its part along the unigram residual of its last token,
-                       centred too. What matches one of these cannot be said to match a unigram
+    bigram             the residuals of the most frequent bigrams alone, mostly along those of their last tokens
+    bigram_remainder   the centred residual of a bigram less its part along the centred unigram residual of its last token:
+                       a feature that matches it does not match a unigram
 
-With `_centred`, residuals are taken less the mean of the set. All share a large mean, which a decoder row need not have, and as they are
-that alone keeps the similarity of a feature that says nothing but the token below 1.
+`_centred` subtracts the mean of the set. Residuals share a large mean, which a decoder row need not have: without
+centring the mean keeps the similarity below 1 even for a feature of the token alone.
 """
 
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from tsae.measure.definitions import THRESHOLDS
+from tsae.measure.intervals import share
 from tsae.measure.measurement import Measurement
-from tsae.measure.metrics import THRESHOLDS
 from tsae.measure.nearest import max_cosine_similarity
-from tsae.measure.statistics import share
 from tsae.profile.evaluation import Evaluation
 from tsae.residuals.ngrams import NgramResiduals
 
@@ -39,7 +40,7 @@ METRIC_WORDS = {
 
 
 def common_directions(ngrams: NgramResiduals, unigram_table: Tensor) -> dict[str, Tensor]:
-    """By name of `SETS`, the residuals (n, d) that features are compared with; no bigrams, if none is common."""
+    """By name of `SETS`, the residuals (n, d) that features are compared with, without bigrams if none is common."""
     unigrams = unigram_table[ngrams.unigrams]
     found = {"unigram": unigrams, "unigram_centred": unigrams - unigrams.mean(0)}
     if 2 not in ngrams.ids:

@@ -17,12 +17,12 @@ class Measurement:
     value: float
     low: float | None = None  # ends of the 95% interval
     high: float | None = None
-    n: int | None = None  # how many things it was measured on
-    at: float | None = None  # the threshold at which it was measured, for a metric that has one
-    min_count: int | None = None  # over table rows of tokens seen at least so often in training, for metrics of tables
-    over: str | None = None  # what was resampled for the interval: documents, features, tokens or phrases
+    n: int | None = None  # number of tokens, features, ... measured
+    at: float | None = None  # threshold or bin, for a metric that has one
+    min_count: int | None = None  # for metrics of tables, least training occurrences of the tokens
+    over: str | None = None  # units of the interval: documents, features, tokens, phrases or n-grams
 
 
 def failure(metadata: Mapping[str, Any]) -> list[Measurement]:
-    """The one row of an SAE whose training was stopped, by its description; nothing of any other."""
+    """The one row of an SAE whose training failed, from its metadata; no row for others."""
     return [Measurement("failed", float(metadata["failed"]["step"]))] if "failed" in metadata else []

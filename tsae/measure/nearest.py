@@ -1,4 +1,4 @@
-"""The most similar of many rows, by cosine."""
+"""The most similar of many rows, by cosine similarity."""
 
 from collections.abc import Iterable
 
@@ -8,15 +8,12 @@ from torch import Tensor
 from tsae.compute.products import product
 
 
-def max_cosine_similarity(
-    queries: Tensor, keys: Tensor, exclude: Tensor | None = None, rows: int = 1024
-) -> tuple[Tensor, Tensor]:
+def max_cosine_similarity(queries: Tensor, keys: Tensor, rows: int = 1024) -> tuple[Tensor, Tensor]:
     """Cosine similarity of each query to its most similar key.
 
     Args:
         queries: (Q, d).
         keys: (K, d); rows of zeros or NaN are never chosen.
-        exclude: (Q,) int64, one key per query that is left out, for a row's nearest other row.
         rows: queries per block, which bounds the memory.
 
     Returns:
@@ -25,12 +22,10 @@ def max_cosine_similarity(
     usable = keys.isfinite().all(1) & (keys.norm(dim=1) > 0)
     directions = torch.nn.functional.normalize(keys.nan_to_num(), dim=1)
     best, chosen = [], []
-    for start in range(0, len(queries), rows):
-        block = product(torch.nn.functional.normalize(queries[start : start + rows], dim=1), directions)
-        block[:, ~usable] = -torch.inf
-        if exclude is not None:
-            block[torch.arange(len(block), device=block.device), exclude[start : start + rows]] = -torch.inf
-        values, indices = block.max(1)
+    for block in queries.split(rows):
+        products = product(torch.nn.functional.normalize(block, dim=1), directions)
+        products[:, ~usable] = -torch.inf
+        values, indices = products.max(1)
         best.append(values)
         chosen.append(indices)
     return torch.cat(best), torch.cat(chosen)
@@ -39,15 +34,15 @@ def max_cosine_similarity(
 def max_cosine_similarity_by_count(
     queries: Tensor, keys: Tensor, counts: Tensor, min_counts: Iterable[int], rows: int = 1024
 ) -> dict[int, tuple[Tensor, Tensor]]:
-    """Cosine similarity of each query to its most similar key among those counted at least so often, for several counts.
+    """Cosine similarity of each query to its most similar key among keys with at least `min_count` counts.
 
-    One product serves them all: with the keys ordered by count, each count's keys are a prefix.
+    One product serves all `min_counts`: in the order of counts, the keys of each are a prefix.
 
     Args:
         queries: (Q, d).
         keys: (K, d), none of them zero.
         counts: (K,) int64.
-        min_counts: counts; one that no key reaches has no entry in the result.
+        min_counts: one that no key reaches has no entry in the result.
         rows: queries per block, which bounds the memory.
 
     Returns:

@@ -1,7 +1,6 @@
-"""Residuals of common n-grams against the unigram residual of their last token.
+"""Residuals of common n-grams against the unigram residual of their last token (C12).
 
-How far the residual of an n-gram lies along the unigram residual of its last token says what is left of a token as its context grows
-(C12).
+The similarity shows how much of a token's own residual is left as its context grows.
 """
 
 from dataclasses import replace
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from tsae.measure.intervals import median
 from tsae.measure.measurement import Measurement
-from tsae.measure.statistics import median
 from tsae.residuals.ngrams import NgramResiduals
 
 METRICS = {
@@ -29,9 +28,9 @@ METRIC_WORDS = {
 def measure_ngrams(ngrams: NgramResiduals, unigram_table: Tensor, seed: int) -> list[Measurement]:
     """Median cosine similarity of an n-gram's residual to its last token's unigram residual, by length `at` (C12).
 
-    `ngram_other_cosine`, the floor, takes the unigram residual of another common token at random. With suffix `_centred`, the
-    residuals of a length are taken less their mean, and the unigram residuals less theirs over the same n-grams: residuals share a
-    large mean, which alone gives a high cosine similarity.
+    `ngram_other_cosine`, the floor, takes the unigram residual of another common token at random. The suffix `_centred`
+    subtracts from both residuals their means over the n-grams of that length: the shared mean alone gives a high cosine
+    similarity.
 
     Args:
         ngrams: of the layer.

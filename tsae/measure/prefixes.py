@@ -1,8 +1,8 @@
-"""Unigram prefixes: what text between BOS and a token makes its unigram residual like the residuals of text.
+"""Unigram prefixes: text between BOS and a token that makes its unigram residual resemble the residuals of text.
 
-In many models the first positions are attention sinks: what follows BOS directly has a residual many times as long as any in
-text, which says nothing of its token. A short prefix lifts the token out of the sink. `measure_prefixes` tries several, on the
-most frequent tokens alone, and `recommend` chooses one.
+In many models the first positions are attention sinks: the residual right after BOS is many times as long as any in
+text, and hardly depends on its token. A short prefix avoids the sink. `measure_prefixes` tries several on the most
+frequent tokens, and `recommend` chooses one.
 """
 
 import json
@@ -15,23 +15,24 @@ from torch import Tensor
 
 from tsae.measure.sequences import Sequences, load_sequences, spread
 from tsae.measure.sums import DocumentSums
-from tsae.measure.tables import last_token_detection, table_fvu
+from tsae.measure.token_tables import last_token_detection, table_fvu
 from tsae.model.language_model import load_model
 from tsae.profile.config import Config
 from tsae.profile.evaluation import Evaluation
 from tsae.residuals.read import ResidualCache, open_residuals
-from tsae.residuals.write_unigrams import rescale_long_rows_, unigram_residuals
+from tsae.residuals.write_unigrams import last_residuals, rescale_long_rows_
+from tsae.store import layout
 from tsae.store.files import read_text, write_json
 from tsae.text.tokens import load_tokens
 
 CANDIDATES = ("", "\n", "The", " a the of and")
-HELDOUT_TOKENS = 32768  # more would not move a recommendation
+HELDOUT_TOKENS = 32768  # enough for a recommendation
 TOLERANCE = 0.02  # differences in FVU, mean over layers, that are not worth a longer prompt
-USELESS = 0.9  # FVU of a table that is hardly worth having
+USELESS = 0.9  # FVU above which a table hardly helps
 
 
 class PrefixMeasurement(NamedTuple):
-    """What one prefix gives at one layer."""
+    """Measurements of one prefix at one layer."""
 
     prefix: str
     """Text between BOS and the token."""
@@ -44,11 +45,11 @@ class PrefixMeasurement(NamedTuple):
     rescaled: float
     """Share of rows longer than `unigrams.max_norm` times the median row, which are rescaled."""
     scale: float
-    """The multiple of the unigram residuals that explains most, c below."""
+    """The multiple of the unigram residuals with the least FVU, c below."""
     fvu: float
-    """FVU of x_hat = mean x + c (table[t] - mean table[t]), c fitted, on held-out tokens that the table has."""
+    """FVU of x_hat = mean x + c (table[t] - mean table[t]), with c fitted, on held-out tokens in the table."""
     last_token_detection: float
-    """Share of the last tokens of held-out sequences, if the table has them, whose residual is most similar to their row."""
+    """Share of last residuals of held-out sequences, of tokens in the table, most similar to their token's row."""
 
 
 class TextResiduals(NamedTuple):
@@ -65,10 +66,10 @@ class TextResiduals(NamedTuple):
 
 
 class Prefixes(NamedTuple):
-    """What `measure_prefixes` found."""
+    """Results of `measure_prefixes`."""
 
     n_rows: int
-    """Tokens of the vocabulary whose unigram residuals were made: the most frequent ones in the training tokens."""
+    """Most frequent training tokens, whose unigram residuals were made."""
     coverage: float
     """Their share of the kept held-out tokens."""
     text: list[TextResiduals]
@@ -80,7 +81,7 @@ class Prefixes(NamedTuple):
 
 
 def frequent_tokens(ids: Tensor, bos: int, n: int) -> Tensor:
-    """(n,) int64: the most frequent token ids of training sequences (n_seq, n_ctx), BOS left out; fewer if there are fewer."""
+    """(n,) int64, at most n: the most frequent token ids of training sequences (n_seq, n_ctx), without BOS."""
     counts = torch.bincount(ids.flatten().long())
     counts[bos] = 0
     order = torch.argsort(counts, descending=True, stable=True)
@@ -88,7 +89,7 @@ def frequent_tokens(ids: Tensor, bos: int, n: int) -> Tensor:
 
 
 def in_rows(sequences: Sequences, tokens: Tensor, vocab_size: int) -> Sequences:
-    """Sequences whose tokens are places in `tokens` (n,); what is not among these is not kept."""
+    """Sequences whose tokens are indices into `tokens` (n,); other tokens are not kept."""
     places = torch.full((vocab_size,), -1)
     places[tokens] = torch.arange(len(tokens))
     rows = places[sequences.tokens]
@@ -98,7 +99,7 @@ def in_rows(sequences: Sequences, tokens: Tensor, vocab_size: int) -> Sequences:
 def measure_layer(
     sequences: Sequences, rows: Tensor, median_norm: float, max_norm: float, settings: Evaluation
 ) -> dict[str, float]:
-    """What the unigram residuals `rows` (n, d) of one prompt say of held-out residuals; `rows` are rescaled in place.
+    """Measure the unigram residuals `rows` (n, d) of one prompt on held-out residuals; `rows` are rescaled in place.
 
     An SAE scales the table and shifts it by b_dec, so the FVU is that of the best scale and shift.
 
@@ -107,7 +108,7 @@ def measure_layer(
         rows: unigram residuals.
         median_norm: median norm of residuals of text.
         max_norm: rows longer than this many times the median row are rescaled to it, as in the table.
-        settings: size and seed of the sample that last-token detection is measured on.
+        settings: size and seed of the sample for last-token detection.
     """
     norms = rescale_long_rows_(rows, max_norm)
     x, table = sequences.residuals[sequences.kept].float(), rows[sequences.tokens[sequences.kept]]
@@ -135,9 +136,7 @@ def measure_prefixes(
     n_rows: int,
     device: torch.device | str = "cpu",
 ) -> Prefixes:
-    """Measure unigram prefixes with a profile's model, tokens and residual cache, and write `prefixes.json` beside them.
-
-    Tried are `CANDIDATES`, the profile's own prefix and the given ones.
+    """Measure `CANDIDATES`, the profile's own prefix and the given ones, and write `prefixes.json`.
 
     Args:
         config: the profile.
@@ -148,13 +147,13 @@ def measure_prefixes(
         device: where the model computes.
 
     Raises:
-        ValueError: an artefact is missing, or a prompt is too long for the model; the message says what to do.
+        ValueError: a file is missing, or a prompt is too long for the model; the message says what to do.
     """
     from transformers import AutoTokenizer
 
-    folder, index = results / "model", results / "residuals/index.json"
-    train, heldout = (results / f"tokens/{split}.safetensors" for split in ("train", "heldout"))
-    for path in (folder / "source.json", train, index, heldout):
+    folder, index = results / layout.MODEL, results / layout.RESIDUALS
+    train, heldout = results / layout.TRAIN_TOKENS, results / layout.HELDOUT_TOKENS
+    for path in (results / layout.MODEL_SOURCE, train, index, heldout):
         if not path.is_file():
             raise ValueError(f"{path} is missing; run first: snakemake --cores all {index} --configfile {configfile}")
     layers = config.residuals.layers
@@ -166,7 +165,7 @@ def measure_prefixes(
     ids = {prefix: tokenizer.encode(prefix, add_special_tokens=False) for prefix in prefixes}
     model = load_model(folder, config.model.compatibility_mode, device)
     rows = {
-        prefix: unigram_residuals(model, split.bos, ids[prefix], layers, config.unigrams.batch_tokens, sample)
+        prefix: last_residuals(model, split.bos, ids[prefix], sample[:, None], layers, config.unigrams.batch_tokens)
         for prefix in prefixes
     }
     text, measured, coverage = [], [], 0.0
@@ -181,7 +180,7 @@ def measure_prefixes(
             )
             measured.append(PrefixMeasurement(prefix, len(ids[prefix]), layer, **values))
     found = Prefixes(len(sample), coverage, text, measured, recommend(measured))
-    write_json(results / "prefixes.json", to_json(found))
+    write_json(results / layout.PREFIXES, to_json(found))
     return found
 
 
@@ -201,10 +200,7 @@ def mean_fvu(measured: Sequence[PrefixMeasurement]) -> dict[str, float]:
 
 
 def recommend(measured: Sequence[PrefixMeasurement]) -> str:
-    """The shortest prefix whose mean FVU over layers is within `TOLERANCE` of the smallest; of equally short ones the best.
-
-    The table is there to reconstruct, so its FVU decides.
-    """
+    """The shortest prefix whose mean FVU over layers is within `TOLERANCE` of the smallest, the best of equal length."""
     fvu = mean_fvu(measured)
     length = {row.prefix: row.n_tokens for row in measured}
     near = [prefix for prefix in fvu if fvu[prefix] <= min(fvu.values()) + TOLERANCE]
@@ -212,7 +208,7 @@ def recommend(measured: Sequence[PrefixMeasurement]) -> str:
 
 
 def to_json(found: Prefixes) -> dict[str, Any]:
-    """As `prefixes.json` has it."""
+    """The content of `prefixes.json`."""
     rows = {"text": [row._asdict() for row in found.text], "measured": [row._asdict() for row in found.measured]}
     return found._asdict() | rows
 
@@ -226,7 +222,7 @@ def read_prefixes(path: Path) -> Prefixes:
 
 
 def describe(found: Prefixes) -> str:
-    """What was found as Markdown tables, layers side by side."""
+    """The results as Markdown tables, with layers side by side."""
     layers = " / ".join(str(row.layer) for row in found.text)
     of_text = [[str(r.layer), f"{r.median_norm:.4g}", f"{r.bos_ratio:.3g}", f"{r.outliers:.2%}"] for r in found.text]
     of_prefix = []
@@ -253,7 +249,7 @@ def describe(found: Prefixes) -> str:
 
 
 def _markdown(rows: list[list[str]]) -> str:
-    """A table from its header and rows, all columns but the first right-aligned, aligned as text too."""
+    """A table from its header and rows, padded to columns; all but the first are right-aligned."""
     widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [rows[0], rule, *rows[1:]]
@@ -263,7 +259,7 @@ def _markdown(rows: list[list[str]]) -> str:
 
 
 def advice(found: Prefixes, current: str) -> str:
-    """What to set, and why; `current` is the profile's prefix."""
+    """The setting to make, and the reason; `current` is the profile's prefix."""
     fvu = mean_fvu(found.measured)
     best = min(fvu, key=lambda prefix: fvu[prefix])
     chosen = found.recommended

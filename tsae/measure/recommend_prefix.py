@@ -9,6 +9,7 @@ from pydantic import Field
 from tsae.compute.devices import Device
 from tsae.measure.prefixes import advice, describe, measure_prefixes
 from tsae.profile.config import load
+from tsae.store.layout import results_of
 
 
 def recommend_prefix(
@@ -20,14 +21,14 @@ def recommend_prefix(
     r"""Measure unigram prefixes of a model, and recommend one.
 
     Args:
-        configfile: the profile, whose residuals are there.
-        prefix: further prefix to try; of a line feed write $'\n' (bash).
-        rows: tokens of the vocabulary, the most frequent ones.
+        configfile: the profile, whose residuals are cached.
+        prefix: further prefix to try; write a line feed as $'\n' (bash).
+        rows: number of tokens, the most frequent ones.
         device: where the model computes.
 
     Raises:
         ValueError: as `measure_prefixes`.
     """
     profile = load(configfile)
-    found = measure_prefixes(profile, configfile, Path("results") / profile.profile, prefix, rows, device)
+    found = measure_prefixes(profile, configfile, results_of(profile.profile), prefix, rows, device)
     return f"{describe(found)}\n\n{advice(found, profile.unigrams.prefix)}"

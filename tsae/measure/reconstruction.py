@@ -1,6 +1,6 @@
 """Reconstruction and sparsity on held-out tokens."""
 
-from collections import defaultdict
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from tsae.measure.features import Firings, firings_of
 from tsae.measure.sequences import Sequences
 from tsae.measure.sums import DocumentSums
 from tsae.profile.evaluation import Evaluation
-from tsae.sae.reconstruction import reconstruction_errors
+from tsae.sae.reconstruction import ReconstructionErrors, reconstruction_errors
 from tsae.sae.sae import SAE
 
 METRICS = {
@@ -24,55 +24,81 @@ METRICS = {
 }
 
 
-def measure_reconstruction(
+class Reconstruction(NamedTuple):
+    """What one pass of an SAE over the N kept tokens leaves for all measurements."""
+
+    errors: ReconstructionErrors
+    """Errors of the tokens."""
+    l0: Tensor
+    """(N,) int64, non-zero activations of each token."""
+    l0_original: Tensor
+    """(N,) int64, activations above zero."""
+    fired: Tensor
+    """(F,) int64, tokens that each feature fired on."""
+
+
+def reconstruct(
     sae: SAE,
     sequences: Sequences,
     settings: Evaluation,
-    sums: DocumentSums,
+    scored: Tensor,
     firings: list[Firings] | None = None,
-    counts: Tensor | None = None,
-) -> Tensor:
-    """Measure reconstruction and sparsity on kept tokens.
+) -> tuple[Reconstruction, Tensor]:
+    """Encode and decode the kept tokens, once for all measurements.
 
     Args:
         sae: the SAE, speaking raw residuals.
         sequences: held-out sequences.
         settings: how many of them are encoded together.
-        sums: where the sums go.
-        firings: where the non-zero activations go, in parts, if they are wanted.
-        counts: (V,) how often each token was seen in training, if NMSE by count is wanted.
+        scored: (n,) int64, ascending indices of the sequences on which the loss is measured.
+        firings: a list to which the non-zero activations are added, in parts.
 
     Returns:
-        (F,) int64, how many tokens each feature fired on.
+        What it found, and the reconstructions (n_scored, d) float32 of the kept tokens of the scored sequences.
     """
     n_sequences, n_ctx = sequences.tokens.shape
     mean = sequences.residuals[sequences.kept].double().mean(0).to(sae.device)
-    parts: dict[str, list[Tensor]] = defaultdict(list)
+    is_scored = torch.isin(torch.arange(n_sequences), scored)
     fired = torch.zeros(sae.n_features, dtype=torch.int64)
+    parts = []
     for chosen in torch.arange(n_sequences).split(settings.batch_sequences):
         kept = sequences.kept[chosen]
         x = sequences.residuals[chosen][kept].to(sae.device).float()
         tokens = sequences.tokens[chosen][kept].to(sae.device)
         active = sae.active(x, tokens)
-        errors = reconstruction_errors(x, sae.decode_active(active, sae.token_biases(tokens)), mean)
+        x_hat = sae.decode_active(active, sae.token_biases(tokens))
         rows, nonzero = active.rows, active.values != 0
         fired += torch.bincount(active.features[nonzero], minlength=sae.n_features).cpu()
-        for name, values in (
-            ("nmse", errors.nmse),
-            ("nmse_original", errors.nmse_original),
-            ("squared_error", errors.squared_error),
-            ("squared_deviation", errors.squared_deviation),
-            ("l0", torch.bincount(rows[nonzero], minlength=len(x))),
-            ("l0_original", torch.bincount(rows[active.values > 0], minlength=len(x))),
-        ):
-            parts[name].append(values.cpu())
+        part = (
+            *reconstruction_errors(x, x_hat, mean),
+            torch.bincount(rows[nonzero], minlength=len(x)),
+            torch.bincount(rows[active.values > 0], minlength=len(x)),
+            x_hat[is_scored[chosen].repeat_interleave(kept.sum(1)).to(sae.device)],
+        )
+        parts.append([values.cpu() for values in part])
         if firings is not None:
             firings.append(firings_of(active, (chosen[:, None] * n_ctx + torch.arange(n_ctx))[kept]))
-    per_token, documents = {name: torch.cat(parts[name]) for name in parts}, sequences.documents[sequences.kept]
-    for name in ("nmse", "nmse_original", "l0", "l0_original"):
-        sums.add(name, per_token[name], 1, documents)
-    sums.add("fvu", per_token["squared_error"], per_token["squared_deviation"], documents)
-    sums.add("mse", per_token["squared_error"], sequences.residuals.shape[-1], documents)
+    *errors, l0, l0_original, x_hat = (torch.cat(values) for values in zip(*parts, strict=True))
+    return Reconstruction(ReconstructionErrors(*errors), l0, l0_original, fired), x_hat
+
+
+def measure_reconstruction(
+    found: Reconstruction, sequences: Sequences, sums: DocumentSums, counts: Tensor | None = None
+) -> None:
+    """Sum reconstruction and sparsity over the kept tokens.
+
+    Args:
+        found: the pass over the same sequences.
+        sequences: held-out sequences.
+        sums: where the sums go.
+        counts: (V,) how often each token was seen in training, if NMSE by count is wanted.
+    """
+    errors, documents = found.errors, sequences.documents[sequences.kept]
+    sums.add("nmse", errors.nmse, 1, documents)
+    sums.add("nmse_original", errors.nmse_original, 1, documents)
+    sums.add("l0", found.l0, 1, documents)
+    sums.add("l0_original", found.l0_original, 1, documents)
+    sums.add("fvu", errors.squared_error, errors.squared_deviation, documents)
+    sums.add("mse", errors.squared_error, sequences.residuals.shape[-1], documents)
     if counts is not None:
-        add_by_count(sums, "nmse_by_count", per_token["nmse"], counts[sequences.tokens[sequences.kept]], documents)
-    return fired
+        add_by_count(sums, "nmse_by_count", errors.nmse, counts[sequences.tokens[sequences.kept]], documents)

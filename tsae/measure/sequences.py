@@ -1,4 +1,4 @@
-"""Held-out sequences, as all measurements read them."""
+"""Held-out sequences."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 from tsae.residuals.read import ResidualCache
-from tsae.residuals.shards import evenly_spaced
+from tsae.residuals.shards import evenly_spaced, restored
 from tsae.text.tokens import load_tokens
 
 
 class Sequences(NamedTuple):
     """Held-out sequences at one layer."""
 
-    residuals: Tensor  # (n_seq, n_ctx, d) float16
+    residuals: Tensor  # (n_seq, n_ctx, d) float16, or float32 if a row is beyond float16
     tokens: Tensor  # (n_seq, n_ctx) int64
     kept: Tensor  # (n_seq, n_ctx) bool: neither BOS nor of outlying norm
-    documents: Tensor  # (n_seq, n_ctx) int64: line of the token's document; BOS counts with the token behind it
+    documents: Tensor  # (n_seq, n_ctx) int64: line of the token's document; BOS has that of the next token
 
 
 def load_sequences(cache: ResidualCache, tokens: Path) -> Sequences:
@@ -36,7 +36,7 @@ def load_sequences(cache: ResidualCache, tokens: Path) -> Sequences:
         )
     documents = split.documents.long()
     return Sequences(
-        torch.cat([shard.residuals for shard in shards]).view(*shape, cache.d_model),
+        torch.cat([restored(shard.residuals, shard.norms) for shard in shards]).view(*shape, cache.d_model),
         ids.long(),
         torch.cat([shard.kept for shard in shards]).view(shape),
         torch.where(documents < 0, documents.roll(-1, 1), documents),

@@ -1,14 +1,14 @@
-"""Features that resemble the rows of a table: by the largest cosine similarity of a decoder row to any of them (C4, C5)."""
+"""Similarity of features to a table: the largest cosine similarity of a decoder row to any row (C4, C5)."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from torch import Tensor
 
+from tsae.measure.definitions import THRESHOLDS
+from tsae.measure.intervals import share
 from tsae.measure.measurement import Measurement
-from tsae.measure.metrics import THRESHOLDS
 from tsae.measure.nearest import max_cosine_similarity_by_count
-from tsae.measure.statistics import share
 from tsae.profile.evaluation import Evaluation
 
 BAND = (0.4, 0.9)  # the authors': features "similar to" a token-bias (C4)
@@ -30,14 +30,14 @@ class Similar(NamedTuple):
 
 
 def most_similar_rows(W_dec: Tensor, table: Tensor, counts: Tensor, min_counts: Iterable[int]) -> dict[int, Similar]:
-    """By min_count: the row of a table (V, d), among tokens seen so often in training (V,), that each of (F, d) resembles most."""
+    """min_count -> for each decoder row (F, d) the most similar row of a table (V, d), of tokens with that count or more."""
     device = W_dec.device
     found = max_cosine_similarity_by_count(W_dec, table.to(device), counts.to(device), min_counts)
     return {at: Similar(*(part.cpu() for part in found[at])) for at in found}
 
 
 def in_band(cosine: Tensor) -> Tensor:
-    """Whether similarities (...) are in the authors' band, both ends included: (...) bool."""
+    """Whether similarities (...) are in the authors' band, ends included: (...) bool."""
     return (cosine >= BAND[0]) & (cosine <= BAND[1])
 
 
@@ -47,8 +47,9 @@ def measure_feature_similarity(
     """Share of features whose decoder row resembles some row of a table, by cosine similarity (C4, C5).
 
     `feature_{name}_similar` is the share in the authors' band 0.4 to 0.9, `feature_{name}_similarity` the share at or
-    above each threshold; over all features, and with suffix `_alive` over those that fire on held-out tokens (F,). Rows
-    are those of tokens seen in training at least `min_count` times: a learned row never seen is still its unigram residual.
+    above each threshold, over all features and, with suffix `_alive`, over those that fire on held-out tokens (F,).
+    Rows are those of tokens seen in training at least `min_count` times: the learned row of a token never seen is its
+    unigram residual.
     """
     samples, seed = settings.bootstrap, settings.seed
     rows = []

@@ -1,4 +1,4 @@
-"""What an SAE holds and computes: numbers to be compared beside its number of features."""
+"""Parameters and arithmetic of an SAE."""
 
 from tsae.measure.measurement import Measurement
 from tsae.sae.sae import SAE
@@ -12,9 +12,9 @@ METRICS = {
 def measure_size(sae: SAE, l0: float, embedding_width: int) -> list[Measurement]:
     """`n_parameters`, the numbers that training moves, and `flops_per_token`, of one token's reconstruction.
 
-    A learned table counts with all its rows, of which a token reads one; of a fixed table only what training moves counts: nothing, a
-    number per token, or the map of the embedding that it is. Operations are those of the encoder's product, the active decoder
-    rows and the row of the table, a multiplication and an addition for each of their numbers: 2 d (F + L0 + 1).
+    A learned table counts with all its rows, a scaled one with a number per token, a mapped embedding with the map, a
+    fixed one not at all. Operations are a multiplication and an addition per number of the encoder's product, the
+    active decoder rows and the row of the table: 2 d (F + L0 + 1).
 
     Args:
         sae: the SAE.

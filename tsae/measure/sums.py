@@ -1,8 +1,7 @@
-"""Sums over held-out documents, from which a metric over tokens, its interval and every comparison of it follow.
+"""Sums over held-out documents, which give metrics over tokens, their intervals and paired comparisons.
 
-A metric over tokens is a ratio of two sums, sum(numerator) / sum(denominator). Tokens of one document are not independent, so the
-bootstrap resamples documents. The sums of every SAE are kept per document: SAEs are evaluated on the same documents, and two that
-are compared are resampled together.
+A metric over tokens is sum(numerator) / sum(denominator). Tokens of one document are not independent, so the bootstrap
+resamples documents. All SAEs are evaluated on the same documents, so two SAEs are resampled together.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tsae.measure.intervals import Bootstrap
 from tsae.measure.measurement import Measurement
-from tsae.measure.statistics import Bootstrap
 from tsae.store.files import REMEDY
 from tsae.store.tensors import load_as, load_metadata, save_tensors
 
@@ -38,7 +37,7 @@ class DocumentSums:
     """The sums of several metrics over the same documents."""
 
     def __init__(self, documents: Tensor):
-        """Name the documents: their lines in the documents file, of every token (...) or once each; -1 is none."""
+        """Take the documents, as lines of the documents file, of every token (...) or once each; -1 is no document."""
         lines = documents.flatten().long().unique()
         self.documents = lines[lines >= 0]
         self._ratios: dict[str, Ratio] = {}
@@ -52,12 +51,12 @@ class DocumentSums:
         Args:
             metric: its name in `METRICS`.
             numerator: (n,), a number per token.
-            denominator: (n,), or one number for all; 1 makes the metric a mean.
+            denominator: (n,), or one number for all; with 1 the metric is a mean.
             documents: (n,) the document of each token.
             at: the threshold or place at which it is measured, for a metric that has one.
 
         Raises:
-            ValueError: a token is of a document that was not named.
+            ValueError: a document is not one of `documents`.
         """
         documents = documents.long().cpu()
         if not torch.isin(documents, self.documents).all():
@@ -84,13 +83,13 @@ class DocumentSums:
         return any(metric == name for name, _, _ in self)
 
     def __iter__(self) -> Iterator[tuple[str, float | None, Ratio]]:
-        """Every metric, with where it is measured, in the order of their adding."""
+        """Every metric, its `at` and its sums, in the order of addition."""
         for key, ratio in self._ratios.items():
             metric, _, at = key.partition("@")
             yield metric, float(at) if at else None, ratio
 
     def measure(self, samples: int, seed: int) -> list[Measurement]:
-        """Every metric with its 95% interval, a bootstrap over documents."""
+        """Every metric with its 95% interval by a bootstrap over documents."""
         bootstrap = Bootstrap(len(self.documents), samples, seed)
         return [
             bootstrap.ratio(metric, *ratio, n=self._n_tokens[_key(metric, at)], at=at, over="documents")
@@ -166,7 +165,7 @@ def _load(path: Path) -> DocumentSums:
     if not torch.equal(sums.documents, tensors["documents"]):
         raise ValueError(f"{path}: its documents are not numbers of lines in ascending order; {REMEDY}")
     for key, count in n_tokens.items():
-        # Copied: a product with what lies in a file, wherever it lies there, may have other last bits.
+        # Copied: the last bits of a product depend on alignment, which varies in a memory-mapped file.
         ratio = Ratio(*(tensors[f"{key}/{part}"].clone() for part in PARTS))
         if any(len(part) != len(sums.documents) for part in ratio):
             raise ValueError(f"{path}: the sums of {key} are not of its {len(sums.documents)} documents; {REMEDY}")

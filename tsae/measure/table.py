@@ -18,7 +18,7 @@ COLUMNS = [
     "decoder_norm", "encoder_scale", "topk_relu", "budget",
     "step", "tokens", "metric", "at", "min_count", "value", "low", "high", "n", "over",
 ]  # fmt: skip
-ON_THE_WAY = ["step", "tokens"]  # of training curves alone
+ON_THE_WAY = ["step", "tokens"]  # in training curves alone
 WHOLE_NUMBERS = ["layer", "seed", "k", *ON_THE_WAY, "min_count", "n"]
 
 
@@ -28,7 +28,7 @@ def write_measurements(path: Path, labels: Mapping[str, Any], measured: Mapping[
     Args:
         path: the JSON file.
         labels: columns that all its rows share.
-        measured: measurements by subject: the id of a point, or what else was measured.
+        measured: measurements by subject, such as the id of a point.
     """
     write_json(
         path, [row for subject, rows in measured.items() for row in labelled({"subject": subject, **labels}, rows)]
@@ -36,7 +36,7 @@ def write_measurements(path: Path, labels: Mapping[str, Any], measured: Mapping[
 
 
 def labelled(labels: Mapping[str, Any], measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
-    """Rows of a table: measurements with the columns that they share."""
+    """Rows of a table: measurements with their shared columns."""
     return [dict(labels) | asdict(measurement) for measurement in measurements]
 
 
@@ -58,11 +58,11 @@ def write_table(output: Path, measurements: Files) -> None:
 def read_table(path: str | Path) -> pd.DataFrame:
     """Read a table; the columns are described in `results/README.md`."""
     check(Path(path))
-    # In chunks, a long table would have columns of several types, with a warning.
+    # Read in chunks, a long table has columns of mixed types.
     return pd.read_csv(path, dtype=dict.fromkeys(WHOLE_NUMBERS, "Int64"), low_memory=False)
 
 
 def read_tables(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """Read the tables that a profile has of those it need not have, one below the other; without any, no rows."""
+    """Read tables into one; without tables, no rows."""
     tables = [read_table(path) for path in paths]
     return pd.concat(tables) if tables else pd.DataFrame(columns=COLUMNS)

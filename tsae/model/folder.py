@@ -1,11 +1,14 @@
-"""The folder of a language model: what its config.json says."""
+"""The folder of a language model: its config.json and source.json."""
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tsae.store import files
+
 
 class ModelShape(NamedTuple):
-    """What `config.json` says about a model's size."""
+    """A model's size."""
 
     n_layers: int
     d_model: int
@@ -13,7 +16,7 @@ class ModelShape(NamedTuple):
 
 
 def quiet_transformers() -> None:
-    """Keep the library from writing warnings and progress bars of its own."""
+    """Silence the library's warnings and progress bars."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -21,16 +24,28 @@ def quiet_transformers() -> None:
 
 
 def model_shape(folder: Path) -> ModelShape:
-    """Read a model's size from its `config.json`.
+    """Read a model's size from its `config.json`; of a model of images and text, the size of its language model.
 
     Raises:
         ValueError: the file is missing or describes no language model.
     """
-    config = model_config(folder)
+    config = model_config(folder).get_text_config()
     try:
         return ModelShape(config.num_hidden_layers, config.hidden_size, config.vocab_size)
     except AttributeError as error:
         raise ValueError(f"{folder / 'config.json'}: not the configuration of a language model ({error})") from error
+
+
+def model_source(folder: Path) -> Any:
+    """Read `source.json`: where the model came from, and the sha256 of every file.
+
+    Raises:
+        ValueError: the file is missing.
+    """
+    path = folder / "source.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: {folder} is not a whole model folder; prepare the model first")
+    return json.loads(files.read_text(path))
 
 
 def model_config(folder: Path) -> Any:
@@ -46,6 +61,14 @@ def model_config(folder: Path) -> Any:
 
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the library raises what it trips over
+    except Exception as error:  # of any type
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not the configuration of a language model ({reason})") from error
+
+
+def auto_class(config: Any) -> Any:
+    """The class of transformers that loads a language model, alone or with the vision model around it."""
+    import transformers
+
+    alone = transformers.AutoModelForCausalLM
+    return alone if type(config) in alone._model_mapping else transformers.AutoModelForImageTextToText

@@ -1,4 +1,4 @@
-"""The loss that a model has when it goes on from given residuals."""
+"""The loss of a model that continues from given residuals."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,18 +7,16 @@ from tsae.model.language_model import LanguageModel
 
 
 def next_token_losses(model: LanguageModel, residuals: Tensor, tokens: Tensor, layer: int) -> Tensor:
-    """Cross-entropy of every next token when the model goes on from these residuals.
+    """Cross-entropy of every next token when the model continues from these residuals.
 
     Args:
         model: the language model.
         residuals: (batch, pos, d) float32, entering block `layer`.
         tokens: (batch, pos) int64, on the model's device.
-        layer: the block to start from; those below do not run.
+        layer: the block to start from.
 
     Returns:
         (batch, pos - 1) [nats], on the model's device.
     """
-    logits = model.logits_from(residuals, layer)[:, :-1]
-    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), tokens[:, 1:].flatten(), reduction="none").view(
-        len(tokens), -1
-    )
+    logits = model.logits_from(residuals, layer, tokens)[:, :-1].flatten(0, 1)
+    return F.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1)

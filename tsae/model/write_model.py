@@ -1,9 +1,10 @@
-"""The stage that makes the folder of a language model from any source: config.json, safetensors and tokenizer."""
+"""The stage that makes a model folder (config.json, safetensors, tokenizer) from any source."""
 
 import contextlib
 import fnmatch
 import io
 import json
+import logging
 import shutil
 import sys
 import tempfile
@@ -11,20 +12,26 @@ from pathlib import Path
 
 import torch
 
-from tsae.model.folder import model_shape, quiet_transformers
+from tsae.model.folder import model_config, model_shape, quiet_transformers
+from tsae.model.language_model import load_model
+from tsae.model.self_test import try_compatibility_mode, try_model
 from tsae.profile.inputs import Model
 from tsae.profile.sources import FolderModel, GgufModel, HubModel, ModelSource
 from tsae.store import files
 
-# Weights as safetensors only: loading any other format can run code.
+LOG = logging.getLogger(__name__)
+
+# Weights only as safetensors: loading other formats can run code.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
-# Further weights that some hub repositories hold in formats of their own.
-_NOT_MODEL_FILES = ("*/*", "consolidated*", "source.json")
+# Further copies of the weights in some hub repositories, in other formats.
+_NOT_MODEL_FILES = ("*/*", "consolidated*", "source.json", "capabilities.json")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 def write_model(settings: Model, sources: Path, folder: Path) -> None:
-    """Make the model's folder from its source.
+    """Make the model's folder from its source; try the model.
+
+    It runs on a few tokens; `capabilities.json` says how the stages can work with it, see `self_test.Capabilities`.
 
     Args:
         settings: where the model comes from, and its size.
@@ -32,17 +39,18 @@ def write_model(settings: Model, sources: Path, folder: Path) -> None:
         folder: the folder to make.
 
     Raises:
-        ValueError: as `prepare_model`, or the model has another size.
+        ValueError: as `prepare_model`, or the model has another size, or is of a kind that cannot be read or continued.
     """
     prepare_model(settings.source, sources, folder)
     check_shape(settings, folder)
+    check_capabilities(settings, folder)
 
 
 def check_shape(model: Model, folder: Path) -> None:
     """Check that a prepared model has the size that the configuration states.
 
     Raises:
-        ValueError: it has another one; the message names each key and the right value.
+        ValueError: it does not; the message names each wrong key and the right value.
     """
     wrong = [
         f"model.{key} is {getattr(model, key)}, but the model has {found}"
@@ -53,11 +61,31 @@ def check_shape(model: Model, folder: Path) -> None:
         raise ValueError("; ".join(wrong))
 
 
+def check_capabilities(model: Model, folder: Path) -> None:
+    """Try a prepared model, and write `capabilities.json` beside it.
+
+    Raises:
+        ValueError: it cannot be loaded, read, or continued.
+    """
+    kind = model_config(folder).get_text_config().model_type
+    plain = load_model(folder)
+    try:
+        capabilities = try_model(plain)
+        if model.compatibility_mode:
+            expected = plain.logits(plain.few_tokens())
+            del plain
+            capabilities = try_compatibility_mode(load_model(folder, compatibility_mode=True), expected)
+    except ValueError as error:
+        raise ValueError(f"model.source: a model of type {kind}: {error}; choose another model") from error
+    LOG.info("model of type %s: %s", kind, capabilities)
+    files.write_json(folder / "capabilities.json", {"model_type": kind, **capabilities._asdict()})
+
+
 def prepare_model(source: ModelSource, sources_dir: Path, folder: Path) -> None:
     """Make a model folder: config.json, *.safetensors, the tokenizer, and last `source.json`.
 
-    `source.json` holds the source's settings and the sha256 of every file; where it exists, the folder is whole. Files
-    of an earlier model in `folder` are replaced.
+    `source.json` holds the source's settings and the sha256 of every file. If it exists, the folder is whole. Files of an earlier
+    model in `folder` are replaced.
 
     Args:
         source: where the model comes from.
@@ -65,7 +93,7 @@ def prepare_model(source: ModelSource, sources_dir: Path, folder: Path) -> None:
         folder: the folder to make.
 
     Raises:
-        ValueError: the source is missing, not what the configuration says, out of reach, or has no safetensors.
+        ValueError: the source is missing, out of reach, has no safetensors, or is not what the configuration says.
     """
     if isinstance(source, FolderModel) and source.path.resolve() == folder.resolve():
         raise ValueError(f"model.source.path: {source.path} is the folder that the model is to be copied to; move it")
@@ -86,8 +114,9 @@ def prepare_model(source: ModelSource, sources_dir: Path, folder: Path) -> None:
                     _copy_model(source.path, f"model.source.path: {source.path}", building)
         paths = sorted(building.iterdir())
         hashes = {path.name: files.sha256(path) for path in paths}
-        # First, so that an interrupted replacement does not pass for a whole model.
-        files.remove(folder / "source.json")
+        # Removed first, so that an interrupted replacement does not pass for a whole model.
+        for name in ("source.json", "capabilities.json"):
+            files.remove(folder / name)
         for path in _model_files(folder):
             files.remove(path)
         for path in paths:
@@ -123,7 +152,7 @@ def _copy_model(source: Path, where: str, folder: Path) -> None:
     index = source / "model.safetensors.index.json"
     if index.is_file():
         try:
-            missing = sorted(set(json.loads(index.read_text())["weight_map"].values()) - names)
+            missing = sorted(set(json.loads(index.read_bytes())["weight_map"].values()) - names)
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{where}: {index.name} is no index of weights ({error!r}); complete the model") from None
         if missing:
@@ -153,7 +182,7 @@ def _download(source: HubModel) -> Path:
         raise ValueError(f"{where}: the model has no such commit; correct model.source.revision") from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise ValueError(f"{where}: the hub has no such model, or it is private; correct the id or log in") from error
-    except Exception as error:  # the libraries that carry the files raise errors of their own
+    except Exception as error:  # network libraries raise their own types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{where}: could not be downloaded and is not in the local cache ({reason}); connect to the network and run "
@@ -174,14 +203,14 @@ def _expand_gguf(path: Path, sha256: str, folder: Path) -> None:
     with contextlib.ExitStack() as stack:
         if not sys.stderr.isatty():
             stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        # Alone in a folder: the libraries would take a config.json or a tokenizer beside it for the model's.
+        # Alone in a folder: the libraries would use a config.json or a tokenizer beside it.
         alone = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         (alone / path.name).symlink_to(path.resolve())
         options = {"gguf_file": path.name, "trust_remote_code": False}
         quantised = AutoModelForCausalLM.from_pretrained(alone, dtype=torch.float32, **options)
         tokenizer = AutoTokenizer.from_pretrained(alone, **options)
     config = quantised.config
-    # The weights are float32 by now; with this entry the library refuses to save them.
+    # The weights are float32 now, but with this entry the library refuses to save them.
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -13,10 +13,10 @@ from tsae.store.files import check, write_text
 def write_phrase_tables(output: Path, tables: Files) -> None:
     """Gather the phrase tables of several SAEs in one.
 
-    The mean recall over each phrase's places is a further column.
+    `mean_recall` is the mean over each phrase's tokens.
 
     Args:
-        output: the table of all.
+        output: the table of all SAEs.
         tables: a table per SAE.
     """
     for table in tables:

@@ -1,25 +1,24 @@
-"""Which feature fires on every token of a phrase, and whether it still does without the unigram direction (C10).
+"""The feature that fires on every token of a phrase, and whether it still fires without the unigram direction (C10).
 
-An SAE has a feature for " Golden Gate Bridge" that fires on " Golden", on " Gate" and on " Bridge", each time partly because
-of that token itself. For each phrase of phrases.py the feature is sought that best covers it. On place j of a phrase a feature
-has the recall
+A feature for " Golden Gate Bridge" fires on " Golden", on " Gate" and on " Bridge", each time partly because of that
+token itself. For each phrase the best feature is sought by
 
     recall_j = share of the phrase's occurrences in which the feature fires on the j-th token
+    score = min_j recall_j - base rate, the share of other tokens of the same documents on which it fires
 
-and over the phrase the score min_j recall_j - base rate, the base rate being the share of other tokens of the same documents on
-which it fires. The subtraction (Youden's J of the weakest place) keeps features that fire everywhere, or on all that a document
-is about, from covering a phrase: a score of 1 belongs to a feature that fires on every token of every occurrence and nowhere
-else, 0 to one that does not tell the phrase's weakest token from any other of its documents. The feature is chosen in one half
-of the documents and scored in the other, so a score can be below zero.
+The score is Youden's J of the weakest token: 1 for a feature that fires on every token of every occurrence and nowhere
+else, 0 for one that does not tell the weakest token from others of its documents. The feature is chosen in one half of
+the documents and scored in the other, so a score can be below zero.
 
-What the feature owes to the tokens themselves is measured on the trained SAE: of the feature's firings on the phrase's tokens,
-how many are lost when the encoder's input loses its part along the token's unigram direction; or along those of all of the phrase's
-tokens. Controls take another token's direction, or move the input as far along that one. See `firings.without_unigrams`.
+To measure what the feature owes to the tokens themselves, the encoder's input loses its part along the token's unigram
+direction, or along those of all tokens of the phrase, and the lost firings are counted. Controls take another token's
+direction, or move the input as far along it. See `firings.without_unigrams`.
 
-The residuals of one phrase are alike, so that a dictionary of random directions, too, has one that fires on most of them, and the
-more so the larger it is: the score of an untrained encoder, of as many features on the same input, is the floor.
+The residuals of a phrase are alike, so even a dictionary of random directions has one that fires on most of them. The
+floor is the score of an untrained encoder of as many features on the same input.
 
-Phrases and residuals are those of the training split, where phrases recur often enough; every SAE has seen the same ones.
+Phrases and residuals are those of the training split, where phrases recur often enough. Every SAE has seen the same
+ones.
 """
 
 import logging
@@ -31,8 +30,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from tsae.measure.intervals import Bootstrap
 from tsae.measure.measurement import Measurement
-from tsae.measure.statistics import Bootstrap
 from tsae.phrases.firings import (
     REMOVALS,
     Encode,
@@ -66,12 +65,12 @@ METRICS = {
 
 
 class PhraseMeasurements(NamedTuple):
-    """What an SAE does on phrases."""
+    """Measurements of an SAE on phrases."""
 
     measurements: list[Measurement]
     """Over all phrases; none without a phrase."""
     table: pd.DataFrame
-    """A row per phrase that was measured, with the columns `COLUMNS`."""
+    """A row per measured phrase, with the columns `COLUMNS`."""
     examples: pd.DataFrame
     """A row per token of the contexts of the first phrases, with the columns `EXAMPLE_COLUMNS`."""
 
@@ -88,7 +87,7 @@ class _Means(NamedTuple):
 
 
 class _Side(NamedTuple):
-    """A phrase in one half of its documents, as the encoder sees it less the mean."""
+    """Encoder inputs, less their mean, of a phrase in one half of its documents."""
 
     inputs: Tensor  # (m, n, d) of its tokens
     documents: Tensor  # (m,)
@@ -98,30 +97,30 @@ class _Side(NamedTuple):
 def measure_phrases(
     sae: SAE, unigrams: Tensor, cache: ResidualCache, phrases: Sequence[Phrase], settings: Phrases, seed: int
 ) -> PhraseMeasurements:
-    """Measure how well the best single feature covers each phrase, and which of its firings the unigram directions hold up.
+    """Measure how well the best single feature covers each phrase, and how many of its firings need the unigram directions.
 
-    `phrase_coverage` is the mean score of the phrases' best features, `phrase_token_recall` the mean of those features' recall
-    over all places of all phrases, both in the scoring half; see the module for the score. `phrase_firings_lost` and its kin are
-    shares of these features' firings there. Intervals are a bootstrap over phrases. Occurrences with a token that is not kept are
-    left out, and phrases of which none is left in one of the halves: `phrases_left_out` is their share.
+    In the scoring half, `phrase_coverage` is the mean score of the phrases' best features, `phrase_token_recall` their
+    mean recall over the tokens of all phrases, and `phrase_firings_{removal}` are shares of their firings. Intervals
+    are a bootstrap over phrases. Occurrences with a token that is not kept are left out, and so are phrases without an
+    occurrence in one half: `phrases_left_out` is their share.
 
     Args:
         sae: the SAE, speaking raw residuals.
         unigrams: (V, d) unigram residuals of the layer.
         cache: residuals of the training split, of the same tokens as the phrases.
         phrases: of `find_phrases`.
-        settings: samples of the bootstrap, the seed of controls, and the phrase that is shown.
+        settings: samples of the bootstrap, the seed of controls, and the phrase to show.
         seed: seed of the untrained encoder's directions.
 
     Raises:
-        ValueError: the cache was made from other tokens than the phrases, or the phrase that is to be shown is not one of them.
+        ValueError: the cache is of other tokens than the phrases, or the phrase to show is not one of them.
     """
     shown = order_for_examples(phrases, settings.example)[:EXAMPLES]
     found = _read(cache, phrases)
     means = _means(sae, unigrams, [rows for parts in found for rows in parts[1:4:2]])
     trained, untrained = encoders(sae, means.input, seed)
     rows, examples = [], {}
-    # A token that is in several phrases is drawn as often as it is.
+    # A token of several phrases is drawn in proportion.
     pool = [token for phrase in phrases for token in phrase.tokens]
     if len({phrase.tokens for phrase in phrases}) == 1:
         pool = list(range(len(unigrams)))
@@ -160,9 +159,9 @@ def measure_phrases(
 
 
 def _read(cache: ResidualCache, phrases: Sequence[Phrase]) -> list[list[_Rows]]:
-    """For each phrase: its tokens and the other ones of the choosing half, of the scoring half, and its context.
+    """For each phrase its tokens and the other tokens, in the choosing half and in the scoring half, and its context.
 
-    All at once, so that every shard is opened, or computed, once.
+    All phrases are read together, so that every shard is read, or computed, once.
     """
     places: list[Tensor] = []
     for phrase in phrases:
@@ -202,7 +201,7 @@ def _read_rows(cache: ResidualCache, places: Tensor) -> _Rows:
 
 
 def _means(sae: SAE, unigrams: Tensor, parts: Sequence[_Rows]) -> _Means:
-    """Means over the kept tokens: what an SAE calls the encoder's input may be off centre by a constant that b_enc makes up for."""
+    """Means over the kept tokens; the encoder's input may be off centre by a constant, which b_enc compensates."""
     inputs, rows, count = torch.zeros(len(sae.b_dec)).double(), torch.zeros(len(sae.b_dec)).double(), 0
     for x, tokens, kept in parts:
         inputs += sae.encoder_input(x[kept], tokens[kept]).double().sum(0)
@@ -223,7 +222,7 @@ def _see(sae: SAE, mean: Tensor, phrase: Phrase, half: Half, rows: _Rows, others
 
 
 def _choose(encode: Encode, side: _Side, n_features: int) -> int:
-    """The feature of the best score."""
+    """The feature with the best score."""
     base_rates = rates(encode, side.others[:, None], n_features)[0]
     return int((rates(encode, side.inputs, n_features).amin(0) - base_rates).argmax())
 
@@ -242,7 +241,7 @@ def _score(encode: Encode, side: _Side, feature: int) -> _Scored:
 
 
 def _lose(encode: Encode, inputs: Tensor, feature: int, without: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Firings of a feature, how many each removal loses, and the recall without the tokens' own unigram directions."""
+    """Firings of a feature, how many each removal loses, and the recall without the tokens' own directions."""
     fires = activations(encode, inputs, feature) != 0
     still = {name: activations(encode, changed, feature) != 0 for name, changed in without.items()}
     lost = {name: int((fires & ~fires_still).sum()) for name, fires_still in still.items()}
@@ -252,7 +251,7 @@ def _lose(encode: Encode, inputs: Tensor, feature: int, without: Mapping[str, Te
 def _show(
     encode: Encode, sae: SAE, means: _Means, unigrams: Tensor, phrase: Phrase, rows: _Rows, feature: int
 ) -> pd.DataFrame:
-    """The activation of a feature on each token of a context, with the token's unigram direction and without; NaN if not kept."""
+    """Activations of a feature on the tokens of a context, with and without unigram directions; NaN if not kept."""
     inputs = sae.encoder_input(rows.x, rows.tokens) - means.input
     directions = (unigrams[rows.tokens] - means.unigram).unsqueeze(1)
     of_phrase = torch.arange(len(rows.tokens)) - phrase.context.before

@@ -1,12 +1,11 @@
-"""Frequent phrases of several tokens in the training text, on which features of phrases are sought (C10).
+"""Frequent phrases of several tokens in the training text, for which features are sought (C10).
 
-To measure features of phrases without choosing examples by hand, the phrases are those that the text repeats more often than
-its tokens would by chance. What a feature does on a phrase is measured in firings.py; here is decided on which tokens.
+The phrases are those that the text repeats more often than its tokens would by chance, so no example is chosen by hand.
 
-The documents that a phrase occurs in are split into two halves. A feature is chosen on the occurrences in one half of them and
-scored on those in the other, so that one that knows a document does not pass for one of the phrase. With each half come other
-tokens of the same documents, drawn as often from each document as the phrase occurs in it: on these a feature of the documents'
-topic fires, and one of the phrase does not.
+The documents with a phrase are split into two halves. A feature is chosen on the occurrences in one half and scored on
+those in the other, so a feature of one document does not pass for one of the phrase. Each half comes with other tokens
+of the same documents, drawn from each document in proportion to the phrase's occurrences. A feature of the topic fires
+on these, a feature of the phrase does not.
 """
 
 import logging
@@ -23,8 +22,7 @@ from tsae.store.arguments import Folder
 from tsae.text.tokens import load_tokenizer, load_tokens
 
 LOG = logging.getLogger(__name__)
-# Of a candidate that shares tokens with better phrases in more of its occurrences than this, little is left of its own.
-MAX_OVERLAP = 0.5
+MAX_OVERLAP = 0.5  # share of a candidate's occurrences that may overlap better phrases
 CONTEXT_BEFORE, CONTEXT_AFTER = 8, 4  # tokens shown around an occurrence
 
 
@@ -37,18 +35,18 @@ class _Candidate(NamedTuple):
 def find_phrases(ids: Tensor, documents: Tensor, decode: Callable[[list[int]], str], settings: Phrases) -> list[Phrase]:
     """Frequent phrases, best first: runs of letters-only tokens from the start of a word to the end of a word.
 
-    Candidates of n tokens are ranked by count * log(p(phrase) / (p(token_1) ... p(token_n))): the nats that are saved by
-    coding the phrase as one unit. Of candidates that overlap in the text, the one ranked higher stays.
+    Candidates are ranked by count * log(p(phrase) / (p(token_1) ... p(token_n))), the nats saved by coding the phrase
+    as one unit. Of candidates that overlap in the text, the best one stays.
 
     Args:
         ids: (n_seq, n_ctx) int32.
         documents: (n_seq, n_ctx) int32, each token's document; -1 at BOS.
-        decode: text of token ids; of a single token too it must keep the leading space.
+        decode: text of token ids, which keeps the leading space of a single token.
         settings: lengths, frequencies and numbers.
 
     Returns:
-        At most `settings.n_phrases` phrases, each with at most `settings.max_occurrences` seeded occurrences, as even over its
-        documents as these allow. Left out are those of few documents, or nearly all in one.
+        At most `settings.n_phrases` phrases, each with at most `settings.max_occurrences` seeded occurrences, spread
+        evenly over its documents. Phrases of few documents, or nearly all in one, are left out.
 
     Raises:
         ValueError: shapes differ.
@@ -63,7 +61,7 @@ def find_phrases(ids: Tensor, documents: Tensor, decode: Callable[[list[int]], s
         places = _places(candidate.starts, len(candidate.tokens))
         if covered[places].any(1).mean() > MAX_OVERLAP:
             continue
-        # A generator of its own, so that no phrase depends on which others there are.
+        # A generator per phrase, so that no phrase depends on the others.
         rng = np.random.default_rng([settings.seed, *candidate.tokens])
         starts = _spread(candidate.starts, lines, settings.max_occurrences, rng)
         first = _first_half(lines[starts], rng)
@@ -134,7 +132,7 @@ def _describe(chosen: _Chosen, text: _Text, base_tokens: int) -> Phrase:
 
 
 def _ranks(labels: np.ndarray) -> np.ndarray:
-    """How many of the same label come before each (n,)."""
+    """For each label (n,) the number of equal ones before it."""
     order = np.argsort(labels, kind="stable")
     new = np.diff(labels[order], prepend=labels[order[:1]] - 1) != 0
     group_starts = np.maximum.accumulate(np.where(new, np.arange(len(labels)), 0))
@@ -144,7 +142,7 @@ def _ranks(labels: np.ndarray) -> np.ndarray:
 
 
 def _spread(starts: np.ndarray, lines: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """At most so many of the starts, ascending, as evenly over documents as these allow."""
+    """At most `most` of the starts, ascending, spread evenly over documents."""
     if len(starts) <= most:
         return starts
     shuffled = rng.permutation(starts)
@@ -153,11 +151,11 @@ def _spread(starts: np.ndarray, lines: np.ndarray, most: int, rng: np.random.Gen
 
 
 def _first_half(documents: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mask (n,) of the occurrences in one half of the documents; the halves hold about as many occurrences each."""
+    """Mask (n,) of the occurrences in one half of the documents; both halves hold about as many occurrences."""
     named, counts = np.unique(documents, return_counts=True)
     order = rng.permutation(len(named))
     sizes, first = [0, 0], []
-    # The largest documents first: each goes where there is less.
+    # Largest first, each to the smaller half.
     for index in order[np.argsort(-counts[order], kind="stable")]:
         smaller = int(sizes[1] < sizes[0])
         sizes[smaller] += counts[index]
@@ -167,7 +165,7 @@ def _first_half(documents: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _context(start: int, n: int, text: _Text) -> Context:
-    """What stands around the n tokens from `start` on; BOS, of no document, bounds it too."""
+    """The context of the n tokens from `start` on, within the document."""
     low, high = start, start + n
     while low > max(start - CONTEXT_BEFORE, 0) and text.lines[low - 1] == text.lines[start]:
         low -= 1
@@ -180,7 +178,7 @@ def _context(start: int, n: int, text: _Text) -> Context:
 def _find_candidates(
     tokens: np.ndarray, lines: np.ndarray, decode: Callable[[list[int]], str], settings: Phrases
 ) -> list[_Candidate]:
-    """All runs that are frequent enough; `tokens` and `lines` (their documents) are of the whole split, end to end."""
+    """All runs that are frequent enough in the whole split, given as tokens and the documents of each."""
     is_text = lines >= 0
     n_vocabulary = int(tokens.max()) + 1
     counts = np.bincount(tokens[is_text], minlength=n_vocabulary)
@@ -188,11 +186,11 @@ def _find_candidates(
     starts_word, continues_word = _describe_tokens(n_vocabulary, counts, decode)
     usable = (starts_word | continues_word) & ~_most_common(tokens[is_text], lines[is_text], counts, settings.n_common)
     in_run = is_text & usable[tokens]
-    # Whether the next token is of the same document, and so of the same sequence, which BOS ends.
+    # Whether the next token is of the same document, and so of the same sequence.
     linked = (lines == np.roll(lines, -1)) & is_text
     word_goes_on = linked & continues_word[np.roll(tokens, -1)]
 
-    # `run` holds where the runs of n tokens start, `label` which run it is: the same number for the same tokens.
+    # `run` holds the starts of the runs of n tokens, `label` a number per run, equal for equal tokens.
     run, label = in_run.nonzero()[0], tokens[in_run]
     candidates, n_of_few_documents = [], 0
     for n in range(2, max(settings.lengths) + 1):
@@ -220,7 +218,7 @@ def _find_candidates(
 def _describe_tokens(
     n_vocabulary: int, counts: np.ndarray, decode: Callable[[list[int]], str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Masks (V,) of letters-only tokens that occur: those that start a word with a space, and those that go on with one."""
+    """Masks (V,) of the letters-only tokens that start a word with a space, and of those that continue a word."""
     starts, continues = np.zeros(n_vocabulary, dtype=bool), np.zeros(n_vocabulary, dtype=bool)
     for token in counts.nonzero()[0].tolist():
         text = decode([token])
@@ -230,7 +228,7 @@ def _describe_tokens(
 
 
 def _most_common(tokens: np.ndarray, lines: np.ndarray, counts: np.ndarray, n_common: int) -> np.ndarray:
-    """Mask (V,) of the tokens in the most documents: unlike counts, these leave out what one long document is about."""
+    """Mask (V,) of the tokens in the most documents; counts would include the topic of one long document."""
     n_lines = int(lines.max()) + 1
     n_documents = np.bincount(np.unique(tokens * n_lines + lines) // n_lines, minlength=len(counts))
     common = np.zeros(len(counts), dtype=bool)
@@ -239,7 +237,7 @@ def _most_common(tokens: np.ndarray, lines: np.ndarray, counts: np.ndarray, n_co
 
 
 def _group(places: np.ndarray, labels: np.ndarray, min_count: int) -> list[np.ndarray]:
-    """Ascending places of every label that at least min_count of them have."""
+    """Ascending places of each label that has at least min_count of them."""
     order = np.argsort(labels, kind="stable")
     groups = np.split(places[order], np.diff(labels[order]).nonzero()[0] + 1)
     return [group for group in groups if len(group) >= min_count]

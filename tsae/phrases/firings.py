@@ -1,4 +1,4 @@
-"""What fires on what an encoder sees, and on that with directions taken out of it."""
+"""Firings on the encoder's input, and on the input with directions removed."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,7 +14,7 @@ Encode = Callable[[Tensor], Active]
 METRICS = {
     "phrase_firings_{removal}": "share of the firings of phrases' best features on their phrases that are lost {removal}",
 }
-# What is taken out of the encoder's input, and what is done to it as a control, in the order of `without_unigrams`.
+# Removals and their controls, in the order of `without_unigrams`.
 METRIC_WORDS = {
     "removal": {
         "lost": "when the encoder's input loses its part along the token's unigram direction",
@@ -30,7 +30,7 @@ REMOVALS = tuple(METRIC_WORDS["removal"])
 
 
 def encoders(sae: SAE, mean: Tensor, seed: int) -> tuple[Encode, Encode]:
-    """The active features of what the encoder sees less its mean (N, d): those of the SAE, and of random directions."""
+    """Encoders of centred inputs (N, d): that of the SAE, and one of as many random directions."""
     directions = torch.randn(sae.W_enc.shape, generator=torch.Generator().manual_seed(seed))
     directions /= directions.norm(dim=1, keepdim=True)
 
@@ -44,7 +44,7 @@ def encoders(sae: SAE, mean: Tensor, seed: int) -> tuple[Encode, Encode]:
 
 
 def fired(encode: Encode, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Token, feature and activation of all that fires on inputs (N, d)."""
+    """Token, feature and activation of every firing on inputs (N, d)."""
     active = encode(inputs)
     on = active.values != 0
     return active.rows[on], active.features[on], active.values[on]
@@ -67,11 +67,11 @@ def activations(encode: Encode, inputs: Tensor, feature: int) -> Tensor:
 
 
 def remove_span(inputs: Tensor, rows: Tensor) -> Tensor:
-    """Vectors less their part in the span of some others.
+    """Vectors less their part in the span of others.
 
     Args:
         inputs: (..., d).
-        rows: (..., r, d), what spans; what is linearly dependent or zero counts once or not at all. It broadcasts.
+        rows: (..., r, d), broadcast; they may be linearly dependent or zero.
 
     Returns:
         (..., d) float32; computed in float64, since unigram residuals are alike.
@@ -83,10 +83,9 @@ def remove_span(inputs: Tensor, rows: Tensor) -> Tensor:
 
 
 def without_unigrams(inputs: Tensor, own: Tensor, other: Tensor, mean: Tensor) -> dict[str, Tensor]:
-    """What an encoder is given of a phrase's tokens once the unigram directions are taken out of it.
+    """Encoder inputs of a phrase's tokens with unigram directions removed.
 
-    The encoder's input is centred, and so a token's unigram direction is that of its unigram residual less the mean one: most of
-    two unigram residuals is what all have in common.
+    A token's unigram direction is that of its unigram residual less the mean one, since the encoder's input is centred.
 
     Args:
         inputs: (m, n, d), n tokens in each of m occurrences, less their mean.
@@ -95,9 +94,7 @@ def without_unigrams(inputs: Tensor, own: Tensor, other: Tensor, mean: Tensor) -
         mean: (d,) mean unigram residual.
 
     Returns:
-        (m, n, d) each, in the order of `REMOVALS`: without the token's unigram direction; without another token's; moved as far
-        as by the first, along the other token's; without the token's unigram residual as it is; without another token's; without
-        the span of the unigram directions of all tokens of the phrase; without that of as many others.
+        (m, n, d) each, as `METRIC_WORDS` describes them, in the order of `REMOVALS`.
     """
     directions, others = normalize(own - mean, dim=-1), normalize(other - mean, dim=-1)
     along = (inputs * directions).sum(-1, keepdim=True)
@@ -114,10 +111,10 @@ def without_unigrams(inputs: Tensor, own: Tensor, other: Tensor, mean: Tensor) -
 
 
 def draw_others(rng: np.random.Generator, tokens: Sequence[int], n_occurrences: int, pool: Sequence[int]) -> Tensor:
-    """For each token of each occurrence (m, n) another token, drawn from a pool, one that is not in the phrase.
+    """For each token of each occurrence (m, n) a token from a pool that is not in the phrase.
 
-    The pool is the tokens of all phrases: tokens of the vocabulary at random would mostly be rare ones, whose directions an encoder has
-    little reason to read, and so no match for tokens that recur.
+    The pool is the tokens of all phrases. Random tokens of the vocabulary would mostly be rare, with directions that an
+    encoder has little reason to read.
 
     Raises:
         ValueError: the pool has no other token.

@@ -39,11 +39,11 @@ def measure_phrases_of(
         sae: checkpoint.
         residuals: index of the residual cache.
         unigrams: unigram residuals of the layer.
-        phrases: a file of `find_phrases_of`.
+        phrases: file of `find_phrases_of`.
         settings: how to measure.
-        metrics: where the measurements go.
-        table: where a row per phrase goes.
-        examples: where contexts go, token by token.
+        metrics: file of the measurements.
+        table: file with a row per phrase.
+        examples: file of contexts, token by token.
         model: the model, for residuals that are not on disk.
         device: where the model computes.
 

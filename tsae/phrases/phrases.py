@@ -1,4 +1,4 @@
-"""Phrases, as the stage find_phrases leaves them: where each occurs in the training split, and other tokens of the same documents."""
+"""The file of phrases: their occurrences in the training split, and other tokens of the same documents."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Half(NamedTuple):
 
 
 class Context(NamedTuple):
-    """An occurrence of a phrase, with what stands around it in the same sequence and document."""
+    """An occurrence of a phrase with the tokens around it, of the same sequence and document."""
 
     start: int
     """Place of the first token shown."""
@@ -75,10 +75,10 @@ def _phrase_of(entry: dict[str, Any]) -> Phrase:
 
 
 def order_for_examples(phrases: Sequence[Phrase], example: str | None) -> list[Phrase]:
-    """The phrases, the one that is named before all others; a leading space is no difference.
+    """The phrases, with the named one first; a leading space does not matter.
 
     Raises:
-        ValueError: it is not one of them.
+        ValueError: the named phrase is not one of them.
     """
     named = [phrase for phrase in phrases if example is not None and phrase.text.strip() == example.strip()]
     if example is not None and not named:

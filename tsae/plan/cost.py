@@ -1,10 +1,10 @@
-"""What all jobs of a stage do together, and what the largest of them takes."""
+"""The cost of a stage."""
 
 from typing import NamedTuple
 
 
 class Cost(NamedTuple):
-    """What all jobs of a stage do together, and what the largest of them takes."""
+    """Work of all jobs of a stage together, and memory of the largest job."""
 
     stage: str
     """Rule of the workflow."""
@@ -15,25 +15,25 @@ class Cost(NamedTuple):
     on_gpu: bool = False
     """Whether they use a GPU if there is one."""
     model_tokens: float = 0
-    """Tokens that go through the model or a part of it."""
+    """Tokens through the model or a part of it."""
     trained_tokens: float = 0
     """Tokens that SAEs are trained on."""
     model_flops: float = 0
-    """Arithmetic of the language model."""
+    """Arithmetic of the language model [FLOP]."""
     dense_flops: float = 0
-    """Arithmetic of dense products with an SAE or a table."""
+    """Dense products with an SAE or a table [FLOP]."""
     sparse_flops: float = 0
-    """Arithmetic that touches the active features of a token alone."""
+    """Work on the active features of tokens only [FLOP]."""
     read_bytes: float = 0
-    """Cached residuals that are read, shuffled and put into batches."""
+    """Cached residuals that are read, shuffled and batched [bytes]."""
     text_tokens: float = 0
     """Tokens of text that are read, tokenised or counted."""
     memory: float = 0
-    """Memory of the largest job without a GPU [bytes]."""
+    """Memory of the largest job, computing without a GPU [bytes]."""
     gpu_memory: float = 0
     """GPU memory of the largest job [bytes]."""
 
     @property
     def flops(self) -> float:
-        """All arithmetic."""
+        """All arithmetic [FLOP]."""
         return self.model_flops + self.dense_flops + self.sparse_flops

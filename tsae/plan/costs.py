@@ -1,7 +1,6 @@
-"""What every stage of a profile does and takes, counted from its configuration alone.
+"""The cost of every stage of a profile, computed from its configuration alone.
 
-Nothing is downloaded: the model is known by its layers, width and vocabulary. Its blocks are taken for the usual ones, of 12 d^2
-weights; of SAEs with a penalty, whose sparsity is an outcome, a number of active features is assumed.
+Assumptions: a block of the model has 12 d^2 weights, an SAE with a sparsity penalty `L1_ACTIVE` active features.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,17 +28,17 @@ from tsae.profile.inputs import TOKEN_BYTES
 from tsae.profile.point import Point
 from tsae.profile.sweep import Job
 
-# Memory of a process before its first tensor: PyTorch, and with it what loads a language model.
+# Memory of a process before its first tensor: with PyTorch, and with what loads a language model too.
 PROCESS_BYTES, MODEL_PROCESS_BYTES = 0.45e9, 0.6e9
-GPU_PROCESS_BYTES = 0.6e9  # CUDA's own
-MOST_CONTEXT = 16  # tokens of a phrase and around it, in an example
-TOKEN_WORK_BYTES = 110  # held for every training token while phrases are counted: ids, documents, keys, their order
-HELD = 4  # of a weight in training: itself, its gradient, two moments
-IN_ORDER = 5  # times as fast as into shuffled batches are residuals read in order, as measured
+GPU_PROCESS_BYTES = 0.6e9  # of CUDA itself
+MOST_CONTEXT = 16  # tokens of an example: a phrase and its context
+TOKEN_WORK_BYTES = 110  # per training token while phrases are counted: ids, documents, keys, their order
+HELD = 4  # numbers per weight in training: itself, its gradient, two moments
+IN_ORDER = 5  # sequential reads measured 5 times faster than shuffled batches
 
 
 def costs(config: Config) -> list[Cost]:
-    """The stages that take time, in their order."""
+    """The stages that take time, in the order of the workflow."""
     return [
         _prepare_documents(config),
         _tokenize(config),
@@ -133,7 +132,7 @@ def _conditional_means(config: Config) -> Cost:
 
 
 def train(config: Config, jobs: Sequence[Job]) -> Cost:
-    """Training of some SAEs."""
+    """Training of these SAEs."""
     settings, d = config.training, config.model.d_model
     per_sae = [(job, round(job.point.budget * settings.tokens)) for job in jobs]
     per_sae = [(job, tokens // settings.batch_size * settings.batch_size) for job, tokens in per_sae]
@@ -159,12 +158,12 @@ def train(config: Config, jobs: Sequence[Job]) -> Cost:
 
 
 def _training_bytes(config: Config, point: Point) -> float:
-    """The SAE with gradients and moments, its tables, and a batch with its pre-activations."""
+    """Memory of the SAE with gradients and moments, its tables, and a batch with its pre-activations."""
     d, n_features, batch = config.model.d_model, point.n_features(config.model.d_model), config.training.batch_size
     learned = 3 + (config.training.table_adam == "dense")
     tables = {"none": 0, "fixed": 1, "scaled": 2, "embedding": 2, "learned": learned}[point.table]
     tables += point.encoder_input == "without_unigram"
-    # The unigram residuals and the table's first rows are there besides.
+    # Also in memory: the unigram residuals, and the table's initial rows.
     starts = 1 + (point.table != "none")
     return HELD * 8 * n_features * d + 4 * (tables + starts) * n_table(config) + 8 * batch * n_features + 24 * batch * d
 
@@ -187,7 +186,7 @@ def _ablate(config: Config) -> Cost:
 def _measure_baselines(config: Config) -> Cost:
     settings, n_layers = config.evaluation, len(layers(config))
     detection = settings.detection_tokens + split_tokens(config)[1] // config.tokens.n_ctx
-    # The unigram residuals' own neighbours, and the ranks of a quarter of the tokens.
+    # Neighbours among the unigram residuals, and the ranks of a quarter of the tokens.
     queries = 2 * detection + (len(settings.min_counts) + 1) * settings.similarity_rows + settings.detection_tokens // 4
     return Cost(
         "measure_baselines",
@@ -202,7 +201,7 @@ def _evaluate(config: Config) -> Cost:
     heldout, scored = split_tokens(config)[1], n_scored(config, settings.ce_sequences)
 
     def compared(job: Job) -> float:
-        """Features with both tables and with the controls; a table's rows with one another and with residuals."""
+        """Products that compare features with tables and controls, and a table's rows with each other and residuals."""
         n_features = job.point.n_features(config.model.d_model)
         rows = 2.0 * n_features
         if job.point.table != "none":
@@ -232,12 +231,12 @@ def _evaluate(config: Config) -> Cost:
 
 
 def _measure_curve(config: Config) -> Cost:
-    jobs, n_checkpoints = config.jobs("headline"), len(config.checkpoint_steps())
+    jobs, n_checkpoints = config.curve_jobs(), len(config.checkpoint_steps())
     limits = (config.evaluation.ce_sequences, config.curves.ce_sequences)
     scored = min(n_scored(config, limit) for limit in limits)
     heldout = split_tokens(config)[1]
-    held = 4 * weights(config) + logits_bytes(config) + max(sae_bytes(config, job.point) for job in jobs)
-    # A sample of features with a table on the way, or with two.
+    held = 4 * weights(config) + logits_bytes(config) + max((sae_bytes(config, job.point) for job in jobs), default=0)
+    # A sample of features is compared with one table, or with two.
     compared = 2 * config.evaluation.similarity_rows * n_seen(config) * config.model.d_model
     similarity = sum(compared * (1 + (job.point.table == "none")) for job in jobs)
     return Cost(
@@ -264,8 +263,8 @@ def _phrases(config: Config) -> Iterator[Cost]:
     jobs = config.jobs("encoder")
     yield Cost("find_phrases", 1, text_tokens=train, memory=PROCESS_BYTES + TOKEN_WORK_BYTES * train)
     settings, d = config.phrases, config.model.d_model
-    # Of a phrase: its occurrences, other tokens of their documents, and a context. Of a streamed cache the model runs whole
-    # shards, for a few rows each.
+    # Rows per phrase: its occurrences, other tokens of their documents, and a context. With a streamed cache the model
+    # runs a whole shard for a few rows.
     phrase = settings.max_occurrences * max(settings.lengths)
     rows = settings.n_phrases * (phrase + settings.base_tokens + MOST_CONTEXT)
     run = min(train, rows * config.residuals.shard_sequences * config.tokens.n_ctx) if config.streams else 0
@@ -276,7 +275,7 @@ def _phrases(config: Config) -> Iterator[Cost]:
         on_gpu=config.streams,
         model_tokens=run * len(jobs),
         model_flops=sum(run * job.layer * block_flops(config) for job in jobs),
-        # By two encoders each, and half of the occurrences by one for each removal.
+        # Two encoders see every row; one more sees half of the occurrences for each removal.
         dense_flops=sum(
             settings.n_phrases * (6 * phrase + 2 * settings.base_tokens) * encoder_flops(config, job.point)
             for job in jobs

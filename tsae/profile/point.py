@@ -1,13 +1,13 @@
-"""A point of the sweep: one SAE, all but its layer and seed, and what its settings mean."""
+"""A point of the sweep: the settings of an SAE, all but its layer and seed."""
 
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from tsae.profile.architectures import ARCHITECTURES, Sparsity
+from tsae.profile.architectures import ARCHITECTURES
 from tsae.profile.section import Section
 
-# The names are those of the modules in sae/architectures, which a type checker cannot list.
+# The names of the modules in sae/architectures, which a type checker cannot list.
 if TYPE_CHECKING:
     ArchitectureName = str
 else:
@@ -15,24 +15,48 @@ else:
 
 TableName = Literal["none", "fixed", "scaled", "embedding", "learned"]
 EncoderInput = Literal["residual", "remainder", "without_unigram"]
-# Which setting says how sparse an architecture is; the other one is refused.
-SPARSITY: dict[str, Sparsity] = {name: about.sparsity for name, about in ARCHITECTURES.items()}
 MOST_EXPANSION = 1 << 20  # no SAE is so wide, and products with it stay finite
-# What says nothing about an SAE without a table.
-OF_TABLES = ("rows", "lookup_scale", "table_lr")
-# What the authors' start decides by itself.
-OF_CENTRED = ("centre", "decoder_norm")
-NO_ROWS = (
-    "encoder_input: remainder takes the token's row of the table out of what the encoder sees, and table: none has no rows; give "
-    "baselines a grid of their own"
-)
-NOT_OF_AUTHORS = "{0}: start: authors has unit decoder rows and no centre of the encoder's input; leave {0} out, or set start: centred"
-# Length of W_dec's rows at the start. Unit rows, as the authors', leave a baseline's NMSE 4% higher on the embedded budget.
+OF_TABLES = ("rows", "lookup_scale", "table_lr")  # settings without meaning for a baseline
+# Initial length of W_dec's rows. The authors' unit rows leave a baseline's NMSE 4% higher on the embedded budget.
 DECODER_NORM = 0.1
 
 
+def check_settings(settings: Section) -> None:
+    """Check that the settings of a point, or the lists of a grid, do not contradict one another.
+
+    Raises:
+        ValueError: they do; the message names the setting.
+    """
+    given = {
+        name: {value for value in (values if isinstance(values, tuple) else (values,)) if value is not None}
+        for name, values in settings
+    }
+    (architecture,) = given["architecture"]
+    wanted = ARCHITECTURES[architecture].sparsity
+    unwanted = "l1" if wanted == "k" else "k"
+    if given[unwanted]:
+        raise ValueError(
+            f"{unwanted} says nothing about architecture {architecture}, whose sparsity is set by {wanted}"
+        )
+    if not given[wanted]:
+        raise ValueError(f"architecture {architecture} needs {wanted}")
+    if architecture != "topk" and False in given["topk_relu"]:
+        raise ValueError(f"topk_relu: false says nothing about architecture {architecture}")
+    if "remainder" in given["encoder_input"] and "none" in given["table"]:
+        raise ValueError(
+            "encoder_input: remainder subtracts the token's row of the table, and table: none has no rows; give "
+            "baselines a grid of their own"
+        )
+    for setting in ("centre", "decoder_norm"):
+        if "authors" in given["start"] and given[setting]:
+            raise ValueError(
+                f"{setting}: start: authors has unit decoder rows and no centre of the encoder's input; leave "
+                f"{setting} out, or set start: centred"
+            )
+
+
 class Point(Section):
-    """One SAE of the sweep, all but its layer and seed."""
+    """The settings of an SAE; `Grid` describes each."""
 
     architecture: ArchitectureName = "topk"
     k: int | None = Field(None, ge=1)
@@ -51,32 +75,13 @@ class Point(Section):
     budget: float = Field(1.0, gt=0, le=1)
 
     @model_validator(mode="after")
-    def _check_sparsity(self) -> "Point":
-        wanted = SPARSITY[self.architecture]
-        for setting in ("k", "l1"):
-            given = getattr(self, setting) is not None
-            if given and setting != wanted:
-                raise ValueError(
-                    f"{setting} says nothing about architecture {self.architecture}; its sparsity is {wanted}"
-                )
-            if not given and setting == wanted:
-                raise ValueError(f"architecture {self.architecture} needs {wanted}")
-        if not self.topk_relu and self.architecture != "topk":
-            raise ValueError(f"topk_relu: false says nothing about architecture {self.architecture}")
-        return self
-
-    @model_validator(mode="after")
-    def _check_encoder(self) -> "Point":
-        if self.encoder_input == "remainder" and self.table == "none":
-            raise ValueError(NO_ROWS)
-        for setting in OF_CENTRED:
-            if self.start == "authors" and getattr(self, setting) is not None:
-                raise ValueError(NOT_OF_AUTHORS.format(setting))
+    def _check(self) -> "Point":
+        check_settings(self)
         return self
 
     @property
     def id(self) -> str:
-        """Readable name of the point in paths and tables: `topk-k32-x4-learned`; settings at their default are left out."""
+        """Name of the point in paths and tables, without settings at their default: `topk-k32-x4-learned`."""
         sparsity = f"k{self.k}" if self.k is not None else f"l1_{self.l1:g}"
         parts = [self.architecture, sparsity, f"x{self.expansion:g}", self.table]
         if self.rows != "unigram":
@@ -100,21 +105,21 @@ class Point(Section):
 
     @property
     def initial_encoder_scale(self) -> float:
-        """The factor between W_enc and W_dec's transpose at initialisation."""
+        """Initial W_enc / W_dec's transpose."""
         if self.encoder_scale is not None:
             return self.encoder_scale
         return 1.0 - self.lookup_scale if self.start == "authors" and self.table != "none" else 1.0
 
     @property
     def initial_decoder_norm(self) -> float:
-        """The length of W_dec's rows at initialisation, where the mean residual has the length sqrt(d_model)."""
+        """Initial length of W_dec's rows, in units where the mean residual norm is sqrt(d_model)."""
         if self.decoder_norm is not None:
             return self.decoder_norm
         return 1.0 if self.start == "authors" else DECODER_NORM
 
     @property
     def is_centred(self) -> bool:
-        """Whether the encoder's input starts without a constant."""
+        """Whether the encoder's input has mean zero at the start."""
         return self.start == "centred" and self.centre in (None, 1.0)
 
     def n_features(self, d_model: int) -> int:
@@ -122,7 +127,7 @@ class Point(Section):
         return round(self.expansion * d_model)
 
     def without_table(self) -> "Point":
-        """The baseline of a tokenized point: the same SAE, with the settings that only a table has at their default."""
+        """The baseline of a tokenized point: the same SAE, with the settings of its table at their default."""
         default = {field: Point.model_fields[field].default for field in (*OF_TABLES, "encoder_scale")}
         if self.encoder_input == "remainder":
             default["encoder_input"] = "residual"

@@ -1,4 +1,4 @@
-"""SAEs that the authors released, evaluated beside ours."""
+"""The section of SAEs that the authors released."""
 
 from typing import Literal
 
@@ -14,16 +14,16 @@ class Released(Section):
     """SAEs that the authors released, evaluated beside ours."""
 
     folder: LocalPath = Field(
-        description="Folder that holds their files, such as gpt2_resid_pre_8_ot30.pt, or folders of them; relative to the "
-        "working directory. Files that do not end in .pt are ignored"
+        description="Folder of their files, such as gpt2_resid_pre_8_ot30.pt, or of folders of these; relative to the "
+        "working directory. Only files that end in .pt are read"
     )
     without_o: WithoutO = Field(
         "relu",
-        description="Activation of SAEs whose names lack the o of TopK, such as gpt2_resid_pre_8_t8; topk reads the number as "
-        "k. An assumption: the files do not say. Gated SAEs are recognised by their tensors",
+        description="Activation of SAEs without the o of TopK in their name, such as gpt2_resid_pre_8_t8; topk reads "
+        "the number as k. An assumption: the files do not say. Gated SAEs are recognised by their tensors",
     )
     encoder_input: dict[str, EncoderInput] = Field(
         {".": "without_unigram", "old": "without_unigram"},
-        description="What the encoder of a tokenized SAE without an o sees, by the name of its folder (. is released.folder "
-        "itself); in folders not named here, residual. An assumption: the files do not say",
+        description="What the encoder of a tokenized SAE without an o sees, by folder (. is released.folder itself); "
+        "residual in other folders. An assumption: the files do not say",
     )

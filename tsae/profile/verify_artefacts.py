@@ -1,4 +1,4 @@
-"""The command that looks at all that a profile has written, and says how to mend it."""
+"""The command that checks the files of a profile, and says how to restore damaged ones."""
 
 import os
 import shlex
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tsae.profile import config
 from tsae.profile.sources import WheelFile
+from tsae.store.layout import SOURCES, figures_of, results_of
 from tsae.store.locks import hold
 from tsae.store.verify import remove as remove_artefact
 from tsae.store.verify import verify
@@ -17,19 +18,19 @@ def verify_artefacts(configfile: Path, remove: bool = False) -> None:
 
     Args:
         configfile: the profile.
-        remove: remove damaged files, so that a run makes them anew.
+        remove: remove damaged files, and print the command that restores them.
 
     Raises:
-        ValueError: files are damaged and were not removed, or a run of the profile is at work.
+        ValueError: there are damaged files that were not removed, or the profile is running.
     """
     profile = config.load(configfile)
-    results = Path("results") / profile.profile
-    # Nothing runs where nothing can be written.
+    results = results_of(profile.profile)
+    # A folder that cannot be written to has no run.
     if os.access(results, os.W_OK):
         hold(results)
     sources = [source for source in [profile.model.source, *profile.corpus.sources] if isinstance(source, WheelFile)]
-    fetched = {Path("results/sources") / source.filename: source.sha256 for source in sources}
-    verified = verify([results, Path("figures") / profile.profile], fetched)
+    fetched = {SOURCES / source.filename: source.sha256 for source in sources}
+    verified = verify([results, figures_of(profile.profile)], fetched)
     gone: dict[Path, None] = {}
     for path in verified.damaged:
         if remove:
@@ -39,10 +40,10 @@ def verify_artefacts(configfile: Path, remove: bool = False) -> None:
     if gone:
         command = ["snakemake", "--configfile", str(configfile), "--cores", "all", "--", "all"]
         print(
-            "`make reproduce` makes anew what a missing result needs. This makes all of them, and what depends on them:\n"
+            "`make reproduce` restores only what a missing result needs. This restores all, and what depends on them:\n"
             f'PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH" {shlex.join([*command, *map(str, gone)])}'
         )
     if verified.damaged and not remove:
         raise ValueError(
-            "remove the damaged files with `make verify-artefacts REMOVE=1`, which says how to make them anew"
+            "remove the damaged files with `make verify-artefacts REMOVE=1`, which says how to restore them"
         )

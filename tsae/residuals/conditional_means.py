@@ -1,6 +1,6 @@
-"""Conditional means: the mean training residual of every token, and how residuals spread around their common mean.
+"""Conditional means: the mean training residual of every token, and the spread of residuals around their common mean.
 
-They are what a table could know of a token, beside unigram residuals, which the model makes of a token that it sees almost alone.
+They are an alternative to unigram residuals as the rows of a token-bias table.
 """
 
 from pathlib import Path
@@ -16,16 +16,16 @@ class ConditionalMeans(NamedTuple):
     """Means over the kept training tokens of a layer."""
 
     tokens: Tensor
-    """(n,) int64, the tokens seen in training, in ascending order."""
+    """(n,) int64, the tokens seen in training, ascending."""
     means: Tensor
     """(n, d_model) float32, the mean residual of each."""
     mean: Tensor
     """(d_model,) float32, the mean residual of all."""
     root: Tensor
-    """(d_model, d_model) float32, the symmetric root of the residuals' covariance; of many, of a sample."""
+    """(d_model, d_model) float32, symmetric square root of the residuals' covariance; of a large cache, of a sample."""
 
     def table(self, vocab_size: int) -> Tensor:
-        """A row per token (vocab_size, d_model), NaN where the token was not seen."""
+        """One row per token (vocab_size, d_model), NaN for tokens not seen."""
         rows = self.means.new_full((vocab_size, self.means.shape[1]), torch.nan)
         rows[self.tokens] = self.means
         return rows
@@ -37,31 +37,24 @@ def load_conditional_means(path: Path) -> ConditionalMeans:
     Raises:
         ValueError: the file is missing, damaged, or holds something else.
     """
-    shapes: dict[str, tuple[int | None, ...]] = {
-        "tokens": (None,),
-        "means": (None, None),
-        "mean": (None,),
-        "root": (None, None),
-    }
-    dtypes = {"tokens": torch.int64}
-    return ConditionalMeans(
-        **load_as(path, {name: (shape, dtypes.get(name, torch.float32)) for name, shape in shapes.items()})
-    )
+    vector, matrix = ((None,), torch.float32), ((None, None), torch.float32)
+    expected = {"tokens": ((None,), torch.int64), "means": matrix, "mean": vector, "root": matrix}
+    return ConditionalMeans(**load_as(path, expected))
 
 
 def fit_table(table: Tensor, means: ConditionalMeans, counts: Tensor) -> tuple[float, Tensor]:
     """The scale and shift of a table that explain most of the training residuals.
 
-    Of all x_hat = mean + a (table[t] - mean table), a is that of least squares over the training tokens. Since the error depends on
-    the residuals of a token by their mean alone, conditional means, weighted by counts, give the same a.
+    In x_hat = mean + a (table[t] - mean table), a minimises the squared error over the training tokens. The minimum depends on the
+    residuals of a token only through their mean, so it is found from the conditional means, weighted by counts.
 
     Args:
-        table: (V, d), a row per token, finite for those seen in training.
+        table: (V, d), one row per token, finite for those seen in training.
         means: conditional means of the layer.
         counts: (V,) how often each token was seen in training.
 
     Returns:
-        a, 0 for a table whose rows are all the same, and the fitted table (V, d).
+        a, 0 if all rows of the table are equal, and the fitted table (V, d).
     """
     weights = counts[means.tokens].double()
     rows = table[means.tokens]

@@ -1,4 +1,4 @@
-"""The index of the residual cache: what its shards are, and the statistics of each layer that stages start from."""
+"""The stage that checks the residual cache, lists its shards and takes the statistics of each layer."""
 
 import functools
 import json
@@ -12,7 +12,16 @@ from torch import Tensor
 
 from tsae.profile.inputs import Residuals
 from tsae.residuals.read import is_kept
-from tsae.residuals.shards import SPLITS, fingerprint, holds_residuals, n_shards, read_shard, rows_of, shard_name
+from tsae.residuals.shards import (
+    SPLITS,
+    check_kept,
+    fingerprint,
+    holds_residuals,
+    n_shards,
+    read_shard,
+    rows_of,
+    shard_name,
+)
 from tsae.store import files
 from tsae.store.arguments import Files
 from tsae.store.tensors import save_tensors
@@ -24,17 +33,17 @@ Reader = Callable[[str], Iterator[Columns]]
 def index_residuals(settings: Residuals, parts: Files, output: Path) -> None:
     """Check every shard of the residual cache, and describe it.
 
-    No model is needed. Beside the index, `layer{L}.safetensors` holds `mean` (d_model,) float32, of the kept tokens of the sampled
-    training shards, summed in float64, and `token_counts` (V,) int64, how often each token occurs among the kept training tokens.
+    No model is needed. Beside the index, `layer{L}.safetensors` holds `mean` (d_model,) float32, over the kept tokens of the sampled
+    training shards, summed in float64, and `token_counts` (V,) int64, over the kept training tokens.
 
     Args:
         settings: the norm above which tokens are left out.
-        parts: what the parts of `cache_residuals` say they made, all of them.
+        parts: the JSON files of all parts of `cache_residuals`.
         output: the index, in the cache's folder.
 
     Raises:
-        ValueError: a part is missing or made from other inputs than another, a shard is missing or damaged, or no training
-            token is below the largest norm.
+        ValueError: a part is missing or was made from other inputs, a shard is missing or damaged, no training token is
+            below the largest norm, or one that is does not fit float16.
     """
     cache, folder = _in_common(parts), output.parent
     layers = list(cache["fingerprints"]["train"])
@@ -59,10 +68,8 @@ def index_residuals(settings: Residuals, parts: Files, output: Path) -> None:
     for layer in layers:
         read = functools.partial(_read, cache, folder, layer)
         described = _describe(read, int(layer), settings, cache["d_model"])
-        index["layers"][layer] = {
-            "fingerprints": {split: cache["fingerprints"][split][layer] for split in SPLITS},
-            **described,
-        }
+        fingerprints = {split: cache["fingerprints"][split][layer] for split in SPLITS}
+        index["layers"][layer] = {"fingerprints": fingerprints, **described}
         statistics = _take_statistics(read, cache, settings, described["median_norm"])
         save_tensors(folder / f"layer{layer}.safetensors", statistics)
     for path in folder.glob("layer*.safetensors"):
@@ -72,7 +79,7 @@ def index_residuals(settings: Residuals, parts: Files, output: Path) -> None:
 
 
 def _in_common(parts: Sequence[Path]) -> dict[str, Any]:
-    """What all parts say of the cache."""
+    """The description of the cache that all parts share."""
     made: dict[int, dict[str, Any]] = {}
     for path in parts:
         try:
@@ -82,9 +89,9 @@ def _in_common(parts: Sequence[Path]) -> dict[str, Any]:
             raise ValueError(
                 f"{path}: not what caching residuals wrote ({error!r}); cache the residuals again"
             ) from error
-    first, *others = made.values()
+    first = next(iter(made.values()))
     if set(made) != set(range(first["n_parts"])) or any(
-        (part["n_parts"], part["cache"]) != (first["n_parts"], first["cache"]) for part in others
+        (part["n_parts"], part["cache"]) != (first["n_parts"], first["cache"]) for part in made.values()
     ):
         raise ValueError(
             f"{parts[0].parent}: parts {sorted(made)} do not make one cache of {first['n_parts']}; delete this folder and cache "
@@ -105,7 +112,7 @@ def _read(cache: Mapping[str, Any], folder: Path, layer: str, split: str) -> Ite
             rows_of(i, n_sequences, step, cache["n_ctx"]),
             cache["d_model"],
             holds_residuals(split, i, cache),
-            remedy=f"delete {folder / 'parts'} and run again, which makes this shard anew",
+            remedy=f"delete {folder / 'parts'} and run again, which makes this shard again",
         )
 
 
@@ -113,7 +120,7 @@ def _describe(read: Reader, layer: int, settings: Residuals, d_model: int) -> di
     median_norm = _median(lambda: _norms(read("train"), settings.include_bos))
     counts, norm_sums = {}, {}
     for split in SPLITS:
-        counts[split], norm_sums[split] = _count(read(split), median_norm, settings)
+        counts[split], norm_sums[split] = _count(read(split), layer, median_norm, settings)
     n_kept = counts["train"]["kept"]
     if not n_kept:
         raise ValueError(
@@ -121,12 +128,7 @@ def _describe(read: Reader, layer: int, settings: Residuals, d_model: int) -> di
             f"at layer {layer}; raise it"
         )
     mean_norm = norm_sums["train"] / n_kept
-    return {
-        "median_norm": median_norm,
-        "mean_norm": mean_norm,
-        "scale": mean_norm / math.sqrt(d_model),
-        **counts,
-    }
+    return {"median_norm": median_norm, "mean_norm": mean_norm, "scale": mean_norm / math.sqrt(d_model), **counts}
 
 
 def _norms(shards: Iterator[Columns], include_bos: bool) -> Iterator[Tensor]:
@@ -135,10 +137,10 @@ def _norms(shards: Iterator[Columns], include_bos: bool) -> Iterator[Tensor]:
 
 
 def _median(parts: Callable[[], Iterator[Tensor]]) -> float:
-    """The lower median of non-negative float32 numbers that are too many to hold.
+    """The lower median of more non-negative float32 numbers than memory holds.
 
-    Such numbers are ordered like their bits, so two passes find it exactly: one counts the numbers by the upper half of
-    their bits, the next those that share the median's upper half by the lower.
+    Their bits, as integers, have the same order. So two passes find the median exactly: the first counts numbers by the upper
+    half of their bits, the second by the lower half, among those with the median's upper half.
     """
     upper = torch.zeros(1 << 16, dtype=torch.int64)
     for part in parts():
@@ -154,13 +156,17 @@ def _median(parts: Callable[[], Iterator[Tensor]]) -> float:
     return torch.tensor(high << 16 | low, dtype=torch.int32).view(torch.float32).item()
 
 
-def _count(shards: Iterator[Columns], median_norm: float, settings: Residuals) -> tuple[dict[str, int], float]:
-    """Counts of a split's tokens, and the sum of the kept ones' norms."""
+def _count(
+    shards: Iterator[Columns], layer: int, median_norm: float, settings: Residuals
+) -> tuple[dict[str, int], float]:
+    """Counts of a split's tokens, and the summed norm of the kept ones."""
     counts = {"tokens": 0, "bos": 0, "outliers": 0, "kept": 0}
     norm_sum = 0.0
     for shard in shards:
         norms, positions = shard["norms"], shard["positions"]
         kept = is_kept(norms, positions, median_norm, settings.max_norm, settings.include_bos)
+        if "residuals" in shard:
+            check_kept(shard["residuals"], norms, kept, layer)
         counts["tokens"] += len(norms)
         counts["bos"] += int((positions == 0).sum())
         counts["outliers"] += int((norms[positions > 0] > settings.max_norm * median_norm).sum())

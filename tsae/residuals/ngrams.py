@@ -1,4 +1,4 @@
-"""Residuals of common n-grams, as the stage write_ngrams leaves them."""
+"""Residuals of common n-grams."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class NgramResiduals(NamedTuple):
     residuals: dict[int, Tensor]
     """By length, (n, d_model) float32."""
     per_length: int
-    """Of each length so many are measured; of two tokens there may be more, which features are compared with."""
+    """How many of each length are measured. There may be more bigrams, which features are compared with."""
 
 
 def load_ngrams(path: Path) -> NgramResiduals:

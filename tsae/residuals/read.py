@@ -1,4 +1,4 @@
-"""Residuals, as stages read them: from the cache, or where that holds none, from the model anew."""
+"""Read residuals from the cache, or compute them with the model where the cache holds none."""
 
 import json
 from dataclasses import dataclass
@@ -9,21 +9,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tsae.model.folder import model_source
 from tsae.model.language_model import LanguageModel, load_model
-from tsae.residuals.shards import FORMAT, holds_residuals, read_shard, residuals_of, rows_of
+from tsae.residuals.shards import FORMAT, check_kept, holds_residuals, read_shard, residuals_of, rows_of
 from tsae.store import files
 from tsae.store.tensors import load_as
 
 
 class Shard(NamedTuple):
-    """The residuals of some whole sequences at one layer, one row per token, sequence after sequence."""
+    """The residuals of some whole sequences at one layer, one row per token."""
 
     residuals: Tensor
-    """(n, d_model) float16, memory-mapped if they are on disk."""
+    """(n, d_model) float16, memory-mapped if on disk; rows beyond float16 are halved until they fit, see `shards.restored`."""
     tokens: Tensor
     """Token ids (n,) int32."""
     positions: Tensor
-    """Position in the sequence (n,) int32; BOS is at 0."""
+    """Position in the sequence (n,) int32, 0 for BOS."""
     norms: Tensor
     """Norm of the residual before rounding to float16 (n,) float32."""
     kept: Tensor
@@ -31,7 +32,7 @@ class Shard(NamedTuple):
 
 
 class KeptRows(NamedTuple):
-    """The kept tokens of a whole split at one layer, in order."""
+    """The kept tokens of a split at one layer, in order."""
 
     residuals: Tensor
     """(n, d_model) float32."""
@@ -42,7 +43,7 @@ class KeptRows(NamedTuple):
 
 
 def is_kept(norms: Tensor, positions: Tensor, median_norm: float, max_norm: float, include_bos: bool) -> Tensor:
-    """Mask of the tokens that are trained on and scored (n,) bool; an included BOS may have any norm."""
+    """Mask of the tokens to train on and score (n,) bool; an included BOS may have any norm."""
     return torch.where(positions == 0, include_bos, norms <= max_norm * median_norm)
 
 
@@ -58,72 +59,71 @@ class ResidualCache:
     """Length of a sequence, BOS included [tokens]."""
     n_sequences: int
     """Sequences in the split."""
-    n_rows: int
-    """Tokens in the split."""
     n_kept: int
     """Tokens in the split that are trained on and scored."""
     n_outliers: int
-    """Tokens in the split that are left out for their norm; BOS does not count."""
+    """Tokens in the split that are left out for their norm, not counting BOS."""
     scale: float
-    """mean_norm / sqrt(d_model): residuals divided by it have a mean norm of sqrt(d_model)."""
+    """Mean norm of the kept training tokens / sqrt(d_model); residuals are divided by it."""
     median_norm: float
-    """Median norm over the training tokens, BOS left out unless include_bos."""
-    mean_norm: float
-    """Mean norm over the kept training tokens."""
+    """Median norm of the training tokens, without BOS unless include_bos."""
     max_norm: float
-    """Tokens of a norm above this many times median_norm are not kept."""
+    """Tokens with a norm above this many times median_norm are not kept."""
     include_bos: bool
     """Whether position 0 is kept, whatever its norm."""
     shards: list[Path]
-    """Files, in order."""
+    """Files in order."""
     shard_sequences: int
     """Sequences in every shard but the last."""
     batch_sequences: int
     """Sequences in a forward pass."""
     layer: int
-    """The layer."""
     fingerprint: str
-    """What every shard says it was made from."""
-    statistics: Path
-    """File with the mean and the counts of tokens."""
+    """Digest of the inputs, which every shard must carry."""
     streamed: frozenset[int]
-    """Shards whose residuals are not on disk, and are computed when they are asked for."""
+    """Shards whose residuals are not on disk but computed on demand."""
     sampled: tuple[int, ...]
     """Training shards that the mean was taken over, always on disk."""
     made_from: dict[str, Any]
-    """The model, the tokens and the settings that the cache was made from, for the record."""
+    """Model, tokens and settings that the cache was made from, for the record."""
     index: Path
     """The file that describes the cache."""
 
     model_folder: Path | None = None
-    """The model that computes them."""
+    """The model that computes streamed residuals."""
     device: torch.device | str = "cpu"
-    """Where it does."""
+    """Where the model computes."""
+
+    @property
+    def n_rows(self) -> int:
+        """Tokens in the split."""
+        return self.n_sequences * self.n_ctx
 
     def shard(self, index: int) -> Shard:
-        """Open one shard; its residuals are read from disk when they are used, or computed now if they are not there.
+        """Open one shard. Its residuals are read from disk on use, or computed now if they are not there.
 
-        Computed ones are the same numbers: the same sequences share a forward pass, and are rounded alike.
+        Computed residuals equal cached ones to the bit: the same sequences share a forward pass and are rounded alike.
 
         Raises:
-            ValueError: the file is missing, truncated, of the wrong shape, or made from other inputs than the index; or there
-                is no model to compute its residuals with.
+            ValueError: the file is missing, truncated, of the wrong shape or made from other inputs than the index, or no model
+                is given to compute its residuals, or computed ones of kept tokens do not fit float16.
         """
         columns = self._read(index)
         kept = self._is_kept(columns)
         if index in self.streamed:
             ids = columns["tokens"].view(-1, self.n_ctx)
             columns["residuals"] = residuals_of(self._model, ids, self.layer, self.batch_sequences)
+            check_kept(columns["residuals"], columns["norms"], kept, self.layer)
         return Shard(**columns, kept=kept)
 
     def kept(self, index: int) -> Tensor:
-        """The same mask as of `shard` (n,) bool, without any residuals."""
+        """The mask `kept` of a shard (n,) bool, without its residuals."""
         return self._is_kept(self._read(index))
 
     def _read(self, index: int) -> dict[str, Tensor]:
         path = self.shards[index]
         n_rows = rows_of(index, self.n_sequences, self.shard_sequences, self.n_ctx)
-        remedy = f"delete {self.index} and {self.index.parent / 'parts'} and run again, which makes this shard anew"
+        remedy = f"delete {self.index} and {self.index.parent / 'parts'} and run again, which makes this shard again"
         return read_shard(path, self.fingerprint, n_rows, self.d_model, index not in self.streamed, remedy)
 
     def _is_kept(self, columns: dict[str, Tensor]) -> Tensor:
@@ -133,32 +133,36 @@ class ResidualCache:
     def _model(self) -> LanguageModel:
         if self.model_folder is None:
             raise ValueError(
-                f"{self.index}: training residuals do not fit residuals.disk_gb and are not on disk; name the model's folder, "
-                "which computes them (--model)"
+                f"{self.index}: training residuals do not fit residuals.disk_gb and are not on disk; name the model's folder "
+                "(--model) to compute them"
             )
         return load_model(self.model_folder, self.made_from["compatibility_mode"], self.device)
 
     def mean(self) -> Tensor:
-        """Mean of the kept training tokens (d_model,) float32; of a large cache, of those of a sample of shards."""
+        """Mean of the kept training tokens (d_model,) float32; of a large cache, over a sample of shards."""
         return self._load_statistics()["mean"]
 
     def token_counts(self, vocab_size: int) -> Tensor:
-        """How often each token occurs among the kept training tokens (vocab_size,) int64.
+        """Counts of each token among the kept training tokens (vocab_size,) int64.
 
         Raises:
             ValueError: the model has another vocabulary.
         """
         counts = self._load_statistics()["token_counts"]
         if len(counts) != vocab_size:
-            raise ValueError(f"{self.statistics}: counts {len(counts)} tokens of the vocabulary, and not {vocab_size}")
+            raise ValueError(f"{self._statistics}: counts {len(counts)} tokens of the vocabulary, and not {vocab_size}")
         return counts
+
+    @property
+    def _statistics(self) -> Path:
+        return self.index.with_name(f"layer{self.layer}.safetensors")
 
     def _load_statistics(self) -> dict[str, Tensor]:
         expected = {"mean": ((self.d_model,), torch.float32), "token_counts": ((None,), torch.int64)}
-        return load_as(self.statistics, expected)
+        return load_as(self._statistics, expected)
 
     def kept_rows(self) -> KeptRows:
-        """The whole split's kept tokens in memory, 4 * d_model bytes each: for small splits."""
+        """All kept tokens of the split in memory, 4 * d_model bytes each: for small splits."""
         parts = []
         for index in range(len(self.shards)):
             shard = self.shard(index)
@@ -171,14 +175,13 @@ class ResidualCache:
 def open_residuals(
     index: Path, split: str, layer: int, model_folder: Path | None = None, device: torch.device | str = "cpu"
 ) -> ResidualCache:
-    """Open the cache of one split (`train` or `heldout`) at one layer.
+    """Open the cache of one split at one layer.
 
     Args:
         index: the `index.json` of `index_residuals`.
         split: `train` or `heldout`.
         layer: a cached layer.
-        model_folder: the model that the cache was made with, for training residuals that are not on disk. It is loaded when
-            the first of them is asked for.
+        model_folder: the model that the cache was made with, for training residuals that are not on disk; loaded on demand.
         device: where it computes.
 
     Raises:
@@ -198,20 +201,20 @@ def open_residuals(
     described = content["layers"][str(layer)]
     shards = content["splits"][split]["shards"]
     streamed = frozenset(i for i in range(len(shards)) if not holds_residuals(split, i, content))
-    if streamed and model_folder is not None:
-        _check_model(model_folder, index, content["made_from"]["model"])
+    if streamed and model_folder is not None and model_source(model_folder) != content["made_from"]["model"]:
+        raise ValueError(
+            f"{model_folder}: not the model that {index} was made with; name that one, or cache the residuals again"
+        )
     folder = index.parent / split / f"layer{layer}"
     return ResidualCache(
         d_model=content["d_model"],
         vocab_size=content["vocab_size"],
         n_ctx=content["n_ctx"],
         n_sequences=content["splits"][split]["n_sequences"],
-        n_rows=described[split]["tokens"],
         n_kept=described[split]["kept"],
         n_outliers=described[split]["outliers"],
         scale=described["scale"],
         median_norm=described["median_norm"],
-        mean_norm=described["mean_norm"],
         max_norm=content["max_norm"],
         include_bos=content["include_bos"],
         shards=[folder / name for name in shards],
@@ -219,7 +222,6 @@ def open_residuals(
         batch_sequences=content["batch_sequences"],
         layer=layer,
         fingerprint=described["fingerprints"][split],
-        statistics=index.with_name(f"layer{layer}.safetensors"),
         streamed=streamed,
         sampled=tuple(content["sampled"]),
         made_from=content["made_from"]
@@ -229,13 +231,3 @@ def open_residuals(
         model_folder=model_folder,
         device=device,
     )
-
-
-def _check_model(folder: Path, index: Path, made_from: Any) -> None:
-    source = folder / "source.json"
-    if not source.is_file():
-        raise ValueError(f"{source} is missing: {folder} is not a whole model folder; prepare the model first")
-    if json.loads(files.read_text(source)) != made_from:
-        raise ValueError(
-            f"{folder}: not the model that {index} was made with; name that one, or cache the residuals again"
-        )

@@ -1,4 +1,4 @@
-"""Shards of the residual cache: a file of some whole sequences at one layer, and how the model makes what it holds."""
+"""Shards of the residual cache, each a file of some whole sequences at one layer, and the forward passes that make them."""
 
 import hashlib
 import json
@@ -15,6 +15,7 @@ from tsae.store.tensors import load_metadata, load_tensors
 
 FORMAT = 2
 SPLITS = ("train", "heldout")
+LARGEST = torch.finfo(torch.float16).max
 
 
 def shard_name(index: int) -> str:
@@ -23,32 +24,32 @@ def shard_name(index: int) -> str:
 
 
 def n_shards(n_sequences: int, shard_sequences: int) -> int:
-    """Shards that a split fills."""
+    """Shards of a split."""
     return -(-n_sequences // shard_sequences)
 
 
 def rows_of(index: int, n_sequences: int, shard_sequences: int, n_ctx: int) -> int:
-    """Tokens in a shard; the last one may be shorter than the others."""
+    """Tokens in a shard; the last one may be shorter."""
     return (min((index + 1) * shard_sequences, n_sequences) - index * shard_sequences) * n_ctx
 
 
 def holds_residuals(split: str, index: int, cache: Mapping[str, Any]) -> bool:
-    """Whether a shard has its residuals on disk: of a cache that `streams`, only held-out and `sampled` ones do."""
+    """Whether a shard has its residuals on disk: in a cache that `streams`, only held-out and `sampled` ones do."""
     return split != "train" or not cache["streams"] or index in cache["sampled"]
 
 
 def fingerprint(**inputs: Any) -> str:
-    """One name for everything that something was made from."""
+    """Digest of the inputs that something was made from."""
     return hashlib.sha256(json.dumps({"format": FORMAT} | inputs, sort_keys=True).encode()).hexdigest()
 
 
 def evenly_spaced(n: int, limit: int | None) -> Tensor:
-    """At most `limit` of n indices, int64; None: all."""
+    """At most `limit` of n indices, evenly spaced, int64; None: all."""
     return torch.arange(n) if limit is None or limit >= n else torch.linspace(0, n - 1, limit).long()
 
 
 def sampled_shards(n_sequences: int, n_ctx: int, shard_sequences: int, mean_tokens: int) -> list[int]:
-    """Indices of the shards that the mean is taken over: all, or evenly spaced ones of at most `mean_tokens`, but one at least."""
+    """Indices of the shards that the mean is taken over: all, or evenly spaced ones with at most `mean_tokens`, at least one."""
     limit = None if n_sequences * n_ctx <= mean_tokens else max(1, mean_tokens // (shard_sequences * n_ctx))
     chosen: list[int] = evenly_spaced(n_shards(n_sequences, shard_sequences), limit).tolist()
     return chosen
@@ -59,12 +60,12 @@ def run_sequences(
 ) -> Iterator[tuple[slice, dict[int, Tensor]]]:
     """Run the sequences of a shard through the model, a batch at a time.
 
-    Which sequences share a batch changes the last bits of a residual: whatever makes the residuals of a shard calls this.
+    All residuals of shards are made here, because the last bits of a residual depend on which sequences share a batch.
 
     Args:
         model: the language model.
-        ids: (n_sequences, n_ctx) token ids, all of the shard.
-        layers: layers, in any order.
+        ids: (n_sequences, n_ctx) token ids of the whole shard.
+        layers: layers in any order.
         batch_sequences: sequences per forward pass.
 
     Yields:
@@ -78,16 +79,64 @@ def run_sequences(
         yield rows, {layer: residual.flatten(0, 1) for layer, residual in found.items()}
 
 
+def to_float16(residuals: Tensor) -> Tensor:
+    """Residuals (n, d_model) float32 as shards hold them, in float16.
+
+    A row with an entry beyond float16 is halved until it fits; its norm, which shards hold in float32, says how often. Such rows
+    occur at BOS and at other tokens that are left out. `restored` doubles them again.
+
+    Raises:
+        ValueError: a residual is not finite; the message lacks the place.
+    """
+    rounded = residuals.half()
+    if (beyond := ~rounded.isfinite().all(1)).any():
+        rows = residuals[beyond]
+        if not rows.isfinite().all():
+            raise ValueError("a residual is not finite")
+        halvings = (rows.abs().amax(1, keepdim=True) / LARGEST).log2().ceil()
+        rounded[beyond] = (rows * torch.exp2(-halvings)).half()
+    return rounded
+
+
+def doublings(residuals: Tensor, norms: Tensor) -> Tensor:
+    """How often each row (n, d_model) of a shard was halved to fit float16 (n,) float32; `norms` (n,) are the true ones."""
+    found = torch.zeros(len(norms))
+    long = norms > LARGEST
+    if long.any():
+        found[long] = (norms[long] / residuals[long].float().norm(dim=1)).log2().round()
+    return found
+
+
+def restored(residuals: Tensor, norms: Tensor) -> Tensor:
+    """Rows (n, d_model) of a shard at their true length: in float16, or in float32 where that does not hold them."""
+    powers = doublings(residuals, norms)
+    return residuals.float() * torch.exp2(powers)[:, None] if powers.any() else residuals
+
+
+def check_kept(residuals: Tensor, norms: Tensor, kept: Tensor, layer: int) -> None:
+    """Check that the kept rows of a shard fit float16.
+
+    Raises:
+        ValueError: one does not.
+    """
+    if n := int((doublings(residuals, norms)[kept] > 0).sum()):
+        raise ValueError(
+            f"residuals.layers: at layer {layer}, {n} tokens of a shard that are to be trained on or scored have entries beyond "
+            f"float16 (65504), with norms up to {norms[kept].max():.3g}; choose other layers, lower residuals.max_norm, or set "
+            "residuals.include_bos: false"
+        )
+
+
 def residuals_of(model: LanguageModel, ids: Tensor, layer: int, batch_sequences: int) -> Tensor:
     """Residuals of a shard's sequences (n_sequences * n_ctx, d_model) float16, as its file would hold them."""
     residuals = torch.empty(ids.numel(), model.d_model, dtype=torch.float16)
     for rows, found in run_sequences(model, ids, [layer], batch_sequences):
-        residuals[rows] = found[layer]
+        residuals[rows] = to_float16(found[layer])
     return residuals
 
 
 def is_made_from(path: Path, fingerprint: str) -> bool:
-    """Whether a shard is there and was made from these inputs, by its head alone: a large file is not read for it."""
+    """Whether a shard exists and was made from these inputs; only its metadata are read."""
     try:
         return bool(load_metadata(path, checked=False).get("fingerprint") == fingerprint)
     except ValueError:
@@ -97,15 +146,15 @@ def is_made_from(path: Path, fingerprint: str) -> bool:
 def read_shard(
     path: Path, fingerprint: str, n_rows: int, d_model: int, with_residuals: bool, remedy: str = files.REMEDY
 ) -> dict[str, Tensor]:
-    """Open a shard; its columns are read from disk when they are used.
+    """Open a shard; its columns are read from disk on use.
 
     Args:
         path: the file.
-        fingerprint: what it must have been made from.
+        fingerprint: digest of the inputs that it must have been made from.
         n_rows: tokens in it.
         d_model: width of the residual stream.
-        with_residuals: whether it must hold the residuals, or must not.
-        remedy: what to do about a file that is not such a shard, as the end of the message.
+        with_residuals: whether it must or must not hold the residuals.
+        remedy: the end of the message about a file that is not such a shard.
 
     Returns:
         `tokens` and `positions` (n_rows,) int32, `norms` (n_rows,) float32, and perhaps `residuals` (n_rows, d_model) float16.

@@ -1,17 +1,14 @@
-"""The lookup table's starting point: unigram residuals, what the model makes of a token that it sees almost alone.
+"""Unigram residuals, the start of the token-bias table, and the model's embedding.
 
 The unigram residual of token t at layer L is the residual at the last position of the prompt [BOS, *prefix, t].
 """
 
-import logging
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tsae.store.tensors import load_as
-
-LOG = logging.getLogger(__name__)
 
 
 def load_unigrams(path: Path) -> Tensor:

@@ -14,7 +14,7 @@ from tsae.store.tensors import save_tensors
 
 
 def conditional_means(cache: ResidualCache) -> ConditionalMeans:
-    """Average the kept training residuals of a layer in one pass; the covariance is that of the shards that the mean is of."""
+    """Average the kept training residuals of a layer in one pass; the covariance is over the cache's sampled shards."""
     counts, mean = cache.token_counts(cache.vocab_size), cache.mean()
     sums = torch.zeros(len(counts), cache.d_model)
     spread, n_sampled = torch.zeros(cache.d_model, cache.d_model, dtype=torch.float64), 0
@@ -23,7 +23,7 @@ def conditional_means(cache: ResidualCache) -> ConditionalMeans:
         x = shard.residuals[shard.kept].float()
         sums.index_add_(0, shard.tokens[shard.kept], x)
         if index in cache.sampled:
-            # Less their mean, which is their whole mean: the square of a mean that is most of a residual would swallow the rest.
+            # Subtract the mean first: it is most of a residual, and its square would drown the rest in rounding.
             deviations = (x - mean).T.contiguous()
             spread += product(deviations, deviations).double()
             n_sampled += len(x)
@@ -35,15 +35,11 @@ def conditional_means(cache: ResidualCache) -> ConditionalMeans:
 
 
 def write_conditional_means(
-    residuals: Path,
-    layer: int,
-    output: Path,
-    model: Folder | None = None,
-    device: Device = "cpu",
+    residuals: Path, layer: int, output: Path, model: Folder | None = None, device: Device = "cpu"
 ) -> None:
     """Write the mean residual of every token at a layer.
 
-    With them goes the covariance of all.
+    The file also holds the root of the residuals' covariance.
 
     Args:
         residuals: index of the residual cache.

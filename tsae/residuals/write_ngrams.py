@@ -1,24 +1,23 @@
-"""The stage that finds common n-grams of the training text and makes their residuals, each n-gram alone in the prompt.
+"""The stage that finds common n-grams of the training text and computes the residual of each, alone in a prompt.
 
-The residual of an n-gram at layer L is the one at the last position of the prompt [BOS, *prefix, n-gram]. That of a single token is its
-unigram residual, and long ones are rescaled as those are.
+The residual of an n-gram at layer L is at the last position of the prompt [BOS, *prefix, n-gram]. For a single token that is the
+unigram residual. Long ones are rescaled in the same way.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from tsae.compute.devices import Device
-from tsae.model.language_model import LanguageModel, load_model
+from tsae.model.language_model import load_model
 from tsae.profile.evaluation import Ngrams
 from tsae.profile.inputs import Unigrams
 from tsae.residuals.shards import evenly_spaced
-from tsae.residuals.write_unigrams import rescale_long_rows_
+from tsae.residuals.write_unigrams import last_residuals, rescale_long_rows_
 from tsae.store.arguments import Folder
 from tsae.store.tensors import save_tensors
 from tsae.text.tokens import TokenSplit, load_tokenizer, load_tokens
@@ -27,22 +26,22 @@ LOG = logging.getLogger(__name__)
 
 
 def find_ngrams(ids: Tensor, documents: Tensor, wanted: Mapping[int, int], min_documents: int) -> dict[int, Tensor]:
-    """The most frequent runs of tokens, most frequent first; of equally frequent ones the lowest ids first.
+    """The most frequent runs of tokens within a document and a sequence, most frequent first, then lowest ids first.
 
     Args:
         ids: (n_seq, n_ctx) token ids.
-        documents: (n_seq, n_ctx) each token's document, -1 at BOS; a run is of one document and one sequence.
-        wanted: length -> runs.
-        min_documents: documents that a run must occur in, so that what one long document repeats is not common.
+        documents: (n_seq, n_ctx) each token's document, -1 at BOS.
+        wanted: length -> number of runs.
+        min_documents: documents that a run must occur in, so that repetitions in one long document do not count as common.
 
     Returns:
-        length -> (at most as many, length) int64; no lengths of which there is none.
+        length -> (at most that number, length) int64, without lengths that have no run.
     """
     tokens, lines = (column.numpy().astype(np.int64).ravel() for column in (ids, documents))
     n_vocabulary, n_lines = int(tokens.max()) + 1, int(lines.max()) + 1
-    # Whether the next token is of the same document, and so of the same sequence, which BOS ends.
+    # Whether the next token is in the same document, and so in the same sequence, since BOS separates sequences.
     linked = lines == np.roll(lines, -1)
-    # `run` holds where runs start, `label` which run it is: the same number for the same tokens, in the order of their ids.
+    # `run` holds the starts of runs, `label` a number per run: equal for equal tokens, in the order of their ids.
     run = (lines >= 0).nonzero()[0]
     label = np.unique(tokens[run], return_inverse=True)[1]
     found = {}
@@ -58,14 +57,14 @@ def find_ngrams(ids: Tensor, documents: Tensor, wanted: Mapping[int, int], min_d
         chosen = run[first[order[in_documents[order] >= min_documents][: wanted.get(length, 0)]]]
         if len(chosen):
             found[length] = torch.from_numpy(tokens[chosen[:, None] + np.arange(length)])
-        # A longer run is in no more documents than its beginning.
+        # A longer run occurs in no more documents than its beginning.
         common = in_documents[label] >= min_documents
         run, label = run[common], label[common]
     return found
 
 
 def common_ngrams(split: TokenSplit, settings: Ngrams) -> tuple[Tensor, dict[int, Tensor]]:
-    """The most frequent tokens (n,), and by length the most frequent n-grams whose residuals are made (n, length).
+    """The most frequent tokens (n,), and the most frequent n-grams by length (n, length).
 
     Raises:
         ValueError: no token occurs in enough documents.
@@ -82,21 +81,6 @@ def common_ngrams(split: TokenSplit, settings: Ngrams) -> tuple[Tensor, dict[int
     return unigrams, found | {1: found[1][: settings.per_length]}
 
 
-def last_residuals(
-    model: LanguageModel, bos: int, prefix_ids: list[int], ngrams: Tensor, layers: Iterable[int], batch: int
-) -> dict[int, Tensor]:
-    """The last residual of [BOS, *prefix, n-gram] for n-grams (n, length) of one length: layer -> (n, d_model) float32.
-
-    Raises:
-        ValueError: a layer that the model does not have, or a prompt that is too long for it.
-    """
-    rows = {layer: torch.empty(len(ngrams), model.d_model) for layer in layers}
-    for places in torch.arange(len(ngrams)).split(batch):
-        for layer, residuals in model.residuals(ngrams[places], rows, [bos, *prefix_ids]).items():
-            rows[layer][places] = residuals[:, -1]
-    return rows
-
-
 def write_ngrams(
     model: Folder,
     train: Path,
@@ -109,15 +93,15 @@ def write_ngrams(
 ) -> None:
     """Write the residuals of common n-grams at every layer.
 
-    `{folder}/layer{L}.safetensors` holds `NgramResiduals`. Beside them `spelling.safetensors` holds `spelling` (vocab_size,) int64
-    of `spellings`, which tokens are spelt alike.
+    `{folder}/layer{L}.safetensors` holds `NgramResiduals`. Beside them, `spelling.safetensors` holds `spelling` (vocab_size,) int64
+    of `spellings`, which says which tokens are spelt alike.
 
     Args:
         model: a model folder with its tokenizer.
         train: the training split.
-        settings: how many n-grams, and where they are sought.
+        settings: how many n-grams to find, and in how much text.
         prompt: the prompt's prefix, and the sequences per forward pass.
-        layers: layers, in any order.
+        layers: layers in any order.
         compatibility_mode: fold layer norms and centre residual-writing weights.
         folder: where the files go.
         device: where to compute.
@@ -132,7 +116,7 @@ def write_ngrams(
     prefix_ids = tokenizer.encode(prompt.prefix, add_special_tokens=False)
     language_model = load_model(model, compatibility_mode, device)
     residuals: dict[int, dict[int, Tensor]] = {layer: {} for layer in layers}
-    for length, found in tqdm(ngrams.items(), desc="n-grams", unit="length", disable=None):
+    for length, found in ngrams.items():
         rows = last_residuals(language_model, split.bos, prefix_ids, found, layers, prompt.batch_tokens)
         for layer in layers:
             rescale_long_rows_(rows[layer], prompt.max_norm)
@@ -153,9 +137,9 @@ def write_ngrams(
 
 
 def spellings(texts: list[str], vocab_size: int) -> Tensor:
-    """A number per token (vocab_size,) int64, the same for tokens whose texts differ only by a leading space or by case.
+    """A number per token (vocab_size,) int64, equal for tokens whose texts differ only by a leading space or by case.
 
-    A token without letters, or of a part of a character, is like no other; so is one beyond the texts.
+    Tokens without letters, with part of a character or beyond the texts have a number of their own.
     """
     first: dict[str, int] = {}
     numbers = torch.arange(vocab_size)

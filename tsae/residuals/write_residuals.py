@@ -1,6 +1,5 @@
-"""Making the residual cache: every layer's residuals at every token, from one forward pass, in shards."""
+"""The stage that caches the residuals of every layer at every token, from one forward pass, in shards."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -12,10 +11,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tsae.compute.devices import Device
+from tsae.model.folder import model_source
 from tsae.model.language_model import LanguageModel, load_model
 from tsae.profile.inputs import Residuals
-from tsae.residuals.plan_shards import Part, PlannedShard, clear_stale, plan_shards
-from tsae.residuals.shards import FORMAT, SPLITS, fingerprint, run_sequences, sampled_shards
+from tsae.residuals.plan_shards import PlannedShard, clear_stale, plan_shards
+from tsae.residuals.shards import FORMAT, SPLITS, fingerprint, n_shards, run_sequences, sampled_shards, to_float16
 from tsae.store import files
 from tsae.store.arguments import Folder
 from tsae.store.code import digest_of
@@ -40,8 +40,8 @@ def cache_residuals(
     """Cache the residual stream of every layer.
 
     `{folder}/{split}/layer{L}/shard-00000.safetensors` holds the columns of `shards.read_shard`. Shards made from the same
-    inputs are kept, so an interrupted job goes on where it stopped. Of others, those of this part and those that belong
-    to no part are removed. Last of all, `{folder}/parts/{part}.json` says what this part made.
+    inputs are kept, so an interrupted job resumes where it stopped. Other files of this part or of no part are removed.
+    `{folder}/parts/{part}.json`, written last, says what this part made.
 
     Args:
         model: a model folder.
@@ -52,12 +52,12 @@ def cache_residuals(
         folder: the cache's.
         part: which share of the shards to make, counted from 0.
         parts: how many shares there are.
-        streams: leave out the training residuals, but for those of the mean.
+        streams: leave out the training residuals, except those that the mean is taken over.
         device: where the model computes.
 
     Raises:
-        ValueError: a missing or unfit input, a layer that the model does not have, too little free disk, or a residual
-            beyond float16.
+        ValueError: an input is missing or does not fit, the model lacks a layer, the disk is too small, or a residual is not
+            finite.
     """
     if not 0 <= part < parts:
         raise ValueError(f"--part {part}: parts go from 0 to {parts - 1}")
@@ -66,18 +66,20 @@ def cache_residuals(
     n_ctx = ids["train"].shape[1]
     if ids["heldout"].shape[1] != n_ctx:
         raise ValueError(f"{heldout}: sequences of {ids['heldout'].shape[1]} tokens, and of {n_ctx} in {train}")
-    source = _read_source(model)
+    source = model_source(model)
     language_model = load_model(model, compatibility_mode, device)
     _check_fit(language_model, settings, ids, paths)
 
     description = _describe(language_model, source, ids, paths, settings, compatibility_mode, streams)
-    share = Part(part, parts)
-    plan = plan_shards(folder, ids, description, share)
-    mine = [plan[place] for place in share.of(len(plan))]
+    n = sum(n_shards(len(ids[split]), settings.shard_sequences) for split in SPLITS)
+    own = range(n * part // parts, n * (part + 1) // parts)
+    plan = plan_shards(folder, ids, description, own)
+    mine = [plan[place] for place in own]
     missing = [item for item in mine if item.missing]
     output = folder / "parts" / f"{part}.json"
     clear_stale(folder, output, plan, mine, n_ctx, language_model.d_model)
 
+    n_tokens = sum(item.n_sequences for item in mine) * n_ctx
     n_new = sum(item.n_sequences for item in missing) * n_ctx
     start = time.perf_counter()
     with tqdm(total=n_new, desc="residuals", unit="tok", unit_scale=True, disable=None) as progress:
@@ -93,21 +95,13 @@ def cache_residuals(
     LOG.info(
         "residuals: layers %s of %d tokens; %d of %d shards were there, %d tokens run, %.0f tokens/s",
         ", ".join(description["fingerprints"]["train"]),
-        sum(item.n_sequences for item in mine) * n_ctx,
+        n_tokens,
         len(mine) - len(missing),
         len(mine),
         n_new,
         n_new / (time.perf_counter() - start),
     )
-    tokens = sum(item.n_sequences for item in mine) * n_ctx
-    files.write_json(output, {"part": part, "n_parts": parts, "tokens": tokens, "cache": description})
-
-
-def _read_source(model_folder: Path) -> Any:
-    path = model_folder / "source.json"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: {model_folder} is not a whole model folder; prepare the model first")
-    return json.loads(files.read_text(path))
+    files.write_json(output, {"part": part, "n_parts": parts, "tokens": n_tokens, "cache": description})
 
 
 def _check_fit(model: LanguageModel, settings: Residuals, ids: dict[str, Tensor], paths: dict[str, Path]) -> None:
@@ -138,7 +132,7 @@ def _describe(
     compatibility_mode: bool,
     streams: bool,
 ) -> dict[str, Any]:
-    """What all parts have in common: sizes, which training shards the mean is taken over, and what each layer is made from."""
+    """What all parts have in common: sizes, the training shards that the mean is taken over, and the inputs of each layer."""
     n_ctx, layers = ids["train"].shape[1], sorted(settings.layers)
     token_sha256 = {split: files.sha256(path) for split, path in paths.items()}
     code = digest_of("tsae.residuals.shards")
@@ -190,14 +184,14 @@ def _write_shard(
     norms = {layer: torch.empty(n_rows) for layer in item.missing}
     for rows, found in run_sequences(model, sequences, item.missing, batch_sequences):
         for layer, flat in found.items():
-            residuals[layer][rows] = flat
-            norms[layer][rows] = flat.norm(dim=1)
-            if not residuals[layer][rows].isfinite().all():
+            try:
+                residuals[layer][rows] = to_float16(flat)
+            except ValueError as error:
                 raise ValueError(
-                    f"residuals.layers: at layer {layer} a residual's largest entry is {flat.abs().max():.3g}, beyond "
-                    f"float16 (65504), in one of sequences {item.first + rows.start // n_ctx} to "
+                    f"residuals.layers: {error} at layer {layer}, in one of sequences {item.first + rows.start // n_ctx} to "
                     f"{item.first + rows.stop // n_ctx - 1} of the {item.split} split; choose other layers"
-                )
+                ) from error
+            norms[layer][rows] = flat.norm(dim=1)
         report(rows.stop - rows.start)
     for layer in item.missing:
         columns = {

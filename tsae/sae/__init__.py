@@ -1,4 +1,4 @@
-"""The sparse autoencoder: `load` reads one that speaks raw residuals."""
+"""The sparse autoencoder (SAE); `load` reads one in units of raw residuals."""
 
 from tsae.sae.checkpoint import load
 from tsae.sae.sae import SAE

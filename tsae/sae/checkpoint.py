@@ -1,4 +1,4 @@
-"""A checkpoint on disk: the parameters as trained, and the scale beside them, which `load` folds in."""
+"""Checkpoints: the parameters as trained, and the scale, which `load` folds in."""
 
 import json
 import math
@@ -22,15 +22,15 @@ def save(
     last_fired: Tensor | None,
     table_dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a checkpoint: `sae.safetensors` and `config.json`, the latter last.
+    """Write a checkpoint: `sae.safetensors`, then `config.json`.
 
     Args:
         folder: where to write.
         sae: the SAE in the units that it was trained in.
-        metadata: everything that made it; must hold `scale` and `point`.
-        last_fired: (F,) int64, training tokens seen when each feature last fired, -1 if it never did; None if that is not
-            known, of an SAE that was trained elsewhere.
-        table_dtype: how tables are stored; half precision halves a checkpoint that is only evaluated.
+        metadata: how it was made; must hold `scale` and `point`.
+        last_fired: (F,) int64, training tokens seen when each feature last fired, -1 if it never did; None if unknown, because
+            the SAE was trained elsewhere.
+        table_dtype: how tables are stored; half precision halves checkpoints that are only evaluated.
     """
     tensors = dict(sae.state_dict()) | ({} if last_fired is None else {"last_fired": last_fired})
     for table in TABLES & tensors.keys():
@@ -39,10 +39,15 @@ def save(
     write_json(folder / "config.json", metadata)
 
 
-def load(folder: str | Path) -> SAE:
-    """Load a trained SAE that speaks raw residuals; its `metadata` says everything about how it was made.
+def name_of_step(step: int) -> str:
+    """Folder of a checkpoint that training leaves on the way."""
+    return f"step{step:08d}"
 
-    Residuals scale by s, and so do activations, biases and token-biases; W_enc and W_dec stay. The centre is folded in first.
+
+def load(folder: str | Path) -> SAE:
+    """Load a trained SAE in units of raw residuals; its `metadata` says how it was made.
+
+    Residuals, activations, biases and token-biases are multiplied by the scale; W_enc and W_dec stay. The centre is folded in first.
 
     Raises:
         ValueError: a file is missing or damaged, or the tensors do not fit together; the message names the file.
@@ -79,10 +84,10 @@ def load(folder: str | Path) -> SAE:
 
 
 def check_fits(sae: SAE, folder: Path, d_model: int, vocab_size: int) -> None:
-    """See that an SAE, loaded from `folder`, is for residuals of this width and for a model of this vocabulary.
+    """Check that an SAE, loaded from `folder`, fits residuals of this width and a model of this vocabulary.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it does not.
     """
     if len(sae.b_dec) != d_model:
         raise ValueError(
@@ -110,21 +115,17 @@ def _load_parameters(path: Path, point: Point) -> dict[str, Tensor]:
     with torch.device("meta"):
         own = make_architecture(point, n_features).state_dict()
     expected |= {f"activation.{name}": tuple(tensor.shape) for name, tensor in own.items()}
-    # SAEs that were trained here and start centred have them; the authors' do not.
+    # SAEs trained here from a centred start have these; the authors' do not.
     constants = {"centre": point.start == "centred", "mean": point.encoder_input == "without_unigram"}
     expected |= {name: (d_model,) for name, has in constants.items() if has and name in shapes}
-    for table, present in (
-        ("W_lookup", point.table != "none"),
-        ("unigram_directions", point.encoder_input == "without_unigram"),
-    ):
-        if present:
-            expected[table] = (*shapes.get(table, ())[:1], d_model)
+    tables = {"W_lookup": point.table != "none", "unigram_directions": point.encoder_input == "without_unigram"}
+    expected |= {table: (*shapes.get(table, ())[:1], d_model) for table, has in tables.items() if has}
     if shapes != expected:
         raise ValueError(
             f"{path}: not the parameters of this {point.architecture} SAE; it holds {shapes} instead of {expected}"
         )
     for name, tensor in tensors.items():
-        # Tables of checkpoints on the way are of half precision.
+        # Checkpoints during training store tables in half precision.
         half = tensor.dtype == torch.float16 and name in TABLES
         if tensor.dtype != (torch.int64 if name == "last_fired" else torch.float32) and not half:
             raise ValueError(f"{path}: not the parameters of an SAE; {name} holds {tensor.dtype}")
@@ -134,7 +135,7 @@ def _load_parameters(path: Path, point: Point) -> dict[str, Tensor]:
 
 
 def load_last_fired(folder: str | Path) -> Tensor:
-    """(F,) int64: training tokens seen when each feature last fired; -1 if it never did.
+    """Training tokens seen when each feature last fired, (F,) int64; -1 if it never did.
 
     Raises:
         ValueError: the checkpoint is damaged; the message names the file.
@@ -147,7 +148,7 @@ def load_last_fired(folder: str | Path) -> Tensor:
 
 
 def load_centre(folder: str | Path) -> Tensor | None:
-    """(d,) what training took away from the encoder's input, in units of raw residuals; None: b_dec.
+    """What training subtracted from the encoder's input (d,), in units of raw residuals; None: b_dec.
 
     Raises:
         ValueError: the checkpoint is damaged; the message names the file.

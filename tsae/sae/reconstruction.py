@@ -24,9 +24,9 @@ class ReconstructionErrors(NamedTuple):
 
 
 def reconstruction_errors(x: Tensor, x_hat: Tensor, mean: Tensor | None = None) -> ReconstructionErrors:
-    """Errors of reconstructions x_hat of residuals x, both (N, d), in float64 since sums of them are compared.
+    """Errors of reconstructions x_hat of residuals x, both (N, d), in float64 because their sums are compared.
 
-    `mean` (d,) is the mean residual; by default the mean of x.
+    `mean` (d,) is the mean residual; None: the mean of x.
     """
     mean = x.double().mean(0) if mean is None else mean.double()
     return ReconstructionErrors(

@@ -1,15 +1,15 @@
-"""The sparse autoencoder, with or without a table of token-biases, and its checkpoint.
+"""The sparse autoencoder, with or without a table of token-biases.
 
     a     = activation((r - b_dec) W_enc^T + b_enc)      TopK, ReLU or gated: see architectures/
     x_hat = a W_dec + b_dec + W_lookup[t]
 
-The encoder sees r: the residual x itself, as in the paper, or x less the token's row of the table (the remainder), or the part
-of x without the direction of the token's unigram residual. A constant in the encoder's input favours some features for every token, and
-under TopK the others die. So training takes the mean of r away, the centre, which stays as it is; `load` folds it into b_enc,
-and the SAE is of the form above.
+The encoder sees r: the residual x itself, as in the paper; x minus the token's row of the table (the remainder); or x without
+the direction of the token's unigram residual. A constant in r favours the same features for every token, and under TopK the others
+die. So training replaces b_dec in the encoder by a constant, the centre, which is the mean of r. `load` folds it into b_enc, which
+gives the form above.
 
-Training runs on residuals divided by one number per layer, the scale. A checkpoint holds the parameters as trained and
-the scale beside them; `load` folds it in, so a loaded SAE always speaks raw residuals.
+Training divides residuals by one number per layer, the scale. A checkpoint holds the parameters as trained and the scale;
+`load` folds it in, so a loaded SAE is always in units of raw residuals.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ TABLES = {"W_lookup", "unigram_directions"}
 
 
 class SAE(nn.Module):
-    """An SAE of F features over residuals of width d, with a table of V token-biases if it is tokenized."""
+    """An SAE of F features over residuals of width d; a tokenized one has a table of V token-biases."""
 
     W_lookup: Tensor | None
     unigram_directions: Tensor | None
@@ -56,17 +56,16 @@ class SAE(nn.Module):
             b_enc: (F,).
             b_dec: (d,).
             W_lookup: (V, d) token-biases; None for a baseline.
-            unigram_directions: (V, d) unit rows, the direction that is taken out of the encoder's input at each token;
-                None if it stays.
-            mean: (d,) mean residual: the direction is taken out of what differs from it; None: of the residual itself.
-            centre: (d,) what is taken away from the encoder's input; None: b_dec, as in the paper.
+            unigram_directions: (V, d) unit rows, projected out of the encoder's input at each token; None: nothing is.
+            mean: (d,) mean residual, subtracted before the projection; None: zero.
+            centre: (d,) subtracted from the encoder's input; None: b_dec, as in the paper.
         """
         super().__init__()
         self.W_enc = nn.Parameter(W_enc)
         self.W_dec = nn.Parameter(W_dec)
         self.b_enc = nn.Parameter(b_enc)
         self.b_dec = nn.Parameter(b_dec)
-        # Outside autograd: a batch touches few rows, and its optimizer takes those rows' gradients alone.
+        # A buffer, outside autograd: a batch touches few rows, and the optimizer takes only their gradients.
         self.register_buffer("W_lookup", W_lookup)
         self.register_buffer("unigram_directions", unigram_directions)
         self.register_buffer("mean", mean)
@@ -79,14 +78,14 @@ class SAE(nn.Module):
     def initialise(cls, point: Point, start: Start, seed: int) -> "SAE":
         """Start from random features, and from a table if the SAE is tokenized.
 
-        W_dec has random rows of one length, W_enc is its multiple, b_enc is zero. b_dec is the mean of what the table leaves to
-        be explained, and a share of its mean is taken away from the encoder's input, all of it by default; or, as in the
-        authors' code, b_dec is zero and all that is taken away.
+        W_dec has random rows of equal length, W_enc is a multiple of it, and b_enc is zero. By default b_dec is the mean residual
+        minus the mean row of the table, and the centre is the mean of the encoder's input, or a share of it. With `start: authors`,
+        as in their code, b_dec is zero and is the centre.
 
         Args:
             point: the point of the sweep.
-            start: what it starts from.
-            seed: seed of W_dec; the same for every point, so that baseline and tokenized SAEs start from the same features.
+            start: means and tables of the layer.
+            seed: seed of W_dec, the same for every point: baseline and tokenized SAEs start from the same features.
         """
         generator = torch.Generator().manual_seed(seed)
         d_model = len(start.mean)
@@ -113,11 +112,11 @@ class SAE(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are; what it is given must be there too."""
+        """Device of the parameters, where inputs must be too."""
         return self.b_dec.device
 
     def token_biases(self, tokens: Tensor) -> Tensor:
-        """Rows of the table: tokens (...) give (..., d); zeros for a baseline."""
+        """Rows of the table (..., d) for tokens (...); zeros for a baseline."""
         if self.W_lookup is None:
             return self.b_dec.new_zeros(*tokens.shape, len(self.b_dec))
         rows: Tensor = embedding(tokens.long(), self.W_lookup)
@@ -129,7 +128,7 @@ class SAE(nn.Module):
         return self.point.encoder_input != "residual"
 
     def _seen(self, x: Tensor, tokens: Tensor | None, token_biases: Tensor | None = None) -> Tensor:
-        """What the encoder sees of x (..., d), before the centre is taken away."""
+        """What the encoder sees of x (..., d), before the centre is subtracted."""
         if not self.needs_tokens:
             return x
         if tokens is None:
@@ -147,7 +146,7 @@ class SAE(nn.Module):
         return self.b_dec if self.centre is None else self.centre
 
     def encoder_input(self, x: Tensor, tokens: Tensor | None) -> Tensor:
-        """What the encoder sees of residuals x (..., d) at tokens (...), its centre taken away.
+        """Centred input of the encoder for residuals x (..., d) at tokens (...).
 
         Raises:
             ValueError: the encoder needs the tokens, and there are none.
@@ -155,30 +154,30 @@ class SAE(nn.Module):
         return self._seen(x, tokens) - self._centre
 
     def tokenized_activations(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Pre-activations of every feature: x (..., d) gives (..., F)."""
+        """Pre-activations of every feature (..., F) for x (..., d)."""
         return self.encoder_input(x, tokens) @ self.W_enc.T + self.b_enc
 
     def active(self, x: Tensor, tokens: Tensor | None = None, token_biases: Tensor | None = None) -> Active:
-        """The active features of every token: x (N, d), tokens (N,).
+        """The active features of every token.
 
         Args:
-            x: residuals.
-            tokens: their tokens, where the encoder needs them.
-            token_biases: (N, d) the tokens' rows of the table, where they are at hand.
+            x: (N, d) residuals.
+            tokens: (N,) their tokens, if the encoder needs them.
+            token_biases: (N, d) the tokens' rows of the table, if already looked up.
         """
         return self.activation(self._seen(x, tokens, token_biases), self.W_enc, self.b_enc, self._centre)
 
     def active_of(self, inputs: Tensor) -> Active:
-        """The active features of N tokens by what the encoder sees of them (N, d), its centre taken away."""
+        """The active features for centred inputs of the encoder (N, d)."""
         return self.activation(inputs, self.W_enc, self.b_enc)
 
     def decode_active(self, active: Active, token_biases: Tensor | None) -> Tensor:
-        """Reconstruct from active features and the tokens' rows of the table (N, d), None for a baseline: (N, d)."""
+        """Reconstruction (N, d) from active features and the tokens' rows of the table (N, d), None for a baseline."""
         x_hat = kernels.decode(active.values, active.indices, self.W_dec) + self.b_dec
         return x_hat if token_biases is None else x_hat + token_biases
 
     def encode(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Activations of every feature: x (..., d) gives (..., F), few of them non-zero."""
+        """Activations of every feature (..., F) for x (..., d), mostly zero."""
         rows = None if tokens is None else tokens.reshape(-1)
         active = self.active(x.reshape(-1, x.shape[-1]), rows)
         acts = active.values.new_zeros(active.indices.n_tokens, self.n_features)
@@ -186,7 +185,7 @@ class SAE(nn.Module):
         return acts.view(*x.shape[:-1], -1)
 
     def decode(self, acts: Tensor, tokens: Tensor) -> Tensor:
-        """Reconstruction: acts (..., F) and token ids (...) give (..., d). A baseline ignores the tokens."""
+        """Reconstruction (..., d) from acts (..., F) and token ids (...), which a baseline ignores."""
         return acts @ self.W_dec + self.b_dec + self.token_biases(tokens)
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
@@ -196,7 +195,7 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def fold_centre_(self) -> None:
-        """Give the encoder's biases the part of the centre that is not b_dec: the same function, without a centre."""
+        """Fold the difference of the centre from b_dec into the encoder's biases: the same function without a centre."""
         if self.centre is None:
             return
         offset = self.W_enc @ (self.b_dec - self.centre)

@@ -1,10 +1,10 @@
-"""Types with which a stage says what its arguments are, where a command line has to know more than Python."""
+"""Types of a stage's arguments that a command line must know more about than Python does."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-# A folder of files that are made together. A rule names one of its files.
+# A folder whose files are written together; a rule names one of them.
 Folder = Annotated[Path, "FOLDER"]
-# Any number of files, which come after the options, as other programs take them.
+# Any number of files, which follow the options on a command line.
 Files = Annotated[Sequence[Path], "FILES"]

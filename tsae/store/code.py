@@ -1,4 +1,4 @@
-"""The code that a result depends on, found from imports, so that nobody keeps a list of it."""
+"""The code that a result depends on, found from imports."""
 
 import ast
 import functools
@@ -7,21 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-# What changes no result, or changes it by way of a parameter that is compared by itself.
+# These change no result, or change it only through parameters, which are compared by themselves.
 LEFT_OUT = ("tsae.store", "tsae.profile", "tsae.plan", "tsae.commands", "tsae.__main__", "tsae.compute.devices")
-# Of a profile two things count: what a point means, and what figures call a family. Of the store the manifest, which is a result.
+# Exceptions: what a point means, what figures call a family, and the manifest, which is a result.
 COUNTED = ("tsae.profile.point", "tsae.profile.families", "tsae.store.manifest")
 
 
 def modules_of(*names: str | Path, package: Path = PACKAGE) -> list[Path]:
-    """The files of some modules and of all that they import of this package, at any depth, in alphabetical order.
+    """The files of some modules and of everything they import from this package, in alphabetical order.
 
-    A package stands for the modules in its folder, which it may import by their listing. What is imported for type checking alone
-    does not count, nor do `LEFT_OUT` and what they import.
+    A package stands for all modules in its folder. Imports for type checking do not count, nor does `LEFT_OUT`.
 
     Args:
-        names: modules or packages, for example `tsae.training.train`, and scripts outside the package by their paths, whose
-            imports count and they themselves do not.
+        names: modules or packages, such as `tsae.training.train`; or paths of scripts, of which only the imports count.
         package: the folder of the package.
 
     Raises:
@@ -41,7 +39,7 @@ def modules_of(*names: str | Path, package: Path = PACKAGE) -> list[Path]:
 
 
 def digest_of(*names: str, package: Path = PACKAGE) -> str:
-    """sha256 of the code of some modules and of all that they import, 64 hex digits; see `modules_of`."""
+    """sha256 of the code that `modules_of` finds, as 64 hex digits."""
     digest = hashlib.sha256()
     for path in modules_of(*names, package=package):
         digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
@@ -49,7 +47,7 @@ def digest_of(*names: str, package: Path = PACKAGE) -> str:
 
 
 def path_of(module: str, package: Path = PACKAGE) -> Path:
-    """Where a module of the package is, or would be."""
+    """The file of a module, whether it exists or not."""
     return package.joinpath(*module.split(".")[1:]).with_suffix(".py")
 
 

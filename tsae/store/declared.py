@@ -1,31 +1,31 @@
-"""What modules declare of themselves, read without importing them: an import of all would cost every start seconds."""
+"""What modules declare about themselves, read without importing them, which would take seconds at every start."""
 
 import ast
 import functools
 from pathlib import Path
 from typing import Any
 
-PACKAGE = Path(__file__).parents[1]
+from tsae.store.code import PACKAGE
 
 
 @functools.cache
 def declared(folder: str, name: str) -> dict[str, Any]:
     """The literal that each module of a folder assigns to a name, by module, in alphabetical order.
 
-    Modules without the name are left out, so a folder may hold others.
+    Modules that do not assign the name are left out.
 
     Args:
-        folder: below the package, for example `sae/architectures`.
-        name: of the assignment, for example `ABOUT`.
+        folder: below the package, such as `sae/architectures`.
+        name: the name, such as `ABOUT`.
 
     Raises:
-        ValueError: what is assigned is not a literal; the message names the file.
+        ValueError: the value is not a literal; the message names the file.
     """
     found = {}
     for path in sorted((PACKAGE / folder).glob("*.py")):
         if name.encode() not in path.read_bytes():  # parsing takes most of the time
             continue
-        for node in _statements(path):
+        for node in _parsed(path).body:
             match node:
                 case ast.Assign(targets=[ast.Name(id=target)], value=value) if target == name:
                     pass
@@ -36,15 +36,15 @@ def declared(folder: str, name: str) -> dict[str, Any]:
             try:
                 found[path.stem] = ast.literal_eval(value)
             except ValueError:
-                raise ValueError(f"{path}: {name} is read without running the module, and must be a literal") from None
+                raise ValueError(f"{path}: {name} must be a literal, since the module is not run") from None
     return found
 
 
-@functools.cache
-def _statements(path: Path) -> list[ast.stmt]:
-    return ast.parse(path.read_bytes()).body
-
-
 def docstring(folder: str, module: str) -> str:
-    """The docstring of a module of a folder, as `declared` reads it."""
-    return ast.get_docstring(ast.parse((PACKAGE / folder / f"{module}.py").read_bytes())) or ""
+    """The docstring of a module of a folder below the package."""
+    return ast.get_docstring(_parsed(PACKAGE / folder / f"{module}.py")) or ""
+
+
+@functools.cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())

@@ -1,7 +1,7 @@
-"""Artefacts on disk: whole or not there, and the bytes that were written.
+"""Files on disk: complete or absent, and compared with their recorded sha256 before they are read.
 
-A file is written under a temporary name and renamed, so that a half-written one never has its final name. Its sha256 is
-recorded beside it, in `.{name}.sha256`, in the format that `sha256sum --check` takes, and compared before it is read.
+A file is written under a temporary name, then renamed. Its sha256 is recorded beside it in `.{name}.sha256`, in the
+format of `sha256sum --check`.
 """
 
 import functools
@@ -16,19 +16,16 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError
 
 from tsae.store.arguments import Files
 
-if TYPE_CHECKING:
-    pass
-
 LOG = logging.getLogger(__name__)
-REMEDY = "delete it and run again, which makes it anew"
+REMEDY = "delete it and run again"
 REMEDY_OF_DAMAGE = (
-    "`make verify-artefacts REMOVE=1`, with the CONFIGFILE of the run, removes it and says how to make it anew"
+    "`make verify-artefacts REMOVE=1`, with the CONFIGFILE of the run, removes it and says how to restore it"
 )
 HOST = platform.node().replace(".", "_").replace("-", "_")
 UMASK = os.umask(0)
@@ -36,21 +33,21 @@ os.umask(UMASK)
 
 
 class DamagedError(ValueError):
-    """A file is not what was written."""
+    """A file differs from what was written."""
 
 
 class NotOursError(ValueError):
-    """A file holds something else than is written here; whoever knows a better remedy raises it again with that one."""
+    """A file holds something this project does not write. Callers may raise it again with a better remedy."""
 
     def __init__(self, problem: str, remedy: str = REMEDY):
         super().__init__(f"{problem}; {remedy}")
         self.problem = problem
-        """What is wrong, and where, without the remedy."""
+        """The message without the remedy."""
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name the file that is being made, and the space that is left, in errors of the disk.
+    """Add the file's name and the free space to errors of the disk.
 
     Raises:
         OSError: the disk is full or read-only.
@@ -64,12 +61,12 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced, its sha256 recorded, and it becomes `path`.
+    """Yield a temporary path, and on success replace `path` by it and record its sha256.
 
-    On failure it is removed.
+    On failure the temporary file is removed and `path` is unchanged.
 
     Raises:
-        OSError: the disk is full or read-only; the message names `path`, which then is as it was before.
+        OSError: the disk is full or read-only; the message names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_of(path)
@@ -83,7 +80,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def put(temporary: Path, path: Path, digest: str | None = None) -> None:
-    """Give a whole file its name, and record its sha256, computed unless it is given; all is synced to the disk."""
+    """Rename a complete file to `path` and record its sha256, computed unless given. Both are synced to disk."""
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     digest = digest or sha256(temporary)
@@ -91,8 +88,7 @@ def put(temporary: Path, path: Path, digest: str | None = None) -> None:
         before = _recorded(path) if path.exists() else []
     except (FileNotFoundError, ValueError):
         before = []
-    # Before the rename, so that a kill leaves no file that should not pass; with what was recorded of the file that is
-    # replaced, so that it passes until then.
+    # The record comes first and keeps the old sha256 until the rename, so a kill always leaves a recorded file.
     _record(path, digest, *before)
     temporary.replace(path)
     if before:
@@ -100,7 +96,7 @@ def put(temporary: Path, path: Path, digest: str | None = None) -> None:
 
 
 def temporary_of(path: Path) -> Path:
-    """A name beside `path` for this process to write under; what killed processes of this machine left there is removed."""
+    """A temporary name beside `path` for this process. Removes such files of this machine's killed processes."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.{HOST}-*.tmp"):
         if not _is_running(left.name.split("-")[-1].removesuffix(".tmp")):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
@@ -118,14 +114,14 @@ def _is_running(process: str) -> bool:
 
 
 def record_of(path: Path) -> Path:
-    """Where the sha256 of a file is recorded."""
+    """The file that holds the sha256 of a file."""
     return path.with_name(f".{path.name}.sha256")
 
 
 def _record(path: Path, *digests: str) -> None:
     temporary = temporary_of(record_of(path))
     try:
-        with temporary.open("w") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.writelines(f"{digest}  {path.name}\n" for digest in digests)
             file.flush()
             os.fsync(file.fileno())
@@ -135,11 +131,11 @@ def _record(path: Path, *digests: str) -> None:
 
 
 def _recorded(path: Path) -> list[str]:
-    """The sha256 that is recorded; several only where a kill left two files that it may be.
+    """The recorded sha256; two if a process was killed while it replaced the file.
 
     Raises:
         FileNotFoundError: there is no record.
-        DamagedError: it is damaged.
+        DamagedError: the record is damaged.
     """
     text = record_of(path).read_bytes().decode(errors="replace")
     if not re.fullmatch(r"([0-9a-f]{64}  [^\n]+\n)+", text):
@@ -148,44 +144,45 @@ def _recorded(path: Path) -> list[str]:
 
 
 def record(path: Path) -> None:
-    """Record the sha256 of a file that something else has written whole."""
+    """Record the sha256 of a complete file that another program wrote."""
     _record(path, sha256(path))
 
 
 def record_all(paths: Files) -> None:
-    """Record the sha256 of files that others have written.
+    """Record the sha256 of files that other programs wrote.
 
     Args:
-        paths: the files, each whole.
+        paths: the files, each complete.
     """
     for path in paths:
         record(path)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, if it is there, and its record."""
+    """Remove a file and its record, if they exist."""
     path.unlink(missing_ok=True)
     record_of(path).unlink(missing_ok=True)
 
 
 def check(path: Path) -> None:
-    """See that a file is what was written; one without a record, as other programs write them, passes.
+    """Compare a file with its recorded sha256. A file without a record passes, since other programs write none.
 
     Raises:
-        DamagedError: it is not, or its record is damaged; the message names it.
+        DamagedError: they differ, or the record is damaged; the message names the file.
     """
     try:
         recorded = _recorded(path)
-        if known_sha256(path) not in recorded:
-            raise DamagedError(
-                f"{path}: damaged, its sha256 is not the one recorded when it was written; {REMEDY_OF_DAMAGE}"
-            )
+        whole = known_sha256(path) in recorded
     except (FileNotFoundError, NotADirectoryError):
         return
+    if not whole:
+        raise DamagedError(
+            f"{path}: damaged, its sha256 is not the one recorded when it was written; {REMEDY_OF_DAMAGE}"
+        )
 
 
 def known_sha256(path: Path) -> str:
-    """sha256 of a file; of one that this process has hashed and nothing has touched, without reading it again."""
+    """sha256 of a file, read once per process as long as its size, time and inode stay the same."""
     found = path.stat()
     return _known_sha256(path.resolve(), found.st_size, found.st_mtime_ns, found.st_ino)
 
@@ -196,24 +193,24 @@ def _known_sha256(path: Path, *_state: int) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file that is what was written.
+    """Read a text file after `check`.
 
     Raises:
         ValueError: it is damaged.
-        FileNotFoundError: it is not there.
+        FileNotFoundError: it does not exist.
     """
     check(path)
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text file, or nothing."""
+    """Write a complete text file, or nothing."""
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write a whole JSON file, or nothing."""
+    """Write a complete JSON file, or nothing."""
     write_text(path, json.dumps(data, indent=2) + "\n")
 
 

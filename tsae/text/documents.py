@@ -1,4 +1,4 @@
-"""The documents file, one document per line as JSON, and what documents are."""
+"""Documents, and the file that holds them as JSON lines."""
 
 import json
 from collections.abc import Iterator
@@ -6,49 +6,36 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tsae.store import files
+from tsae.text.text_files import LONGEST, text_lines
+
+LONGEST_LINE = 8 * LONGEST  # JSON may write one character as six
 
 
 class Document(NamedTuple):
     """One document of the corpus."""
 
     title: str
-    """Where it comes from, for people: the article's title, or file and line."""
+    """The article's title, or file and line."""
     text: str
-    """The whole text."""
     source: int = 0
-    """Its place in `corpus.sources`."""
+    """Index of its source in `corpus.sources`."""
 
 
 def existing(path: Path, advice: str) -> Path:
-    """The path.
-
-    Raises:
-        ValueError: there is no such file; the message ends in the advice.
-    """
+    """The path, or a ValueError that ends in the advice if there is no such file."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; {advice}")
     return path
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers, from 1, and lines."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            yield from enumerate(file, start=1)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}); convert it") from None
-    except OSError as error:
-        raise ValueError(f"{path}: could not be read ({error})") from error
-
-
 def read_documents(path: Path) -> Iterator[Document]:
-    """Documents of a file that `write_documents` wrote, in its order, one per line.
+    """Documents of a file that `write_documents` wrote, in order.
 
     Raises:
-        ValueError: the file is missing, or a line is not such a document.
+        ValueError: the file is missing, or a line is not a document.
     """
     files.check(existing(path, "write the documents first"))
-    for number, line in text_lines(path):
+    for number, line in text_lines(path, LONGEST_LINE):
         try:
             yield Document(**json.loads(line))
         except (ValueError, RecursionError, TypeError) as error:

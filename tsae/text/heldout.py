@@ -1,4 +1,4 @@
-"""Which documents are held out, and which piece of each: many documents, of the same kind of text as the training split."""
+"""Choose held-out documents and a piece of each: many documents, of the same kind of text as the training split."""
 
 import bisect
 from collections.abc import Callable, Iterator, Sequence
@@ -8,19 +8,19 @@ from typing import NamedTuple
 import numpy as np
 
 from tsae.profile.inputs import Tokens
+from tsae.text.cut import cut_for
 from tsae.text.documents import Document
 
-# What is not held out of a held-out document is lost, since it may not be trained on. A document longer than so many times the
-# most that may be held out of one is therefore left to training while others of its source suffice. docs/methods.md says what
-# that was measured to change.
+# The rest of a held-out document is lost, since it may not be trained on. So a document longer than LONGEST times the largest
+# piece stays in training while shorter ones of its source suffice. docs/methods.md says what that was measured to change.
 LONGEST = 4
-# A source may have so many times the documents that its share of the tokens would have at the mean length of a piece: documents
-# of a few tokens each would make up the number, and nothing else.
+# A source may give at most MOST_DOCUMENTS times the documents that its tokens would fill at the mean length of a piece.
+# Otherwise documents of a few tokens each could make up the number.
 MOST_DOCUMENTS = 10
 
 
 class TokenizedDocument(NamedTuple):
-    """Tokens of one document, or of a piece of it, without BOS."""
+    """Tokens of a document or of a piece of it, without BOS."""
 
     line: int
     """Index of its line in the documents file."""
@@ -42,7 +42,7 @@ class _Source:
 
     @property
     def most(self) -> int:
-        """Documents that may be held out: half, so that text of the source is left for training."""
+        """Documents that may be held out: half, to leave text of the source for training."""
         return len(self.lines) // 2
 
 
@@ -51,18 +51,18 @@ def hold_out(
 ) -> list[TokenizedDocument]:
     """Choose pieces of documents that fill the held-out split exactly.
 
-    Every source has the share of the split that it has of the corpus, in characters, where half of its documents suffice for
-    that; what is missing then comes from sources with more documents. Of a document one contiguous piece is held out, at a
-    random place, since beginnings are another kind of text; all of it, if it is no longer than the pieces of its source.
+    Each source gets its share of the corpus in characters, but at most half of its documents; sources with more documents make
+    up the difference. One contiguous piece of a document is held out, at a random place because beginnings are another kind of
+    text. A document no longer than the pieces of its source is held out whole.
 
     Args:
-        documents: of the corpus.
-        order: indices of documents to choose from, shuffled.
-        read: gives documents as tokens, in the order of the indices that it gets.
+        documents: the corpus.
+        order: shuffled indices of the documents to choose from.
+        read: tokenizes documents, in the order of the indices that it gets.
         settings: sizes, the least number of documents, the largest share of one, and the seed of the places.
 
     Returns:
-        Pieces in the order of `order`, with `settings.heldout_text` tokens together.
+        Pieces in the order of `order`, `settings.heldout_text` tokens in all.
 
     Raises:
         ValueError: too few documents, or too short ones.
@@ -72,7 +72,8 @@ def hold_out(
     lines: dict[int, list[int]] = {}
     for line in order:
         lines.setdefault(documents[line].source, []).append(line)
-    _check_number(n_least, sum(len(lines_of) // 2 for lines_of in lines.values()), len(order))
+    n_characters = sum(len(documents[line].text) for line in order)
+    _check_number(n_least, sum(len(lines_of) // 2 for lines_of in lines.values()), len(order), n_characters)
     sources = _sources(documents, lines, size)
     missing = 0
     for source in sorted(sources.values(), key=lambda source: len(source.lines)):
@@ -99,7 +100,7 @@ def hold_out(
 
 
 def _sources(documents: Sequence[Document], lines: dict[int, list[int]], size: int) -> dict[int, _Source]:
-    """Sources by number, with the tokens that each is to have of the split, in proportion to its characters."""
+    """Sources by number, each with its tokens of the split in proportion to its characters."""
     numbers = sorted(lines)
     characters = np.cumsum([sum(len(documents[line].text) for line in lines[number]) for number in numbers])
     ends = np.rint(size * (characters / characters[-1])).astype(int).tolist()
@@ -110,7 +111,7 @@ def _sources(documents: Sequence[Document], lines: dict[int, list[int]], size: i
 
 
 def _take(source: _Source, read: Read, longest: int) -> int:
-    """Take documents until they hold what is wanted; how many tokens are missing in the end."""
+    """Take documents until they hold the wanted tokens, and return how many are missing."""
     missing = source.wanted
     for document in _long_ones_last(source.lines, read, longest):
         if missing <= 0 or len(source.taken) == source.most:
@@ -123,7 +124,7 @@ def _take(source: _Source, read: Read, longest: int) -> int:
 def _add_documents(
     sources: dict[int, _Source], documents: Sequence[Document], order: Sequence[int], read: Read, settings: Tokens
 ) -> None:
-    """Take more documents, so that there are as many as asked for; then their pieces are shorter."""
+    """Take more documents until there are as many as asked for, which makes their pieces shorter."""
     n_taken = sum(len(source.taken) for source in sources.values())
     for document in _long_ones_last(order, read, settings.heldout_longest):
         if n_taken >= settings.heldout_documents:
@@ -133,20 +134,22 @@ def _add_documents(
         if document.line not in source.taken and len(source.taken) < min(n_most, source.wanted):
             source.taken[document.line] = document
             n_taken += 1
-    _check_number(settings.heldout_documents, n_taken, len(order))
+    n_characters = sum(len(documents[line].text) for line in order)
+    _check_number(settings.heldout_documents, n_taken, len(order), n_characters)
 
 
-def _check_number(n_least: int, n_most: int, n_documents: int) -> None:
+def _check_number(n_least: int, n_most: int, n_documents: int, n_characters: int) -> None:
     if n_most < n_least:
+        cut = cut_for(n_characters, n_least)
         raise ValueError(
             f"tokens.heldout_documents: {n_least} documents are to be held out, and of the {n_documents} of the corpus, each text "
-            f"counted once, at most {n_most} can be: half of each source's, and few of a source with little text; lower it, or "
-            "add to corpus.sources"
+            f"counted once, at most {n_most} can be: half of each source's, and few of a source with little text; lower it, add to "
+            "corpus.sources" + (f", or cut long documents of local files with `cut: {cut}` there" if cut else "")
         )
 
 
 def _long_ones_last(lines: Sequence[int], read: Read, longest: int) -> Iterator[TokenizedDocument]:
-    """Documents that have any token in their order, and then those that are too long, the shortest first."""
+    """Documents with any token in order, then those that are too long, shortest first."""
     too_long = []
     for document in read(lines):
         if len(document.ids) > LONGEST * longest:
@@ -157,11 +160,11 @@ def _long_ones_last(lines: Sequence[int], read: Read, longest: int) -> Iterator[
 
 
 def lengths_of_pieces(whole: Sequence[int], size: int) -> list[int]:
-    """Lengths of pieces, `size` together: documents up to one level are whole, and of longer ones pieces differ by one token at most.
+    """Lengths of pieces that add up to `size`: documents up to some level are whole, longer ones are cut to it or one token more.
 
     Args:
-        whole: lengths of the documents, which are enough.
-        size: sum of the lengths of pieces.
+        whole: lengths of the documents, at least `size` in all.
+        size: sum of the lengths of the pieces.
     """
     level = bisect.bisect_right(
         range(1, max(whole, default=0) + 1), size, key=lambda level: sum(min(length, level) for length in whole)

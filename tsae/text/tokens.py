@@ -1,6 +1,5 @@
-"""Tokens: documents split into training and held-out text, tokenised and packed into sequences of fixed length."""
+"""The training or held-out split as token sequences of fixed length, and the tokenizer."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,16 +12,14 @@ from tsae.store.tensors import load_metadata, load_tensors
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LOG = logging.getLogger(__name__)
-
 
 class TokenSplit(NamedTuple):
-    """One split of the corpus, as sequences."""
+    """One split of the corpus as sequences."""
 
     ids: torch.Tensor
     """Token ids (n_seq, n_ctx) int32, BOS at position 0."""
     documents: torch.Tensor
-    """Each token's document, as the index of its line in the documents file (n_seq, n_ctx) int32; -1 at BOS."""
+    """Line of each token's document in the documents file (n_seq, n_ctx) int32; -1 at BOS."""
     bos: int
     """Token id of BOS."""
     n_ctx: int
@@ -32,11 +29,11 @@ class TokenSplit(NamedTuple):
     n_documents: int
     """Lines of the documents file [documents]."""
     seed: int
-    """Seed of the split by document and of the order of documents."""
+    """Seed of the split and of the order of documents."""
     documents_sha256: str
     """sha256 of the documents file."""
     source_tokens: Sequence[int] = ()
-    """Tokens of text from each of `corpus.sources`, in their order; empty: not recorded."""
+    """Tokens of text from each of `corpus.sources` in order; empty: not recorded."""
 
 
 def load_tokens(path: Path) -> TokenSplit:
@@ -67,7 +64,7 @@ def _fits(split: TokenSplit) -> bool:
 
 
 def load_tokenizer(model: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer in a model's folder.
+    """Load the tokenizer of a model's folder.
 
     Raises:
         ValueError: the folder or the tokenizer is missing, or one of its files is damaged.

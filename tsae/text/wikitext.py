@@ -22,7 +22,7 @@ TAIL_SECTIONS = {
     "sources",
     "works cited",
 }
-# Templates that are part of the sentence, and the position of the argument they show; all others are dropped.
+# Templates that are part of a sentence, and the position of the argument they show. All others are dropped.
 SHOWN_ARGUMENT = {
     "lang": -1,
     "nihongo": 0,
@@ -42,16 +42,16 @@ DASHES = {
     "snds": " \N{EN DASH} ",
     "spaced ndash": " \N{EN DASH} ",
 }
-# Beside those that the parser knows to be invisible.
+# In addition to those that the parser hides.
 HIDDEN_TAGS = {"ref", "references", "table"}
 HIDDEN_LINK = re.compile(r"\s*(?:(?i:file|image|media|category)|[a-z]{2,3}(?:-[a-z]+)*)\s*:")
 
 
 def strip_wikitext(text: str) -> str:
-    """Prose of an article as a reader sees it, without references, tables, pictures, formulas and tail sections."""
+    """Prose of an article as readers see it, without references, tables, pictures, formulas and tail sections."""
     visible = "".join(_visible(_without_tail_sections(mwparserfromhell.parse(text, skip_style_tags=True))))
     visible = re.sub(r"'{2,}|__[A-Z]+__", "", visible)
-    # What is left of "(pronunciation; Greek: ...)" and of a unit before a comma, once their templates are gone.
+    # Remains of "(pronunciation; Greek: ...)" and of a unit before a comma, once their templates are gone.
     visible = re.sub(r"\(\s*(?:[,;:]\s*)+", "(", visible)
     visible = re.sub(r"[ \t\xa0]*\([\s,;:]*\)", "", visible)
     visible = re.sub(r",(?:\s*,)+", ",", visible)

@@ -1,4 +1,4 @@
-"""The stage that tokenises documents: split into training and held-out text, packed into sequences of fixed length."""
+"""The stage that tokenizes documents: splits them into training and held-out text, packed into sequences of fixed length."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -15,22 +15,25 @@ from tsae.store.arguments import Folder
 from tsae.store.tensors import save_tensors
 from tsae.text.documents import Document, read_documents
 from tsae.text.heldout import TokenizedDocument, hold_out
+from tsae.text.tokens import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-from tsae.text.tokens import load_tokenizer
 
 LOG = logging.getLogger(__name__)
 
 BATCH_DOCUMENTS = 64
 
 
-def write_tokens(documents: Path, model: Folder, settings: Tokens, train: Path, heldout: Path) -> None:
+def write_tokens(
+    documents: Path, model: Folder, settings: Tokens, train: Path, heldout: Path, batch_size: int = 1
+) -> None:
     """Pack documents into sequences of tokens; hold some out.
 
-    Every text counts once, and a document belongs to one split alone. `heldout.hold_out` chooses pieces of documents; all other
-    documents are trained on, in shuffled order, until the training split is full. In a split they follow each other without
-    separator, in sequences of BOS and n_ctx - 1 tokens of text; the last one of training is cut where the split is full.
+    Repeated texts count once, and no document is in both splits. `heldout.hold_out` chooses the held-out pieces. The other
+    documents, in shuffled order, fill the training split; the last one is cut where it is full. If they are too few and
+    `settings.short_text` is "take", the split is as large as they make it. Documents follow each other without separator in
+    sequences of BOS and n_ctx - 1 tokens of text.
 
     Args:
         documents: a file of `write_documents`.
@@ -38,6 +41,7 @@ def write_tokens(documents: Path, model: Folder, settings: Tokens, train: Path, 
         settings: sizes of the splits and the seed.
         train: where the training split goes.
         heldout: where the held-out split goes.
+        batch_size: fewest tokens of text in the training split.
 
     Raises:
         ValueError: no documents file, no tokenizer, neither BOS nor EOS, or too few documents or tokens for the two splits.
@@ -52,7 +56,8 @@ def write_tokens(documents: Path, model: Folder, settings: Tokens, train: Path, 
     heldout_pieces = hold_out(corpus, order, reader.read, settings)
     held = {piece.line for piece in heldout_pieces}
     rest = [line for line in order if line not in held]
-    train_documents = _take_training(rest, reader, settings)
+    n_lost = sum(len(document.ids) for document in reader.read(list(held))) - settings.heldout_text
+    train_documents, n_train = _take_training(rest, reader, settings, n_lost, batch_size)
     metadata = {
         "bos": bos,
         "n_ctx": settings.n_ctx,
@@ -62,24 +67,25 @@ def write_tokens(documents: Path, model: Folder, settings: Tokens, train: Path, 
         "documents_sha256": files.sha256(documents),
     }
     n_sources = 1 + max(document.source for document in corpus)
-    for path, size, split in ((train, settings.train, train_documents), (heldout, settings.heldout, heldout_pieces)):
-        ids, indices = _pack(split, _n_sequences(size, settings.n_ctx), settings.n_ctx, bos)
+    n_heldout = _n_sequences(settings.heldout, settings.n_ctx)
+    for path, n_sequences, split in ((train, n_train, train_documents), (heldout, n_heldout, heldout_pieces)):
+        ids, indices = _pack(split, n_sequences, settings.n_ctx, bos)
         source_tokens = [0] * n_sources
-        lengths = indices[:, 1:].unique(return_counts=True)
-        for line, n_tokens in zip(*(column.tolist() for column in lengths), strict=True):
+        lines, lengths = indices[:, 1:].unique(return_counts=True)
+        for line, n_tokens in zip(lines.tolist(), lengths.tolist(), strict=True):
             source_tokens[corpus[line].source] += n_tokens
         save_tensors(path, {"ids": ids, "documents": indices}, metadata | {"source_tokens": source_tokens})
         LOG.info(
             "%s: %d documents, the largest %.1f%% of the text; tokens by source: %s",
             path,
-            len(lengths[1]),
-            100 * lengths[1].max() / lengths[1].sum(),
+            len(lines),
+            100 * lengths.max() / lengths.sum(),
             ", ".join(map(str, source_tokens)),
         )
 
 
 def _shuffled(corpus: Sequence[Document], seed: int) -> list[int]:
-    """Indices of documents in shuffled order; of several with the same text, the first one only."""
+    """Shuffled indices of the documents, of equal texts only the first."""
     first_with: dict[str, int] = {}
     for line, document in enumerate(corpus):
         first_with.setdefault(document.text, line)
@@ -88,7 +94,7 @@ def _shuffled(corpus: Sequence[Document], seed: int) -> list[int]:
 
 
 class _Reader:
-    """Documents as tokens: each tokenised when it is first asked for, with those that follow it."""
+    """Tokenizes each document when it is first asked for, with the following ones of its batch."""
 
     def __init__(self, corpus: Sequence[Document], tokenizer: "PreTrainedTokenizerBase"):
         self._corpus, self._tokenizer = corpus, tokenizer
@@ -99,7 +105,7 @@ class _Reader:
         for start in range(0, len(lines), BATCH_DOCUMENTS):
             batch = lines[start : start + BATCH_DOCUMENTS]
             if new := [line for line in batch if line not in self._known]:
-                # A document that spells a special token, such as <|endoftext|>, must not become a second BOS.
+                # A document that spells out <|endoftext|> must not become a second BOS.
                 encoded = self._tokenizer(
                     [self._corpus[line].text for line in new],
                     add_special_tokens=False,
@@ -112,9 +118,12 @@ class _Reader:
                 yield TokenizedDocument(line, self._known[line])
 
 
-def _take_training(lines: Sequence[int], reader: _Reader, settings: Tokens) -> list[TokenizedDocument]:
-    """Documents with at least the tokens that the sequences of the training split need."""
-    wanted = _n_sequences(settings.train, settings.n_ctx) * (settings.n_ctx - 1)
+def _take_training(
+    lines: Sequence[int], reader: _Reader, settings: Tokens, n_lost: int, batch_size: int
+) -> tuple[list[TokenizedDocument], int]:
+    """Documents that together fill the training split, and its number of sequences. `n_lost`: tokens beside held-out pieces."""
+    n_sequences, n_text = _n_sequences(settings.train, settings.n_ctx), settings.n_ctx - 1
+    wanted = n_sequences * n_text
     taken, n_tokens = [], 0
     with tqdm(total=wanted, unit="token", unit_scale=True, disable=None) as progress:
         for document in reader.read(lines):
@@ -122,12 +131,29 @@ def _take_training(lines: Sequence[int], reader: _Reader, settings: Tokens) -> l
             n_tokens += len(document.ids)
             progress.update(len(document.ids))
             if n_tokens >= wanted:
-                return taken
-    most = n_tokens // (settings.n_ctx - 1) * settings.n_ctx
-    raise ValueError(
+                return taken, n_sequences
+    n_whole = n_tokens // n_text
+    found = (
         f"tokens.train: the corpus is too small: {settings.train} needs {wanted} tokens of text, and the documents of which nothing "
-        f"is held out hold {n_tokens}, each text counted once; lower it to {most} at most, or add to corpus.sources"
+        f"is held out hold {n_tokens}, each text counted once"
     )
+    advice = "add to corpus.sources" + (
+        f", or cut long documents of local files there (`cut`): {n_lost} tokens are beside held-out pieces in their documents"
+        if n_tokens + n_lost >= wanted
+        else ""
+    )
+    if settings.short_text == "refuse":
+        most = n_whole * settings.n_ctx
+        lower = f"lower it to {most} at most, set tokens.short_text: take, or " if most else "lower tokens.heldout, or "
+        raise ValueError(f"{found}; {lower}{advice}")
+    if n_whole * n_text < batch_size:
+        raise ValueError(f"{found}, less than a batch (training.batch_size: {batch_size}); {advice}")
+    LOG.warning(
+        "tokens.train: %d of %d tokens, for the corpus has no more (tokens.short_text: take)",
+        n_whole * settings.n_ctx,
+        settings.train,
+    )
+    return taken, n_whole
 
 
 def _pack(documents: Sequence[TokenizedDocument], n_sequences: int, n_ctx: int, bos: int) -> tuple[torch.Tensor, ...]:

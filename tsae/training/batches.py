@@ -11,7 +11,7 @@ from torch import Tensor
 from tsae.profile.training import Training
 from tsae.residuals.read import ResidualCache
 
-AHEAD = 2  # batches that are made while earlier ones are trained on
+AHEAD = 2  # batches prepared in advance
 
 
 class Batch(NamedTuple):
@@ -21,28 +21,28 @@ class Batch(NamedTuple):
     tokens: Tensor  # (N,) int64
 
     def pin(self) -> "Batch":
-        """The same batch in memory that a GPU copies from by itself."""
+        """The same batch in page-locked memory, from which a GPU copies asynchronously."""
         return Batch(*(part.pin_memory() for part in self))
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device. The copy of a pinned one is still under way, which operators on the device wait for."""
+        """The same batch on a device. Operators on the device wait for the copy of a pinned batch."""
         return Batch(*(part.to(device, non_blocking=True) for part in self))
 
 
 def training_batches(
     cache: ResidualCache, settings: Training, seed: int, skip: int = 0, pin: bool = False
 ) -> Iterator[Batch]:
-    """Yield whole batches for `settings.tokens` tokens, in as many epochs as that takes.
+    """Yield whole batches for `settings.tokens` tokens, over as many epochs as that takes.
 
-    Shards are visited in random order, and their kept rows are shuffled in a buffer of `settings.buffer_tokens` rows;
-    rows that do not fill a batch go on to the next buffer. Shards are read, and batches made, in a thread of their own.
+    Shards are visited in random order, and their kept rows are shuffled in a buffer of `settings.buffer_tokens` rows.
+    Rows that do not fill a batch move to the next buffer. A thread reads shards and makes batches.
 
     Args:
         cache: training residuals.
-        settings: how many tokens, in what batches, from what buffer.
+        settings: number of tokens, sizes of batch and buffer.
         seed: seed of the order.
-        skip: batches at the start that are left out, without making the buffers that hold nothing else.
-        pin: whether they are for a GPU.
+        skip: number of batches to leave out at the start; buffers of skipped batches alone are not read.
+        pin: whether to pin the batches, for a GPU.
     """
     batches = _shuffled(cache, settings, seed, skip)
     if pin:
@@ -61,12 +61,12 @@ def _shuffled(cache: ResidualCache, settings: Training, seed: int, skip: int) ->
     generator = torch.Generator().manual_seed(seed)
     n_batches = settings.tokens // settings.batch_size
     shard_rows = cache.shard_sequences * cache.n_ctx
-    # A shard more than the buffer needs, since shards are read whole, and what was left of the last one.
+    # Shards are read whole, so the last one may exceed the buffer; the rest of the last buffer comes on top.
     size = min(settings.buffer_tokens, cache.n_kept) + shard_rows + settings.batch_size
     residuals = torch.empty(size, cache.d_model, dtype=torch.float16)
     tokens = torch.empty(size, dtype=torch.int32)
     places = torch.empty(size, dtype=torch.int64)  # shard x shard_rows + row in the shard
-    filled = fetched = 0  # rows of the buffer that are chosen, and those of them that are in memory
+    filled = fetched = 0  # rows chosen for the buffer, and how many of them are in memory
     done = 0
     while True:
         order = torch.randperm(len(cache.shards), generator=generator).tolist()
@@ -78,7 +78,7 @@ def _shuffled(cache: ResidualCache, settings: Training, seed: int, skip: int) ->
                 continue
             permutation = torch.randperm(filled, generator=generator)
             whole = filled - filled % settings.batch_size
-            batches = permutation[:whole].split(settings.batch_size)
+            batches = permutation[:whole].split(settings.batch_size) if whole else ()
             if skip < min(done + len(batches), n_batches):
                 _fetch(cache, places[fetched:filled], residuals[fetched:filled], tokens[fetched:filled])
                 fetched = filled
@@ -99,7 +99,7 @@ def _shuffled(cache: ResidualCache, settings: Training, seed: int, skip: int) ->
 
 
 def _fetch(cache: ResidualCache, places: Tensor, residuals: Tensor, tokens: Tensor) -> None:
-    """Read the rows at some places, shard by shard."""
+    """Read the rows at these places, shard by shard."""
     shards, rows = places // (cache.shard_sequences * cache.n_ctx), places % (cache.shard_sequences * cache.n_ctx)
     for index in shards.unique().tolist():
         shard = cache.shard(index)

@@ -21,7 +21,7 @@ LOG = logging.getLogger(__name__)
 
 
 def history_steps(n_steps: int, n_points: int) -> set[int]:
-    """Steps, counted from 1, after which the history is recorded: evenly spaced in log, the last one always."""
+    """Steps, counted from 1, after which the history is recorded: evenly spaced in log, with the last one."""
     return {round(step) for step in np.geomspace(max(1, n_steps / 100), n_steps, n_points)}
 
 
@@ -37,7 +37,7 @@ def train_sae(
     saved: Saved | None = None,
     embedding: Tensor | None = None,
 ) -> Progress:
-    """Train in place, where the SAE is, from the start or from where an interrupted training was.
+    """Train an SAE in place, on its device, from the start or from a saved state.
 
     Args:
         sae: the SAE at initialisation, in scaled units.
@@ -45,14 +45,14 @@ def train_sae(
         heldout: held-out residuals, for the history only.
         settings: how to train.
         seed: seed of the order of data.
-        label: what to call it on the progress bar.
+        label: name on the progress bar.
         at_checkpoint: called at the steps of `checkpoints`.
         checkpoints: steps, counted from 1.
-        saved: what to go on from, and where to write it now and then.
-        embedding: (V, e) the model's embedding, for a table that is a map of it.
+        saved: the saved state to resume from, written again at intervals.
+        embedding: (V, e) the model's embedding, for a table that is a linear map of it.
 
     Raises:
-        NotFiniteError: the loss is not finite, or a parameter is not; the message says at which step, and why perhaps.
+        NotFiniteError: the loss or a parameter is not finite; the message has the step and a likely cause.
     """
     trainer = Trainer(sae, settings, embedding)
     n_steps = trainer.n_steps
@@ -118,5 +118,5 @@ def train_sae(
 
 def _cause(batch: Batch) -> str:
     if not batch.residuals.isfinite().all():
-        return "residuals of its batch are not either: remove the residual cache and make it anew"
+        return "residuals of its batch are not either: remove the residual cache and make it again"
     return DIVERGED

@@ -1,4 +1,4 @@
-"""Adam for a table of which a batch uses few rows: on these rows, or on all as in the authors' code."""
+"""Adam for a table, on the rows of a batch alone or, as in the authors' code, on all rows."""
 
 from collections.abc import Mapping
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 class RowAdam(torch.optim.Optimizer):
-    """Adam that moves only the rows of tokens in the batch, and their moments.
+    """Adam that updates only the rows of tokens in the batch, and their moments.
 
-    Dense Adam would move rows of absent tokens by momentum and touch the whole table at every step. Unlike
-    `torch.optim.SparseAdam`, it counts the steps of each row: corrected by the steps of all, a row that is first seen late would
-    move by up to 2.6 times the learning rate in every coordinate.
+    Dense Adam moves rows of absent tokens by momentum and touches the whole table at every step. With the one step
+    count of `torch.optim.SparseAdam`, a row first seen late would move by up to 2.6 times the learning rate in every
+    coordinate, so this optimizer counts the steps of each row.
     """
 
     def __init__(self, table: Tensor, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
@@ -42,12 +42,12 @@ class RowAdam(torch.optim.Optimizer):
         table.index_add_(0, rows, change)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its state but for the table: both moments (V, d), and the steps that each row has made (V, 1)."""
+        """The state without the table: both moments (V, d) and the steps of each row (V, 1)."""
         (state,) = self.state.values()
         return dict(state)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from such tensors."""
+        """Take over the state of `tensors`."""
         (state,) = self.state.values()
         for name in ("steps", "mean", "square"):
             state[name].copy_(tensors[name])
@@ -69,11 +69,11 @@ class DenseAdam(torch.optim.Adam):
         self.table.grad = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its state but for the table, once it has made a step: both moments (V, d), and how many steps."""
+        """The state without the table, after at least one step: both moments (V, d) and the number of steps."""
         return dict(self.state[self.table])
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from such tensors."""
+        """Take over the state of `tensors`."""
         self.state[self.table] = {name: tensor.to(self.table.device) for name, tensor in tensors.items()}
 
 

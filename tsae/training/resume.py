@@ -1,7 +1,6 @@
-"""What a training that was interrupted goes on from.
+"""The saved state from which an interrupted training resumes: parameters, moments of both optimizers, and progress.
 
-Everything that the next step depends on: parameters, moments of both optimizers, and how far training has come, from which
-learning rates and the order of the data follow.
+Learning rates and the order of the data follow from the step.
 """
 
 import hashlib
@@ -23,26 +22,26 @@ DIVERGED = "the SAE has diverged: lower training.lr or training.table_lr, or the
 
 
 class NotFiniteError(FloatingPointError):
-    """A number of a training is not finite any longer."""
+    """A number in a training became infinite or NaN."""
 
     def __init__(self, step: int, why: str):
-        """Say after which step, and why."""
+        """Take the step and the cause."""
         super().__init__(f"stopped at step {step}: {why}")
         self.step, self.why = step, why
 
 
 def check_finite(tensors: Mapping[str, Tensor], step: int) -> None:
-    """See that parameters, and what optimizers hold of them, are numbers after a step.
+    """Check parameters and moments after a step.
 
     Raises:
-        NotFiniteError: some are not.
+        NotFiniteError: one is infinite or NaN.
     """
     if bad := sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all()):
         raise NotFiniteError(step, f"{bad[0]} is not finite after it; {DIVERGED}")
 
 
 class Progress(NamedTuple):
-    """What training knows of itself after a step."""
+    """The progress of a training after a step."""
 
     step: int  # steps done
     history: list[dict[str, float]]  # one row per recorded step
@@ -52,10 +51,10 @@ class Progress(NamedTuple):
 
 
 class Saved:
-    """The file that holds it; of use only to a training of the same settings, inputs and code."""
+    """The file of a saved state, which only a training of the same settings, inputs and code accepts."""
 
     def __init__(self, path: Path, made_from: Mapping[str, Any], every_s: float):
-        """Name the file, and how often it is written [s]."""
+        """Take the path, what the training is made from, and the interval between writes [s]."""
         self.path, self.every_s = path, every_s
         described = [made_from, digest_of("tsae.training.train"), torch.get_num_threads()]
         self.fingerprint = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
@@ -66,10 +65,10 @@ class Saved:
         return time.monotonic() - self._written >= self.every_s
 
     def write(self, tensors: Mapping[str, Tensor], progress: Progress) -> None:
-        """Write the state of parameters and optimizers after a step.
+        """Write the state after a step.
 
         Raises:
-            NotFiniteError: a number is not finite; what was written before stays.
+            NotFiniteError: a number is not finite; the previous file stays.
         """
         check_finite(tensors, progress.step)
         known = {name: value for name, value in progress._asdict().items() if name != "last_fired"}
@@ -77,7 +76,7 @@ class Saved:
         self._written = time.monotonic()
 
     def read(self) -> tuple[dict[str, Tensor], Progress] | None:
-        """What was written, if it is there, whole, and of this training."""
+        """The saved state; None if it is missing, damaged, or of another training."""
         if not self.path.is_file():
             return None
         try:

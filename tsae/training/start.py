@@ -1,4 +1,4 @@
-"""What a training starts from: the table, and the mean of what the encoder sees."""
+"""The start of a training: the table, and the mean of the encoder's input."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -11,18 +11,18 @@ from tsae.profile.point import Point
 from tsae.residuals.read import ResidualCache
 from tsae.residuals.shards import evenly_spaced
 from tsae.sae.offset import Offset, offset_of
+from tsae.sae.start import Start
 
 if TYPE_CHECKING:
     from tsae.sae.sae import SAE
-from tsae.sae.start import Start
 
-OFFSET_SHARDS = 4  # of the training split, on which the offset of an encoder's input is taken
+OFFSET_SHARDS = 4  # shards of the training split from which the offset of an encoder's input is measured
 
 
 def start_from(
     point: Point, cache: ResidualCache, unigrams: Tensor, seed: int, embedding: Tensor | None = None
 ) -> Start:
-    """What an SAE of this point starts from.
+    """The table and the means from which an SAE of this point starts.
 
     Args:
         point: the point of the sweep.
@@ -46,8 +46,7 @@ def start_from(
         case "remainder":
             mean_input = mean - mean_row
         case "without_unigram":
-            # Most of two unigram residuals is what all have in common, so the raw direction is hardly the token's own, and a
-            # residual's part along it still tells which token it is.
+            # Unigram residuals share a large mean, so the raw direction hardly depends on the token.
             centred = point.start == "centred"
             directions = normalize(unigrams - counts / cache.n_kept @ unigrams if centred else unigrams)
             mean_input = mean - _mean_along(cache, directions, mean if centred else torch.zeros_like(mean))
@@ -65,11 +64,19 @@ def _first_rows(point: Point, unigrams: Tensor, counts: Tensor, seed: int, embed
         return rows
     if embedding is None:
         raise ValueError("table: embedding needs the model's embedding (--embedding)")
-    return embedding @ torch.linalg.lstsq(embedding, rows).solution
+    return embedding @ fit_map(embedding, rows)
+
+
+def fit_map(embedding: Tensor, rows: Tensor) -> Tensor:
+    """The matrix M (e, d) with the least squared error of embedding (V, e) @ M as rows (V, d).
+
+    In float64: in float32 the last bits depend on where the tensors lie in memory, so they differ from run to run.
+    """
+    return torch.linalg.lstsq(embedding.double(), rows.double()).solution.float()
 
 
 def _mean_along(cache: ResidualCache, directions: Tensor, mean: Tensor) -> Tensor:
-    """(d,) mean over training tokens of the part of a residual less `mean` along its token's direction, in scaled units."""
+    """(d,) mean over training tokens of the part of x - `mean` along the token's direction, in scaled units."""
     total, n = torch.zeros(directions.shape[1], dtype=torch.float64), 0
     for index in cache.sampled:
         shard = cache.shard(index)
@@ -82,7 +89,7 @@ def _mean_along(cache: ResidualCache, directions: Tensor, mean: Tensor) -> Tenso
 
 
 def offset_at_start(sae: "SAE", cache: ResidualCache) -> Offset:
-    """The offset of what an SAE's encoder sees of training residuals, those of a few shards; the SAE is in scaled units."""
+    """The offset of the encoder's input on a few shards of training residuals, for an SAE in scaled units."""
 
     def inputs() -> Iterator[Tensor]:
         for place in evenly_spaced(len(cache.sampled), OFFSET_SHARDS).tolist():

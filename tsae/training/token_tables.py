@@ -1,7 +1,7 @@
-"""How the table of a tokenized SAE is trained: its rows, a number per row, or a linear map of the model's embedding.
+"""Training of the table of a tokenized SAE: its rows, a scale per row, or a linear map of the model's embedding.
 
-Each kind gives the rows of a batch's tokens, and takes their gradients. The table lies outside autograd, since a batch touches few
-of its rows.
+The table is outside autograd, since a batch touches few rows: a class returns the rows of a batch and takes their
+gradients.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from torch import Tensor
 from tsae.profile.training import Training
 from tsae.sae.sae import SAE
 from tsae.training.optimizers import TABLE_ADAM, RowAdam
+from tsae.training.start import fit_map
 
 
 class TokenTable(Protocol):
@@ -20,22 +21,22 @@ class TokenTable(Protocol):
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """What moves it."""
+        """Its optimizer."""
 
     def rows(self, tokens: Tensor) -> Tensor:
-        """Token-biases (N, d) of tokens (N,), as they are now."""
+        """Current token-biases (N, d) of tokens (N,)."""
 
     def step(self, tokens: Tensor, gradients: Tensor) -> None:
         """Apply the gradients (N, d) of the rows at tokens (N,)."""
 
     def settle(self) -> None:
-        """Write the table as it is now into the SAE, where it is not there already."""
+        """Write the current table into the SAE."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """What the next step depends on, but for the SAE's own tensors."""
+        """The state that the next step depends on, without the SAE's own tensors."""
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Continue from such tensors."""
+        """Take over the state of `tensors`."""
 
 
 class LearnedTable:
@@ -47,7 +48,7 @@ class LearnedTable:
         self.optimizer = TABLE_ADAM[settings.table_adam](table, lr=lr)
 
     def rows(self, tokens: Tensor) -> Tensor:
-        """The table's own rows."""
+        """Rows of the table."""
         return self._table.index_select(0, tokens)
 
     def step(self, tokens: Tensor, gradients: Tensor) -> None:
@@ -55,28 +56,28 @@ class LearnedTable:
         self.optimizer.step(tokens, gradients)
 
     def settle(self) -> None:
-        """The table is the SAE's own."""
+        """Do nothing: the table is the SAE's own."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """The optimizer's."""
+        """The optimizer's state."""
         return self.optimizer.tensors()
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Those of the optimizer."""
+        """Restore the optimizer."""
         self.optimizer.restore(tensors)
 
 
 class ScaledTable:
-    """Rows keep their direction; a number per token is trained."""
+    """Rows keep their direction; a scale per token is trained."""
 
     def __init__(self, table: Tensor, lr: float):
-        """Take the table (V, d), whose rows are those of a scale of 1."""
+        """Take the table (V, d), which has the scale 1."""
         self._table, self._rows = table, table.clone()
         self._scales = table.new_ones(len(table), 1)
         self.optimizer = RowAdam(self._scales, lr=lr)
 
     def rows(self, tokens: Tensor) -> Tensor:
-        """First rows times their scales."""
+        """Initial rows times their scales."""
         return self._rows.index_select(0, tokens) * self._scales.index_select(0, tokens)
 
     def step(self, tokens: Tensor, gradients: Tensor) -> None:
@@ -85,31 +86,31 @@ class ScaledTable:
         self.optimizer.step(tokens, along)
 
     def settle(self) -> None:
-        """Write every row."""
+        """Write the table."""
         torch.mul(self._rows, self._scales, out=self._table)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The optimizer's, and the scales."""
+        """The optimizer's state and the scales."""
         return self.optimizer.tensors() | {"scales": self._scales}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Those of the optimizer, and the scales."""
+        """Restore the optimizer and the scales."""
         self.optimizer.restore(tensors)
         self._scales.copy_(tensors["scales"])
 
 
 class EmbeddedTable:
-    """Rows are a linear map of the model's embedding, which is trained: W_lookup = embedding @ M."""
+    """W_lookup = embedding @ M, where the matrix M is trained."""
 
     def __init__(self, table: Tensor, embedding: Tensor, lr: float):
-        """Take the table (V, d), which is such a map of the embedding (V, e)."""
+        """Take the table (V, d), a linear map of the embedding (V, e)."""
         self._table, self._embedding = table, embedding.to(table.device)
-        # Contiguous, as its gradients are: the fused optimizer reads both in the order of memory.
-        self._map = torch.linalg.lstsq(self._embedding, table).solution.contiguous()
+        # Contiguous like its gradients: the fused optimizer reads both in the order of memory.
+        self._map = fit_map(self._embedding, table).contiguous()
         self.optimizer = torch.optim.Adam([self._map], lr=lr, fused=True)
 
     def rows(self, tokens: Tensor) -> Tensor:
-        """The map of the tokens' embeddings."""
+        """Embeddings of the tokens, mapped."""
         return self._embedding.index_select(0, tokens) @ self._map
 
     def step(self, tokens: Tensor, gradients: Tensor) -> None:
@@ -119,30 +120,25 @@ class EmbeddedTable:
         self._map.grad = None
 
     def settle(self) -> None:
-        """Write every row."""
+        """Write the table."""
         torch.matmul(self._embedding, self._map, out=self._table)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The optimizer's, and the map."""
+        """The optimizer's state and the map."""
         return dict(self.optimizer.state[self._map]) | {"map": self._map}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Those of the optimizer, and the map."""
+        """Restore the optimizer and the map."""
         moments = dict(tensors)
         self._map.copy_(moments.pop("map"))
         self.optimizer.state[self._map] = {name: tensor.to(self._map.device) for name, tensor in moments.items()}
 
 
 def token_table(sae: SAE, settings: Training, embedding: Tensor | None = None) -> TokenTable | None:
-    """How the table of an SAE is trained; None if it has none, or one that stays as it is.
-
-    Args:
-        sae: the SAE at initialisation, in scaled units.
-        settings: how to train.
-        embedding: (V, e) the model's embedding, for a table that is a map of it.
+    """The trainer of an SAE's table, None if it has no table or a fixed one; arguments as of `Trainer`.
 
     Raises:
-        ValueError: the table is a map of an embedding, and none is given.
+        ValueError: the table is a map of the embedding, and none is given.
     """
     if sae.W_lookup is None:
         return None

@@ -18,7 +18,7 @@ from tsae.profile.sweep import Job
 from tsae.profile.training import Training
 from tsae.residuals.read import open_residuals
 from tsae.residuals.unigrams import load_embedding, load_unigrams
-from tsae.sae.checkpoint import save
+from tsae.sae.checkpoint import name_of_step, save
 from tsae.sae.offset import MOST_OFFSET
 from tsae.sae.sae import SAE
 from tsae.store.arguments import Folder
@@ -48,22 +48,23 @@ def train(
 ) -> None:
     """Train one SAE.
 
-    `sae.safetensors`, `history.csv` and `config.json` go to `folder`. Checkpoints on the way, SAEs like the last with their table in half precision, go to `checkpoints/step00000123`.
+    Writes `sae.safetensors`, `history.csv` and `config.json`, and checkpoints, with tables in float16, to
+    `checkpoints/step00000123`.
 
-    An interrupted training goes on from what it saved last. One that fails, its numbers being finite no longer, leaves the SAE
-    as it was then, or at initialisation, and says so in `config.json`, under `failed`.
+    An interrupted training resumes from its last saved state. If a number becomes infinite or NaN, the training writes
+    that state, or the SAE at initialisation, with `failed` in `config.json`.
 
     Args:
         job: layer, point of the sweep and seed.
         settings: how to train.
         residuals: index of the residual cache.
         unigrams: unigram residuals of the layer.
-        folder: where the SAE goes.
+        folder: folder of the SAE.
         checkpoints: steps, counted from 1, after which a checkpoint is written.
         device: where to compute.
         model: the model, for residuals that are not on disk.
-        embedding: the model's embedding, for a table that is a map of it.
-        save_s: how often to save what an interrupted training goes on from [s]; by default `settings.save_minutes`.
+        embedding: the model's embedding, for a table that is a linear map of it.
+        save_s: interval between saved states [s]; by default `settings.save_minutes`.
     """
     settings = settings.model_copy(update={"tokens": round(job.point.budget * settings.tokens)})
     cache = open_residuals(residuals, "train", job.layer, model, device)
@@ -79,8 +80,8 @@ def train(
     offset = offset_at_start(sae, cache)
     if job.point.is_centred and offset.share > MOST_OFFSET:
         LOG.warning(
-            "%s: the encoder's input starts off centre, by %.2g of its spread (at most %g is expected): its mean over all "
-            "training tokens, which is taken away, is not that of these shards",
+            "%s: the encoder's input starts off centre, by %.2g of its spread (at most %g is expected): the mean of "
+            "these shards differs from that of all training tokens, which is subtracted",
             job.id,
             offset.share,
             MOST_OFFSET,
@@ -109,9 +110,9 @@ def train(
         reached |= {"final": progress.history[-1]} if progress.history else {}
         save(to, sae, metadata | describe(device) | reached | more, progress.last_fired, table_dtype)
 
-    # What is here survives when a workflow removes the outputs of an interrupted job.
+    # Not an output, so that it survives when a workflow removes the outputs of an interrupted job.
     under_way = folder / ".training"
-    # Not of the GPU: a job that was ended may go on on another.
+    # Without the device: a job may resume on another.
     saved = Saved(
         under_way / "state.safetensors",
         metadata | {"job": job.id},
@@ -131,7 +132,7 @@ def train(
             settings,
             seed=job.seed + 1,
             label=job.id,
-            at_checkpoint=lambda at: write(on_the_way / _name(at.step), at, torch.float16),
+            at_checkpoint=lambda at: write(on_the_way / name_of_step(at.step), at, torch.float16),
             checkpoints=checkpoints,
             saved=saved,
             embedding=mapped,
@@ -148,13 +149,13 @@ def train(
     writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
     writer.writeheader()
     writer.writerows(progress.history)
-    # All is written before anything takes its place, so that a full disk loses nothing of what was saved.
+    # Everything is written before anything is moved, so that a full disk loses no saved state.
     done = under_way / "done"
     shutil.rmtree(done, ignore_errors=True)
     write_text(done / "history.csv", text.getvalue())
     write(done, progress, torch.float32, **failed)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    for path in (on_the_way, *sorted(done.iterdir())):  # what is recorded of a file before the file
+    for path in (on_the_way, *sorted(done.iterdir())):  # a file's digest before the file
         path.replace(folder / path.name)
     shutil.rmtree(under_way)
 
@@ -163,16 +164,12 @@ def _copy(table: Tensor | None) -> Tensor | None:
     return None if table is None else table.clone()
 
 
-def _name(step: int) -> str:
-    return f"step{step:08d}"
-
-
 def _keep_checkpoints(folder: Path, saved: Saved, checkpoints: Collection[int]) -> None:
-    """Keep the checkpoints that are wanted up to where the training was saved; if one is not whole, forget what was saved."""
+    """Keep the wanted checkpoints up to the saved step; if one is missing or damaged, remove the saved state."""
     found = saved.read()
     if found is None:
         return
-    wanted = {_name(step) for step in checkpoints if step <= found[1].step}
+    wanted = {name_of_step(step) for step in checkpoints if step <= found[1].step}
     for path in folder.glob("*"):
         if path.name not in wanted:
             shutil.rmtree(path)

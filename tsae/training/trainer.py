@@ -1,4 +1,4 @@
-"""One step of training: an SAE, its optimizers, and what changes with the step."""
+"""One step of training, with the learning rates and the penalty of that step."""
 
 import math
 from collections.abc import Mapping
@@ -15,22 +15,22 @@ from tsae.training.token_tables import token_table
 
 
 class Step(NamedTuple):
-    """What came of one optimization step."""
+    """The outcome of one optimization step."""
 
-    loss: float  # penalty included; mean over tokens, and over the width of a residual
+    loss: float  # with penalty, mean over tokens and over the width of a residual
     fired: Tensor  # (n,) int64: the feature of every non-zero activation
 
 
 class Trainer:
-    """An SAE, its optimizers, and what changes with the step: learning rates and the penalty."""
+    """An SAE with its optimizers and schedules."""
 
     def __init__(self, sae: SAE, settings: Training, embedding: Tensor | None = None):
-        """Take the SAE at initialisation, in scaled units; its point says whether, and how, the token-biases are trained too.
+        """Make the optimizers.
 
         Args:
-            sae: the SAE.
+            sae: the SAE at initialisation, in scaled units; its point says whether and how the table is trained.
             settings: how to train.
-            embedding: (V, e) the model's embedding, for a table that is a map of it.
+            embedding: (V, e) the model's embedding, for a table that is a linear map of it.
         """
         self.sae, self.settings = sae, settings
         self.n_steps = settings.tokens // settings.batch_size
@@ -41,12 +41,12 @@ class Trainer:
         self.steps = 0
 
     def schedule(self, step: int) -> float:
-        """Cosine from lr to lr_end, as a share of lr."""
+        """The learning rate as a share of lr: a cosine from lr to lr_end."""
         end = self.settings.lr_end / self.settings.lr
         return end + (1 - end) * (1 + math.cos(math.pi * step / self.n_steps)) / 2
 
     def step(self, batch: Batch) -> Step:
-        """Move every parameter once."""
+        """Take one step of every optimizer."""
         sae, (x, tokens) = self.sae, batch
         self.steps += 1
         rows: Tensor | None
@@ -55,9 +55,9 @@ class Trainer:
         else:
             # A baseline's zeros would cost several passes over the batch.
             rows = None if sae.W_lookup is None else sae.token_biases(tokens)
-        # An encoder that sees what the table leaves gives the table no gradient.
+        # The encoder passes no gradient to the table, even where it sees the remainder.
         active = sae.active(x, tokens, None if rows is None else rows.detach())
-        # The squared error summed, which has one pass forward and one back.
+        # A sum divided by N, which takes one pass forward and one back.
         loss = mse_loss(sae.decode_active(active, rows), x, reduction="sum") / len(x)
         warmup = max(1, round(self.settings.l1_warmup * self.n_steps))
         penalty = (sae.point.l1 or 0.0) * min(1.0, self.steps / warmup)
@@ -81,12 +81,12 @@ class Trainer:
         return Step(loss.item() / x.shape[1], active.features[active.values.detach() != 0])
 
     def settle(self) -> None:
-        """Make the SAE's table the one that is trained, before the SAE is used."""
+        """Write the trained table into the SAE, before the SAE is used."""
         if self.table is not None:
             self.table.settle()
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that the next step depends on, by name; not copied."""
+        """Every tensor that the next step depends on, by name, not copied."""
         self.settle()
         tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         for name, parameter in self.sae.named_parameters():
@@ -96,7 +96,7 @@ class Trainer:
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
-        """Go on from such tensors, after so many steps."""
+        """Take over the state after a number of steps."""
         self.sae.load_state_dict(_below("sae", tensors))
         moments = {key: _below(f"adam.{key}", tensors) for key in ("step", "exp_avg", "exp_avg_sq")}
         for name, parameter in self.sae.named_parameters():

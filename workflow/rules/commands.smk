@@ -1,4 +1,4 @@
-"""How rules call stages: with what they have by name, and again when the code that a stage runs is edited."""
+"""How rules call the commands of stages, and which code a stage depends on."""
 
 import inspect
 import os
@@ -6,23 +6,27 @@ import os
 from snakemake.exceptions import WorkflowError
 
 from tsae.commands.signature import command_line, parameters_of
-from tsae.store.code import modules_of
+from tsae.store.code import modules_of, path_of
 
 
 def code(*names):
-    """The code of modules, and of all that they import: Snakemake compares files by content, so an edit re-runs a stage.
+    """The source files of modules and of everything they import. Snakemake compares their contents, so an edit re-runs a stage.
 
-    Of a script outside the package, named by its path, only what it imports is meant.
+    A script outside the package is named by its path; it stands for its imports alone.
     """
     return [os.path.relpath(path) for path in modules_of(*names)]
 
 
-def options(command, **settings):
-    """The settings of a rule that calls a command, and the whole `call`.
+def assets_of(name):
+    """The files beside a module in `assets`, which a stage writes into its output."""
+    return sorted(os.path.relpath(path) for path in (path_of(name).parent / "assets").iterdir())
 
-    Every parameter of the command has the name of a setting, or of an input, an output, a wildcard or a resource of the rule,
-    in this order. `output` is the rule's first. A folder is named by a file in it. What else the rule has only decides when it
-    runs. Neither files nor resources are compared with those of an earlier run.
+
+def options(command, **settings):
+    """The params of a call: the settings of the command, and `call`, its command line.
+
+    A parameter of the command takes the setting, input, output, wildcard or resource of its name, in this order. `output` is the
+    rule's first. A folder is named by a file in it. Snakemake re-runs a job if settings change, not if resources do.
     """
     if unknown := sorted(settings.keys() - parameters_of(command).keys()):
         raise WorkflowError(f"{command} has no parameter {', '.join(unknown)}")
@@ -54,5 +58,5 @@ def options(command, **settings):
 
 
 def folder_of_output(wildcards, output):
-    """The folder of what a rule makes."""
+    """The folder of a rule's first output."""
     return os.path.dirname(output[0])

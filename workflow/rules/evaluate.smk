@@ -36,7 +36,7 @@ rule measure_baselines:
         code=code("tsae.measure.baselines"),
     output:
         metrics="<results>/baselines/layer{layer}.json",
-        sums=expand("<results>/sums/layer{{layer}}/{subject}.safetensors", subject=LAYER_SUBJECTS),
+        sums=expand("<results>/sums/layer{{layer}}/{subject}.safetensors", subject=TABLES_ALONE),
     log:
         "<logs>/measure_baselines/layer{layer}.log",
     benchmark:
@@ -80,7 +80,7 @@ rule evaluate:
         gpu=GPU,
     params:
         **options(
-            "evaluate",
+            "evaluate-sae",
             job=settings_of_job,
             settings=to_json(CONFIG.evaluation),
             features=to_json(CONFIG.features),

@@ -1,4 +1,4 @@
-# A rule for every figure, named like it, from what its module in tsae/figures says that it needs.
+# A rule for every figure, with its name, from NEEDS in its module.
 for figure, needs in NEEDS_OF.items():
 
     rule:
@@ -14,6 +14,8 @@ for figure, needs in NEEDS_OF.items():
         log:
             f"<logs>/figures/{figure}.log",
         localrule: True
+        resources:
+            mem_mb=500,
         params:
             **options(
                 "draw",

@@ -38,8 +38,12 @@ rule notebook:
         "<logs>/notebook/{notebook}.log",
     benchmark:
         "<benchmarks>/notebook/{notebook}.tsv"
+    # 1.5 GB in an embedded run.
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
     params:
-        **HEADLINE,
+        baseline=HEADLINE.get("baseline", ""),
+        tokenized=HEADLINE.get("tokenized", ""),
         results=lambda wildcards, output: os.path.dirname(os.path.dirname(output.html)),
     message:
         "Running the notebook {wildcards.notebook}"
@@ -48,6 +52,37 @@ rule notebook:
         " python -m jupytext --to ipynb --set-kernel python3 --execute --run-path . --output {output.ipynb} {input.notebook:q}"
         " && python -m nbconvert --to html --log-level WARN {output.ipynb}"
         " && python -m tsae record {output}) > {log} 2>&1"
+
+
+rule explore:
+    input:
+        **files_of_explorer(),
+        code=code("tsae.explore.page"),
+        assets=assets_of("tsae.explore.page"),
+    output:
+        **(
+            {"page": report("<results>/explorer.html", caption="../report/explorer.rst", category="Features")}
+            if ONE_PAGE
+            else {"page": "<results>/explorer.html", "parts": directory("<results>/explorer")}
+        ),
+    log:
+        "<logs>/explore.log",
+    benchmark:
+        "<benchmarks>/explore.tsv"
+    resources:
+        mem_mb=memory_of("evaluate"),
+    params:
+        **options(
+            "explore",
+            results=lambda wildcards, output: os.path.dirname(output[0]),
+            layer=MIDDLE_LAYER,
+            parts=[] if ONE_PAGE else lambda wildcards, output: output[1],
+            **{role: HEADLINE[role] for role in EXPLORED},
+        ),
+    message:
+        "Writing the feature explorer of layer {params.layer}"
+    shell:
+        "python -m tsae --log {log} {params.call}"
 
 
 rule verify:

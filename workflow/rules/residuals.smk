@@ -4,7 +4,7 @@ rule cache_residuals:
         train=rules.tokenize.output.train,
         heldout=rules.tokenize.output.heldout,
         code=code("tsae.residuals.write_residuals"),
-    # It writes the shards too. They are not declared, so that an interrupted job goes on at the first missing one.
+    # The shards are not declared, so an interrupted job resumes at the first missing one.
     output:
         "<results>/residuals/parts/{part}.json",
     log:
@@ -66,7 +66,7 @@ rule unigrams:
         "<logs>/unigrams.log",
     benchmark:
         "<benchmarks>/unigrams.tsv"
-    # It takes all cores, so what takes one waits for it, or leaves a core idle before it.
+    # It takes all cores, so it goes before jobs of one core.
     priority: 1
     threads: ALL_CORES
     resources:

@@ -26,7 +26,7 @@ rule prepare_model:
         "<logs>/prepare_model.log",
     benchmark:
         "<benchmarks>/prepare_model.tsv"
-    # Each finds what the one before downloaded.
+    # A retry keeps downloaded files.
     retries: 2
     localrule: True
     threads: 2
@@ -53,7 +53,7 @@ rule prepare_documents:
         "<logs>/prepare_documents.log",
     benchmark:
         "<benchmarks>/prepare_documents.tsv"
-    # Each goes on where the one before stopped.
+    # A retry resumes.
     retries: 2
     localrule: True
     params:
@@ -86,6 +86,7 @@ rule tokenize:
         **options(
             "tokenize",
             settings=to_json(CONFIG.tokens),
+            batch_size=CONFIG.training.batch_size if CONFIG.tokens.short_text == "take" else 1,
         ),
     message:
         "Tokenizing and splitting by document"

@@ -1,4 +1,4 @@
-"""What a run sees to before its first job."""
+"""What a run does before its first job."""
 
 from pathlib import Path
 
@@ -9,31 +9,31 @@ from tsae.store.locks import hold
 
 
 def one_run_at_a_time():
-    """Lock the profile, and what this run fetches for others too, until this process ends, however it does.
+    """Lock the profile and the files that this run fetches until this process ends.
 
-    Snakemake's own lock, which the profile in profiles/default turns off, outlives a process that was killed.
+    Snakemake's own lock outlives a killed process, so profiles/default turns it off.
     """
     fetching = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "fetch"]
-    # One order for all, so that of two runs one has all of them. What a storage holds is fetched to a place of each run's own.
+    # Sorted, so that two runs cannot wait for one another. Remote storage has a local copy for each run.
     to_fetch = sorted(Path(file) for job in fetching for file in job.output if not file.is_storage)
     try:
-        hold(Path(f"results/{CONFIG.profile}"), to_fetch)
+        hold(Path(RESULTS), to_fetch)
     except (ValueError, OSError) as error:
         raise WorkflowError(str(error))
 
 
 def no_file_from_the_future():
-    """Correct what a clock that jumped back has left: results, figures, and the files of the project that they depend on."""
+    """Lower the times of results, figures and project files that a clock which jumped back left in the future."""
     project = [Path(workflow.basedir, folder) for folder in ("config", "docs", "notebooks", "tsae", "workflow")]
-    mine = [Path(kind, CONFIG.profile) for kind in ("results", "figures")]
-    lower_times([*mine, Path("results/sources"), Path("results/tiny"), *project])
+    mine = [Path(RESULTS), layout.figures_of(CONFIG.profile)]
+    lower_times([*mine, layout.SOURCES, Path("results/tiny"), *project])
 
 
 def wake_when_a_job_ends():
-    """Take away Snakemake's limit on jobs per second where they run on this machine.
+    """Remove Snakemake's limit on jobs per second for jobs on this machine.
 
-    For the limit it looks for jobs to start every second, and once more per second for each job that has ended (9.27). Late in
-    a run of 379 jobs that took half a core.
+    Because of the limit Snakemake 9.27 looks for jobs to start every second, and once more for each ended job. Late in a run of
+    379 jobs that took half a core.
     """
     if not workflow.non_local_exec:
         workflow.scheduler.job_rate_limiter = None

@@ -15,16 +15,16 @@ rule train:
         "<logs>/train/layer{layer}/{point}-s{seed}.log",
     benchmark:
         "<benchmarks>/train/layer{layer}/{point}-s{seed}.tsv"
-    # The SAE is done with one thread sooner than its part of several; the model is not.
+    # One thread per SAE is fastest overall; the streamed model uses all cores.
     threads: ALL_CORES if CONFIG.streams else 1
     resources:
         mem_mb=memory_of("train"),
         gpu=GPU,
-        # No parameter, since it changes no result.
+        # Not a parameter, because it changes no result.
         save_s=int(60 * CONFIG.training.save_minutes),
     params:
         **options(
-            "train",
+            "train-sae",
             job=settings_of_job,
             settings=to_json(CONFIG.training, exclude=["save_minutes"]),
             folder=folder_of_output,
@@ -35,7 +35,7 @@ rule train:
         "Training {wildcards.point} at layer {wildcards.layer}, seed {wildcards.seed}"
     shell:
         "python -m tsae --log {log} {params.call}"
-        # A bucket, as profiles/kubernetes has one, knows no empty folders.
+        # A bucket (profiles/kubernetes) has no empty folders.
         " && touch {output.checkpoints}/.there"
 
 

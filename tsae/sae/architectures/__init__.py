@@ -1,8 +1,8 @@
 """Architectures: how pre-activations become activations, and what their training adds to the loss.
 
-An architecture is one module of this folder, named as `sweep` names it. Its class computes, and its literal `ABOUT` says the rest: see
-`tsae.profile.architectures`, which reads it without running the module. All architectures share the rest of an SAE: W_enc, b_enc,
-W_dec, b_dec and the table.
+An architecture is one module of this folder, named as in `sweep`. Its class computes. Its literal `ABOUT` describes it, and
+`tsae.profile.architectures` reads that without running the module. All share the other parts of an SAE: W_enc, b_enc, W_dec, b_dec
+and the table.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from tsae.sae.architectures.base import Architecture
 
 
 def make_architecture(point: Point, n_features: int) -> Architecture:
-    """The architecture that a point names, for an SAE of so many features.
+    """The architecture that a point names, for an SAE of `n_features`.
 
     Raises:
         ValueError: there is no such architecture.

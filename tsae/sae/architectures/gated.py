@@ -1,4 +1,4 @@
-"""Gated: which features are active is apart from how much."""
+"""Gated: which features are active is separate from how much."""
 
 from collections.abc import Callable
 
@@ -23,18 +23,18 @@ ABOUT = {
 class Gated(nn.Module):
     """a = 1[g > 0] * ReLU(exp(r_mag) (g - b_enc) + b_mag) with g = x W_enc^T + b_enc (Rajamanoharan et al., 2024).
 
-    Which features are active is apart from how much, so that the penalty, which is on g, does not shrink the activations. A
-    step function has no gradient, so a second reconstruction, from ReLU(g) through a frozen decoder, trains the gate.
+    The penalty is on g, which only says which features are active, so it does not shrink the activations. The step function has
+    no gradient, so a second reconstruction, from ReLU(g) through a frozen decoder, trains the gate.
     """
 
     def __init__(self, point: Point, n_features: int):
-        """Start with both encoders alike."""
+        """Start with two equal encoders."""
         super().__init__()
         self.r_mag = nn.Parameter(torch.zeros(n_features))
         self.b_mag = nn.Parameter(torch.zeros(n_features))
 
     def forward(self, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None = None) -> Active:
-        """Active features of residuals x (N, d) less b_dec."""
+        """Active features of residuals x (N, d) minus b_dec."""
         gate, indices = kernels.encode(x, W_enc, b_enc, kernels.select_positive, b_dec)
         b_gate, r_mag, b_mag = (part.index_select(0, indices.features) for part in (b_enc, self.r_mag, self.b_mag))
         return Active(((gate - b_gate) * r_mag.exp() + b_mag).relu(), indices, gate)
@@ -43,7 +43,7 @@ class Gated(nn.Module):
         """The L1 penalty on the gate, and the reconstruction from the gate alone."""
         frozen = W_dec.detach()
         from_gate = kernels.decode(active.pre, active.indices, frozen)
-        # Were the decoder's rows free here, shrinking them would escape the penalty, and r_mag make up for it.
+        # If the decoder were trained here, its rows could shrink to escape the penalty while r_mag makes up for it.
         sparsity = penalty * weighted_l1(active.pre, active.features, frozen) / active.indices.n_tokens
         return sparsity + (from_gate - target()).square().sum(1).mean()
 
@@ -52,5 +52,5 @@ class Gated(nn.Module):
         self.b_mag.data.mul_(scale)
 
     def shift_(self, offset: Tensor) -> None:
-        """Magnitudes are made of the products alone, without b_enc."""
+        """Magnitudes use the products without b_enc, so b_mag makes up for the offset."""
         self.b_mag.data.add_(self.r_mag.data.exp() * offset)

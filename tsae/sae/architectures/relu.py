@@ -22,8 +22,7 @@ ABOUT = {
 class ReLU(nn.Module):
     """a = ReLU(x W_enc^T + b_enc), with an L1 penalty: the vanilla SAE.
 
-    Activations are weighted with the length of their decoder row. Otherwise, rows being free to grow, the penalty would be
-    escaped by shrinking activations.
+    Activations are weighted by the length of their decoder row. Otherwise rows would grow and activations shrink to escape it.
     """
 
     def __init__(self, point: Point, n_features: int):
@@ -31,7 +30,7 @@ class ReLU(nn.Module):
         super().__init__()
 
     def forward(self, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None = None) -> Active:
-        """Active features of residuals x (N, d) less b_dec."""
+        """Active features of residuals x (N, d) minus b_dec."""
         pre, indices = kernels.encode(x, W_enc, b_enc, kernels.select_positive, b_dec)
         return Active(pre, indices, pre)
 

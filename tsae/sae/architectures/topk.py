@@ -20,17 +20,17 @@ ABOUT = {
 
 
 class TopK(nn.Module):
-    """a = ReLU(TopK(x W_enc^T + b_enc)): k features per token; nothing else has to make them sparse."""
+    """a = ReLU(TopK(x W_enc^T + b_enc)): k features per token, without a penalty."""
 
     def __init__(self, point: Point, n_features: int):
-        """Take k, and whether a ReLU follows, from the point."""
+        """Take k and whether a ReLU follows from the point."""
         super().__init__()
         assert point.k is not None
         self.select = kernels.select_topk(point.k)
         self.relu = point.topk_relu
 
     def forward(self, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None = None) -> Active:
-        """Active features of residuals x (N, d) less b_dec."""
+        """Active features of residuals x (N, d) minus b_dec."""
         pre, indices = kernels.encode(x, W_enc, b_enc, self.select, b_dec)
         return Active(pre.relu() if self.relu else pre, indices, pre)
 

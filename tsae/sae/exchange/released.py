@@ -1,7 +1,7 @@
-"""SAEs that the authors released, among those of a profile, and the way from their files to our checkpoints and back.
+"""SAEs that the authors released: find those of a profile, and convert their files to our checkpoints and back.
 
-Their encoder is TopK((x - b_dec) W_enc^T + b_enc) without a ReLU behind it, of raw residuals, so that a file is a checkpoint of
-ours with scale 1 and `topk_relu: false`. Names and tensors of the files: `released_files.py`.
+Their encoder is TopK((x - b_dec) W_enc^T + b_enc), without a ReLU, on raw residuals: a checkpoint of ours with scale 1 and
+`topk_relu: false`. `released_files.py` describes the files.
 """
 
 import logging
@@ -43,7 +43,7 @@ READ_AS_RELU = Reading("relu")
 
 
 class ReleasedFile(NamedTuple):
-    """A file, and what it is among the SAEs of a profile."""
+    """A file and its job in a profile."""
 
     path: Path
     job: Job
@@ -51,18 +51,17 @@ class ReleasedFile(NamedTuple):
 
 
 def find_released(config: Config) -> dict[str, ReleasedFile]:
-    """The released SAEs of a profile by the id of their job; of the files, only names and shapes are looked at.
+    """The released SAEs of a profile by the id of their job. Only names and shapes are read.
 
-    Files lie in `released.folder` or one folder deeper. The name of that folder is part of the subject, as in
-    `released-gpt2-layers-ot30`. Files of layers that the profile does not compare are skipped, and one line counts them.
+    Files are in `released.folder` or in a folder of it, whose name is then part of the subject: `released-gpt2-layers-ot30`. Files of
+    layers that the profile does not compare are skipped, and one log line counts them.
 
     Raises:
-        ValueError: there is no such folder or nothing in it, or one line per file that cannot be evaluated.
+        ValueError: the folder is missing or empty, or one line per file that cannot be evaluated.
     """
     if config.released is None:
         return {}
-    folder = config.released.folder
-    paths = _paths(config.released)
+    folder, paths = config.released.folder, _paths(config.released)
     layers = sorted({job.layer for job in config.jobs()})
     found: dict[str, ReleasedFile] = {}
     elsewhere: Counter[int] = Counter()
@@ -94,40 +93,37 @@ def find_released(config: Config) -> dict[str, ReleasedFile]:
 
 
 def _paths(released: Released) -> list[Path]:
-    """The files of a profile, including those one folder deeper."""
+    """The files of a profile, in its folder and one folder deeper."""
     folder = released.folder
     if not folder.is_dir():
         raise ValueError(f"released.folder: there is no folder {folder} (in {Path.cwd()})")
-    # An archive made on a Mac holds a shadow of every file, whose name begins with a full stop.
+    # Archives made on a Mac hold a shadow of every file, whose name begins with a dot.
     found = (path for pattern in ("*.pt", "*/*.pt") for path in folder.glob(pattern))
     paths = sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
     if not paths:
         raise ValueError(
-            f"released.folder: there is no file *.pt in {folder}, nor in a folder of it; put SAEs like {EXAMPLE} there"
+            f"released.folder: there is no file *.pt in {folder} or in a folder of it; put SAEs like {EXAMPLE} there"
         )
     if "encoder_input" in released.model_fields_set:
         folders = {_folder_of(path, released) for path in paths}
         for named in released.encoder_input:
             if named not in folders:
                 raise ValueError(
-                    f"released.encoder_input: {named!r} is none of the folders with files *.pt, {sorted(folders)}; correct it, or "
-                    "leave it out"
+                    f"released.encoder_input: {named!r} is none of the folders with files *.pt, {sorted(folders)}; correct or remove it"
                 )
     return paths
 
 
 def _folder_of(path: Path, released: Released) -> str:
-    """The folder of a file within `released.folder`; `.` if it lies there."""
+    """The folder of a file, relative to `released.folder`."""
     return path.parent.relative_to(released.folder).as_posix()
 
 
 def _job_of(config: Config, released: Released, path: Path, name: FileName) -> Job:
-    """What a file is among the SAEs of a profile."""
+    """The job of a file in a profile."""
     within = _folder_of(path, released)
     if within != "." and not FOLDER.fullmatch(within):
-        raise ValueError(
-            f"{path}: SAEs have the name of their folder in tables; call the folder something of A-Z a-z 0-9 . _ -"
-        )
+        raise ValueError(f"{path}: tables name SAEs by their folder; call the folder something of A-Z a-z 0-9 . _ -")
     reading = Reading(released.without_o, released.encoder_input.get(within, "residual"))
     state = read_state(path, mapped=True)
     point = describe(path, name, state, reading, config.model.d_model, config.model.vocab_size)
@@ -135,11 +131,11 @@ def _job_of(config: Config, released: Released, path: Path, name: FileName) -> J
     return Job(layer=name.layer, point=point, seed=0, released=called)
 
 
-def token_bias_reference(config: Config, released: dict[str, ReleasedFile], job: Job) -> Job:
+def token_bias_reference(config: Config, released: dict[str, ReleasedFile], job: Job) -> Job | None:
     """The tokenized SAE whose table the features of a released one are compared with.
 
-    Its own; for a baseline that of the released tokenized SAE of its layer, in its own folder if there is one, of the nearest k
-    and size; and if there is none, that of `evaluation.token_biases`, lowest seed.
+    A tokenized SAE is compared with its own table. A baseline is compared with a released table of its layer: in its own folder if
+    possible, then with the nearest k and size. If there is none, it is compared with `evaluation.token_biases`, lowest seed.
     """
     if job.point.table != "none":
         return job
@@ -162,18 +158,18 @@ def import_released(
     reading: Reading = READ_AS_RELU,
     unigrams: Path | None = None,
 ) -> None:
-    """Make a released SAE of the authors a checkpoint of ours.
+    """Convert an SAE released by the authors to a checkpoint.
 
-    W_dec is (d, F) in their files; (F, d) is accepted by its shape, and one that is square is taken for (d, F). Which it was,
-    and the dtypes, are kept in `config.json`, and `export_released` gives the same tensors again. A table is called learned, as
-    in the SAEs that the authors recommend; a file does not say. What else it does not say, `config.json` lists as unknown.
+    W_dec is (d, F) in their files. (F, d) is accepted too, and a square one is read as (d, F). `config.json` keeps the layout and
+    the dtypes, so `export_released` gives the same tensors again. A table is called learned, as in the SAEs that the authors
+    recommend, though a file does not say so. `config.json` lists other unknown settings as unknown.
 
     Args:
-        file: the file, which is named as theirs are.
+        file: the file, named like theirs.
         folder: the folder to write.
         d_model: width of the model's residuals; None: any.
         vocab_size: rows of the model's embedding; None: any.
-        reading: what is assumed if the file's name has no `o`.
+        reading: what to assume if the file's name has no `o`.
         unigrams: unigram residuals of the SAE's layer, for `encoder_input: without_unigram`.
 
     Raises:
@@ -229,11 +225,11 @@ def export_released(folder: Folder, file: Path) -> None:
     It is in units of raw residuals.
 
     Args:
-        folder: an SAE of `sae.save`: one of `import_released`, or trained here with `topk_relu: false`.
+        folder: a checkpoint: of `import_released`, or trained here with `topk_relu: false`.
         file: the file to write, whose name must say what the SAE is.
 
     Raises:
-        ValueError: there is no SAE, one that their encoder cannot express, or another than the name says.
+        ValueError: there is no SAE, their encoder cannot express it, or the name says another.
     """
     sae = load(folder)
     if "layer" not in sae.metadata:
@@ -250,17 +246,17 @@ def export_released(folder: Folder, file: Path) -> None:
     if not made_from or made_from["W_dec"] == "d, F":
         tensors["W_dec"] = tensors["W_dec"].T
     state = {part: tensors[OURS[part]].to(DTYPES[dtype]).contiguous() for part, dtype in dtypes.items()}
-    # To an open file: given a path, torch names the archive inside after it, and this one is temporary.
+    # To an open file: given a path, torch would store the temporary name in the archive.
     with replacing(file) as temporary, temporary.open("wb") as opened:
         torch.save(state, opened)
     LOG.info("%s: %s", file, sae.point.id)
 
 
 def _name_of(point: Point, layer: int, folder: Path) -> FileName:
-    """What a file of an SAE trained here is called."""
+    """The file name of an SAE trained here."""
     if point.architecture != "topk" or point.topk_relu or point.encoder_input != "residual":
         raise ValueError(
-            f"{folder}: {point.id} cannot be written in their layout, which knows TopK without a ReLU behind it, of the whole "
-            "residual, alone; train it with architecture: topk, topk_relu: [false], encoder_input: [residual]"
+            f"{folder}: {point.id} cannot be written in their layout, which only knows TopK without a ReLU, on the whole residual; "
+            "train it with architecture: topk, topk_relu: [false], encoder_input: [residual]"
         )
     return FileName(layer, "o" if point.table == "none" else "ot", str(point.k))

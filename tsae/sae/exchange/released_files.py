@@ -1,11 +1,11 @@
-"""The files of the authors' SAEs: their names, their tensors, and what has to be assumed.
+"""The files of the authors' SAEs: their names, their tensors, and what must be assumed.
 
 A file `gpt2_resid_pre_8_ot30.pt` is a state dict of `torch.save`, of F features over residuals of width d:
 
     W_enc (F, d)   W_dec (d, F)   b_enc (F,)   b_dec (d,)   and, if the SAE is tokenized, lookup.W_lookup.weight (V, d)
 
-Its name says the layer, `o` for TopK, `t` for tokenized, and k; what follows, as `_i0.1`, belongs to a sweep. A gated SAE has
-W_gate (F, d) and b_gate, r_mag, b_mag (F,) in place of W_enc and b_enc.
+Its name says the layer, `o` for TopK, `t` for tokenized, and k. A suffix like `_i0.1` belongs to a sweep. A gated SAE has W_gate (F, d)
+and b_gate, r_mag, b_mag (F,) in place of W_enc and b_enc.
 """
 
 import pickle
@@ -25,7 +25,7 @@ NAME = re.compile(
     r"(?P<rest>(?:[A-Za-z_-][A-Za-z0-9._-]*)?)\.pt"
 )
 EXAMPLE = "gpt2_resid_pre_8_ot30.pt"
-# Their tensors by our names. The table may be an embedding, which has a weight, or a parameter.
+# Our names of their tensors. Their table is an embedding, which has a weight, or a parameter.
 OURS = {
     "W_enc": "W_enc",
     "W_gate": "W_enc",
@@ -41,7 +41,7 @@ OURS = {
 TABLE = "lookup.W_lookup.weight"
 PARAMETERS = ("W_enc", "W_dec", "b_enc", "b_dec")
 GATED = ("W_gate", "W_dec", "b_gate", "b_dec", "r_mag", "b_mag")
-# Their values are float32's too, so that there and back again they are the same.
+# float32 holds every value of these, so conversion there and back loses nothing.
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -50,15 +50,15 @@ class FileName(NamedTuple):
 
     layer: int
     letters: str
-    """`o` for TopK, `t` for tokenized; the meaning of others is not known."""
+    """`o` for TopK, `t` for tokenized; the meaning of others is unknown."""
     number: str
-    """k, if there is an `o`; otherwise its meaning is not known."""
+    """k if there is an `o`; otherwise its meaning is unknown."""
     rest: str = ""
-    """What follows the number, in sweeps."""
+    """Suffix in sweeps."""
 
     @property
     def short(self) -> str:
-        """`ot30`, or `o30` for a baseline: what SAEs of several layers have in common."""
+        """The name without model and layer: `ot30`, or `o30` for a baseline."""
         return f"{self.letters}{self.number}{self.rest}"
 
 
@@ -68,19 +68,19 @@ class Reading(NamedTuple):
     without_o: WithoutO
     """Its activation, unless its tensors show that it is gated."""
     encoder_input: EncoderInput | None = None
-    """What its encoder sees, if it is tokenized; None: the caller has to say."""
+    """What its encoder sees if it is tokenized; None: `describe` refuses it."""
 
 
 def parse_name(path: Path) -> FileName:
-    """What the name of a file says.
+    """Parse the name of a file.
 
     Raises:
-        ValueError: it is not a name of this form; the message names the file.
+        ValueError: it has not this form; the message names the file.
     """
     found = NAME.fullmatch(path.name)
     if found is None:
         raise ValueError(
-            f"{path}: not a name like {EXAMPLE} (layer 8, o: TopK, t: tokenized, k = 30); rename the file, or move it away"
+            f"{path}: not a name like {EXAMPLE} (layer 8, o: TopK, t: tokenized, k = 30); rename or move the file"
         )
     name = FileName(int(found["layer"]), found["letters"], found["number"], found["rest"])
     if float(name.number) == 0:
@@ -91,15 +91,15 @@ def parse_name(path: Path) -> FileName:
 
 
 def read_state(path: Path, mapped: bool = False) -> dict[str, Tensor]:
-    """Read a state dict; what is no plain tensor is refused before any of it is made.
+    """Read a state dict of plain tensors; anything else is refused before it is unpickled.
 
     Args:
         path: the file.
-        mapped: map the file instead of reading it, where only shapes are wanted; damage to values then goes unnoticed.
+        mapped: map the file instead of reading it, if only shapes are needed; damaged values then go unnoticed.
 
     Raises:
-        ValueError: there is no such file, it is truncated or damaged, holds a pickled object, or is not a dictionary of
-            tensors; the message names the file.
+        ValueError: the file is missing, truncated or damaged, holds a pickled object, or is not a dictionary of tensors; the
+            message names it.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
@@ -109,8 +109,8 @@ def read_state(path: Path, mapped: bool = False) -> dict[str, Tensor]:
         if begins:
             raise ValueError(f"{path}: truncated, its end is missing; download or copy it again")
         raise ValueError(
-            f"{path}: not a file of torch.save since PyTorch 1.6, a zip archive, and so not read; download it again, or have "
-            "who made it save its state dict anew"
+            f"{path}: not a file of torch.save since PyTorch 1.6, which is a zip archive; download it again, or save its state dict "
+            "again with a newer PyTorch"
         )
     try:
         if not mapped:  # torch does not look at the checksums
@@ -122,10 +122,10 @@ def read_state(path: Path, mapped: bool = False) -> dict[str, Tensor]:
         name = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"a pickled object ({name[1]})" if name else "something that is neither a name nor a tensor"
         raise ValueError(
-            f"{path}: holds {what}, and such can run code when it is read, so the file was not; only a state dict of tensors "
-            "is, as torch.save(sae.state_dict(), ...) writes it"
+            f"{path}: holds {what}, which can run code when read, so it was not read; save only a state dict of tensors, with "
+            "torch.save(sae.state_dict(), ...)"
         ) from None
-    except Exception as error:  # damage shows wherever the reader happens to trip over it
+    except Exception as error:  # damage raises errors of any type
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path}: damaged ({type(error).__name__}: {reason}); download or copy it again") from None
     if not isinstance(state, dict):
@@ -147,18 +147,18 @@ def describe(
     d_model: int | None = None,
     vocab_size: int | None = None,
 ) -> Point:
-    """Check that a state dict is the SAE that its name says, and of the model, and say what it is.
+    """Check that a state dict is the SAE that its name says and fits the model, and return its point.
 
     Args:
         path: the file, for messages.
-        name: of the file.
-        state: of `read_state`.
-        reading: what is assumed if the name has no `o`.
+        name: its parsed name.
+        state: its tensors.
+        reading: what to assume if the name has no `o`.
         d_model: width of the model's residuals; None: any.
         vocab_size: rows of the model's embedding; None: any.
 
     Raises:
-        ValueError: it is not; the message names the file, and what to do.
+        ValueError: it is not; the message names the file and the remedy.
     """
     architecture = _architecture(path, name, state, reading)
     tokenized = _has_table(path, name, state)
@@ -170,8 +170,7 @@ def describe(
     n_features, width = _check_shapes(path, state)
     if d_model not in (None, width):
         raise ValueError(
-            f"{path}: an SAE of residuals of width {width}, and the model's are {d_model} wide (model.d_model); it is of another "
-            "model"
+            f"{path}: an SAE of residuals of width {width}, and the model's are {d_model} wide (model.d_model); it is of another model"
         )
     for table in _tables(state):
         if vocab_size not in (None, len(state[table])):
@@ -184,11 +183,11 @@ def describe(
         encoder_input = reading.encoder_input
     if encoder_input is None:
         raise ValueError(
-            f"{path}: a name without `o` (TopK), and nothing says what the encoder of such an SAE sees; say it with --encoder-input"
+            f"{path}: its name has no `o` (TopK), and nothing says what its encoder sees; say it with --encoder-input"
         )
     settings = {"expansion": n_features / width, "table": "learned" if tokenized else "none"}
     if architecture != "topk":
-        # The parameters alone decide which features are active. The number is kept; its unit is not ours.
+        # Only the parameters decide which features are active. The number is kept, but its unit is not that of our l1.
         return Point(architecture=architecture, l1=float(name.number), encoder_input=encoder_input, **settings)
     if not name.number.isdecimal():
         raise ValueError(
@@ -201,7 +200,7 @@ def describe(
 
 
 def assumed(name: FileName, state: dict[str, Tensor]) -> list[str]:
-    """The settings that `describe` takes from its reading, since neither name nor tensors say them."""
+    """The settings that `describe` takes from the reading, because neither name nor tensors say them."""
     if "o" in name.letters:
         return []
     return [*([] if "W_gate" in state else ["architecture"]), *(["encoder_input"] if _tables(state) else [])]
@@ -220,12 +219,12 @@ def _architecture(path: Path, name: FileName, state: dict[str, Tensor], reading:
 
 
 def _has_table(path: Path, name: FileName, state: dict[str, Tensor]) -> bool:
-    """Whether the SAE is tokenized: its tensors say, and its name may not say otherwise."""
+    """Whether the SAE is tokenized, by its tensors; its name must agree."""
     known = set(state) <= OURS.keys()
     tables = _tables(state)
     if known and "t" in name.letters and not tables:
         raise ValueError(f"{path}: its name says tokenized, and it holds no table ({TABLE}); correct the name")
-    # The names of one of their sweeps lack the `t`. A short name has to be right: the ledger takes `o30` for a baseline.
+    # Names in one of their sweeps lack the `t`. A name without suffix must be right: the ledger takes `o30` for a baseline.
     if known and "t" not in name.letters and not name.rest and tables:
         raise ValueError(f"{path}: its name says baseline, and it holds a table ({tables[0]}); correct the name")
     if len(tables) > 1:
@@ -234,7 +233,7 @@ def _has_table(path: Path, name: FileName, state: dict[str, Tensor]) -> bool:
 
 
 def _check_shapes(path: Path, state: dict[str, Tensor]) -> tuple[int, int]:
-    """Features and width, which all shapes must agree on."""
+    """Number of features and width, which all shapes must agree on."""
     for part, tensor in state.items():
         if str(tensor.dtype).removeprefix("torch.") not in DTYPES or tensor.layout != torch.strided:
             raise ValueError(
@@ -247,21 +246,16 @@ def _check_shapes(path: Path, state: dict[str, Tensor]) -> tuple[int, int]:
         raise ValueError(f"{path}: {b_enc} {shapes[b_enc]} and b_dec {shapes['b_dec']} are to have one dimension each")
     (n_features,), (width,) = shapes[b_enc], shapes["b_dec"]
     for part, shape in shapes.items():
-        allowed: list[tuple[int, ...]]
-        match OURS[part]:
-            case "W_enc":
-                allowed = [(n_features, width)]
-            case "W_dec":
-                allowed = [(width, n_features), (n_features, width)]
-            case "W_lookup":
-                allowed = [(*shape[:1], width)]
-            case "b_dec":
-                allowed = [(width,)]
-            case _:
-                allowed = [(n_features,)]
+        by_part: dict[str, list[tuple[int, ...]]] = {
+            "W_enc": [(n_features, width)],
+            "W_dec": [(width, n_features), (n_features, width)],
+            "W_lookup": [(*shape[:1], width)],
+            "b_dec": [(width,)],
+        }
+        allowed = by_part.get(OURS[part], [(n_features,)])
         if shape not in allowed:
             raise ValueError(
-                f"{path}: {part} has the shape {shape} instead of {' or '.join(map(str, allowed))}, as {b_enc} "
-                f"{shapes[b_enc]} and b_dec {shapes['b_dec']} want it; not an SAE of this layout"
+                f"{path}: {part} has the shape {shape} instead of {' or '.join(map(str, allowed))}, which {b_enc} {shapes[b_enc]} "
+                f"and b_dec {shapes['b_dec']} require; not an SAE of this layout"
             )
     return n_features, width

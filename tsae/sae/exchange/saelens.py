@@ -1,6 +1,6 @@
-"""SAEs in the format of SAELens 6, a folder with `cfg.json` and `sae_weights.safetensors`: to it and from it.
+"""Convert SAEs to and from the format of SAELens 6, a folder with `cfg.json` and `sae_weights.safetensors`.
 
-SAELens' decoders take no tokens. The table travels beside the SAE, and whoever decodes adds it:
+SAELens' decoders take no tokens. The table is a file beside the SAE, to be added after decoding:
 
     sae = sae_lens.SAE.load_from_disk(folder)
     table = safetensors.torch.load_file(f"{folder}/token_biases.safetensors")["token_biases"]
@@ -28,40 +28,54 @@ from tsae.store.tensors import load_tensors, save_tensors
 LOG = logging.getLogger(__name__)
 
 CFG, WEIGHTS, TOKEN_BIASES = "cfg.json", "sae_weights.safetensors", "token_biases.safetensors"
-VERSION = "6.0.0"  # of the format; what states none or an earlier one is read as the format of SAELens 5
-# What HookedTransformer does by default, and SAELens, which loads models without any of it, only where an SAE asks for it.
+VERSION = "6.0.0"  # of the format; SAELens reads a folder with an earlier version or none as the format of SAELens 5
+# Defaults of HookedTransformer; SAELens applies them only if an SAE asks for them.
 COMPATIBILITY_MODE = dict.fromkeys(("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases"), True)
 
 
 def export_saelens(sae: Folder, folder: Path, model_name: str | None = None) -> None:
     """Write an SAE as a folder that SAELens loads.
 
-    It is in units of raw residuals, and token-biases travel beside it. Its encoder gives the same activations as ours. The table of a tokenized SAE goes to `token_biases.safetensors` as
-    `token_biases` (V, d), which SAELens does not read: see the module's description.
+    It is in units of raw residuals, and its encoder gives the same activations as ours. `token_biases.safetensors` holds the table
+    of a tokenized SAE, `token_biases` (V, d), which SAELens does not read: add it after decoding.
 
     Args:
-        sae: an SAE of `sae.save`.
+        sae: a checkpoint.
         folder: the folder to write.
-        model_name: name by which transformer_lens knows the model; by default the hub id that it came from, or none.
+        model_name: transformer_lens' name of the model; by default its hub id, if it has one.
 
     Raises:
-        ValueError: there is no SAE, or one that SAELens' encoders cannot express.
+        ValueError: there is no SAE, or SAELens' encoders cannot express it.
     """
     ours = load(sae)
-    point = ours.point
-    if ours.needs_tokens:
-        raise ValueError(
-            f"{sae}: its encoder needs the token ids (encoder_input: {point.encoder_input}), and SAELens' encoders take "
-            "none; export an SAE whose encoder_input is residual"
+    if reason := inexpressible(ours):
+        raise ValueError(f"{sae}: {reason}")
+    write_saelens(ours, folder, model_name)
+    table = "" if ours.W_lookup is None else f", and {TOKEN_BIASES}"
+    LOG.info("%s: %s as SAELens reads it%s", folder, ours.point.id, table)
+
+
+def inexpressible(sae: SAE) -> str | None:
+    """Why SAELens' encoders cannot express an SAE, and what to do; None if they can."""
+    if sae.needs_tokens:
+        return (
+            f"its encoder needs the token ids (encoder_input: {sae.point.encoder_input}), and SAELens' encoders take none; "
+            "export an SAE whose encoder_input is residual"
         )
-    if not point.topk_relu:
-        raise ValueError(
-            f"{sae}: it keeps negative activations (topk_relu: false), and SAELens' TopK ends in a ReLU; export an "
-            "SAE with topk_relu: true"
+    if not sae.point.topk_relu:
+        return (
+            "it keeps negative activations (topk_relu: false), and SAELens' TopK ends in a ReLU; export an SAE with "
+            "topk_relu: true"
         )
-    architecture = about(point.architecture).saelens
-    if architecture is None:
-        raise ValueError(f"{sae}: SAELens has no architecture {point.architecture}; export an SAE of another one")
+    if about(sae.point.architecture).saelens is None:
+        return f"SAELens has no architecture {sae.point.architecture}; export an SAE of another one"
+    return None
+
+
+def write_saelens(ours: SAE, folder: Path, model_name: str | None = None) -> None:
+    """Write an SAE that SAELens can express; arguments as of `export_saelens`."""
+    point, architecture = ours.point, about(ours.point.architecture).saelens
+    assert architecture is not None
     weights = {"W_enc": ours.W_enc.T, "W_dec": ours.W_dec, "b_dec": ours.b_dec, architecture.b_enc: ours.b_enc}
     weights |= ours.activation.state_dict()
     cfg: dict[str, Any] = {
@@ -78,21 +92,20 @@ def export_saelens(sae: Folder, folder: Path, model_name: str | None = None) -> 
     if point.k is not None:
         cfg["k"] = point.k
     cfg |= architecture.settings
-    # The description last, and nothing beside it that belongs to an SAE exported here before.
+    # Remove what an earlier export left, and write the description last.
     for name in (CFG, TOKEN_BIASES):
         remove(folder / name)
     save_tensors(folder / WEIGHTS, weights)
     if ours.W_lookup is not None:
         save_tensors(folder / TOKEN_BIASES, {"token_biases": ours.W_lookup})
     write_json(folder / CFG, cfg)
-    # The folder is SAELens' from here on, and what it saves over these files is no damage.
+    # SAELens may save over these files, which is then not damage.
     for name in (WEIGHTS, TOKEN_BIASES, CFG):
         record_of(folder / name).unlink(missing_ok=True)
-    LOG.info("%s: %s as SAELens reads it%s", folder, point.id, "" if ours.W_lookup is None else f", and {TOKEN_BIASES}")
 
 
 def _metadata(sae: SAE, model_name: str | None) -> dict[str, Any]:
-    """What SAELens wants to know of the model, and what made the SAE."""
+    """What SAELens needs to know about the model, and how the SAE was made."""
     made_from = sae.metadata.get("residuals", {})
     bos = made_from.get("tokens", {}).get("train", {}).get("bos")
     metadata = {
@@ -119,7 +132,7 @@ class _Metadata(BaseModel):
 
 
 class _Cfg(BaseModel):
-    """What of `cfg.json` decides what a TopK SAE computes; defaults are SAELens'."""
+    """The keys of `cfg.json` that decide what a TopK SAE computes, with SAELens' defaults."""
 
     d_in: int = Field(ge=1)
     d_sae: int = Field(ge=1)
@@ -132,18 +145,18 @@ class _Cfg(BaseModel):
 
 
 def import_saelens(saelens: Folder, folder: Path) -> None:
-    """Make a TopK SAE of SAELens 6 a checkpoint of ours.
+    """Convert a TopK SAE of SAELens 6 to a checkpoint of ours.
 
-    It has the same activations and reconstructions. `token_biases.safetensors`, if it is there, becomes the table. Of training `config.json` says what `cfg.json` did, and when
-    features last fired in it is not known.
+    It has the same activations and reconstructions. `token_biases.safetensors`, if present, becomes the table. `config.json` keeps
+    the content of `cfg.json`. When features last fired in training is unknown.
 
     Args:
-        saelens: `cfg.json` and `sae_weights.safetensors`.
+        saelens: folder with `cfg.json` and `sae_weights.safetensors`.
         folder: the folder to write.
 
     Raises:
-        ValueError: a file is missing or damaged, of an earlier format, of another architecture, or asks for what an SAE here
-            does not do; the message names the file.
+        ValueError: a file is missing or damaged, has an earlier format or another architecture, or asks for what an SAE here
+            cannot do; the message names the file.
     """
     path = saelens / CFG
     described = _read_cfg(path)
@@ -154,7 +167,7 @@ def import_saelens(saelens: Folder, folder: Path) -> None:
     layer = _layer(cfg, path)
     W_enc, W_dec, b_enc, b_dec = _read_weights(saelens / WEIGHTS, cfg)
     if cfg.rescale_acts_by_decoder_norm:
-        # There, pre-activations are multiplied with the length of the decoder row, and rows are decoded at length 1.
+        # SAELens multiplies pre-activations by the length of the decoder row and decodes with unit rows.
         norms = W_dec.norm(dim=1).clamp(min=1e-8)
         W_enc, W_dec, b_enc = W_enc * norms[:, None], W_dec / norms[:, None], b_enc * norms
     if not cfg.apply_b_dec_to_input:
@@ -178,7 +191,7 @@ def import_saelens(saelens: Folder, folder: Path) -> None:
 
 def _read_cfg(path: Path) -> dict[str, Any]:
     try:
-        cfg = json.loads(path.read_text())
+        cfg = json.loads(path.read_bytes())
         version = str(cfg.get("sae_lens_version") or cfg.get("metadata", {}).get("sae_lens_version"))
         architecture = cfg.get("architecture")
     except FileNotFoundError:
@@ -187,7 +200,7 @@ def _read_cfg(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not the description of an SAE ({error})") from None
     if not re.match(r"([6-9]|\d\d+)\.", version):
         raise ValueError(
-            f"{path}: written by a SAELens before 6 (sae_lens_version {version}); load it with SAELens 6, and save it with "
+            f"{path}: written by a SAELens before 6 (sae_lens_version {version}); load it with SAELens 6 and save it with "
             "`sae.save_model`"
         )
     if architecture != "topk":
@@ -197,20 +210,19 @@ def _read_cfg(path: Path) -> dict[str, Any]:
 
 
 def _layer(cfg: _Cfg, path: Path) -> int:
-    """The layer that the SAE reads, having checked that nothing is asked for that an SAE here does not do."""
+    """The layer that the SAE reads, after a check that an SAE here can do all that it asks for."""
     if cfg.normalize_activations != "none":
         raise ValueError(
             f"{path}: normalize_activations is {cfg.normalize_activations!r}, and an SAE here reads residuals as they are; "
-            "have SAELens fold it into the weights (`sae.fold_activation_norm_scaling_factor`, where it is one factor), and "
-            "save it again"
+            "if it is one factor, have SAELens fold it into the weights (`sae.fold_activation_norm_scaling_factor`) and save it again"
         )
     if cfg.reshape_activations != "none" or cfg.metadata.hook_head_index is not None:
         raise ValueError(f"{path}: it reads attention heads, and an SAE here reads the residual stream")
     hook = re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", cfg.metadata.hook_name or "")
     if hook is None:
         raise ValueError(
-            f"{path}: metadata.hook_name is {cfg.metadata.hook_name!r}, and an SAE here reads blocks.L.hook_resid_pre or, "
-            "which is the same one layer on, blocks.L.hook_resid_post"
+            f"{path}: metadata.hook_name is {cfg.metadata.hook_name!r}, and an SAE here reads blocks.L.hook_resid_pre or "
+            "blocks.L.hook_resid_post, which is the former one layer on"
         )
     if cfg.k > cfg.d_sae:
         raise ValueError(f"{path}: k = {cfg.k} active features of d_sae = {cfg.d_sae}")

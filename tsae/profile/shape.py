@@ -1,0 +1,76 @@
+"""The size of a language model, read from its config.json."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tsae.profile.sources import HubModel
+
+# What configurations call the sizes, most of them by the first name.
+NAMES = (
+    ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    ("hidden_size", "n_embd", "d_model", "dim"),
+    ("vocab_size",),
+)
+
+
+class Shape(NamedTuple):
+    """A model's size."""
+
+    n_layers: int
+    d_model: int
+    vocab_size: int
+
+
+def shape_of(config: Any) -> Shape | None:
+    """The size that a configuration states, itself or in its part for text; None if it states none."""
+    for part in (config, config.get("text_config")) if isinstance(config, dict) else ():
+        if not isinstance(part, dict):
+            continue
+        found = [next((part[name] for name in names if name in part), None) for names in NAMES]
+        sizes = [size for size in found if isinstance(size, int)]
+        if len(sizes) == len(NAMES):
+            return Shape(*sizes)
+    return None
+
+
+def read_shape(path: Path, where: str) -> Shape:
+    """Read a model's size from its config.json.
+
+    Args:
+        path: the file.
+        where: the key of the configuration that names it.
+
+    Raises:
+        ValueError: there is no such file, or it is not the configuration of a language model.
+    """
+    sizes = "state model.n_layers, model.d_model and model.vocab_size"
+    try:
+        shape = shape_of(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ValueError(f"{where}: {path} cannot be read ({error.strerror}); correct the path, or {sizes}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: {path} is not JSON ({error})") from None
+    if shape is None:
+        raise ValueError(f"{where}: {path} does not state the size of a language model; {sizes}")
+    return shape
+
+
+def fetch_shape(source: HubModel) -> Shape:
+    """Fetch config.json of a model of the hub, once, and read its size.
+
+    Raises:
+        ValueError: the hub is out of reach, or has no such model.
+    """
+    from huggingface_hub import hf_hub_download
+
+    where = f"model.source.id: {source.id}"
+    try:
+        path = hf_hub_download(source.id, "config.json", revision=source.revision)
+    except Exception as error:  # of any type
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{where}: its config.json cannot be fetched ({reason[:200]}); check the network, or state model.n_layers, "
+            "model.d_model and model.vocab_size"
+        ) from None
+    return read_shape(Path(path), where)
