@@ -12,14 +12,15 @@ from fixtures import ROOT
 from tsae.plan.check import check_config, what_it_makes
 from tsae.plan.sizes import download
 from tsae.profile import config
+from tsae.profile.figures import FIGURE_NAMES
 
 
 def test_the_embedded_profile_in_two_lines() -> None:
-    said = check_config(ROOT / "config/config.yaml")
+    said, profile = check_config(ROOT / "config/config.yaml"), config.load(ROOT / "config/config.yaml")
     assert said is not None
     first, makes, takes = said.splitlines()
     assert first.endswith("config/config.yaml: ok")
-    assert makes == "  makes 143 SAEs at 3 layers, and 14 figures"
+    assert makes == f"  makes {len(profile.jobs())} SAEs at 3 layers, and {len(FIGURE_NAMES)} figures"
     assert takes.startswith("  takes about ") and " on 2 cores, 26 GB of disk, 120 MB to download" in takes
     assert check_config(ROOT / "config/config.yaml", quiet=True) is None
 

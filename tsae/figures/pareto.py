@@ -24,7 +24,6 @@ from tsae.figures.style import (
     PUBLISHED,
     RELEASED,
     TABLES,
-    architecture_label,
     bars,
     draw_seeds,
     families_in,
@@ -37,6 +36,7 @@ from tsae.figures.style import (
     over_seeds,
     style_of,
 )
+from tsae.profile.architectures import label_of
 
 NEEDS = {
     "category": "Reconstruction",
@@ -59,7 +59,7 @@ def draw(inputs: Inputs) -> Drawing:
     table = inputs.table("pareto")
     published = load_published(inputs.file("published"))["pareto"]
     layers = layers_of(table)
-    architectures = {name: architecture_label(name) for name in table["architecture"].unique()}
+    architectures = {name: label_of(name) for name in table["architecture"].unique()}
     released = of_the_same_size(inputs.together("released"), table)
     released = released[released["layer"].isin(layers)]
 

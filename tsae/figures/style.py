@@ -39,7 +39,6 @@ LINES = {BASELINE: "-", FIXED: ":", LEARNED: "--", REMAINDER: "-."}
 # Families by table, where the fill of a marker shows the encoder's input.
 TABLES = {"none": BASELINE, "fixed": FIXED, "learned": LEARNED}
 # Labels of architectures.
-ARCHITECTURES = {"topk": "TopK", "relu": "ReLU", "gated": "gated"}
 RELEASED: dict[str, Any] = {"marker": "*", "markersize": 8, "ls": ""}  # the authors' own SAEs, measured here
 SEED: dict[str, Any] = {
     "marker": "o",
@@ -154,19 +153,6 @@ def headline_families(table: pd.DataFrame, roles: Mapping[str, str]) -> dict[str
     if "tokenized" in roles:
         family_of["tokenized"] = TABLES[table.loc[table["subject"] == roles["tokenized"], "table"].iloc[0]]
     return {family_of[role]: roles[role] for role in ("baseline", "tokenized", "remainder") if role in roles}
-
-
-def architecture_label(architecture: str) -> str:
-    """The label of an architecture.
-
-    Raises:
-        ValueError: it has none.
-    """
-    if architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"the architecture {architecture!r} has no label for figures; add one to ARCHITECTURES in tsae/figures/style.py"
-        )
-    return ARCHITECTURES[architecture]
 
 
 def style_of(family: str) -> dict[str, Any]:

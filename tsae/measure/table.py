@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 
 from tsae.measure.measurement import Measurement
+from tsae.profile.point import Point
 from tsae.store.arguments import Files
 from tsae.store.files import check, read_text, write_json, write_text
 
 COLUMNS = [
     "layer", "subject", "seed",
-    "architecture", "k", "l1", "expansion", "table", "rows", "lookup_scale", "table_lr", "encoder_input", "start", "centre",
-    "decoder_norm", "encoder_scale", "topk_relu", "budget",
+    *Point.model_fields,
     "step", "tokens", "metric", "at", "min_count", "value", "low", "high", "n", "over",
 ]  # fmt: skip
 ON_THE_WAY = ["step", "tokens"]  # in training curves alone

@@ -29,7 +29,6 @@ class About(Section):
     order: int = Field(description="Place in lists and figures, different for each architecture")
     sparsity: Sparsity = Field(description="The setting that controls its sparsity; the other is refused")
     label: str = Field(description="Its name in figures")
-    marker: str = Field(description="Its marker in figures")
     description: str = Field(description="What it does, for the table of configuration keys")
     saelens: Saelens | None = Field(None, description="Its names in SAELens; null: it cannot be exported")
 

@@ -14,7 +14,6 @@ ABOUT = {
     "order": 3,
     "sparsity": "l1",
     "label": "gated",
-    "marker": "D",
     "description": "one encoder says which features are active, another how much",
     "saelens": {"architecture": "gated", "b_enc": "b_gate"},
 }

@@ -13,7 +13,6 @@ ABOUT = {
     "order": 2,
     "sparsity": "l1",
     "label": "ReLU",
-    "marker": "s",
     "description": "ReLU with an L1 penalty",
     "saelens": {"architecture": "standard"},
 }

@@ -13,7 +13,6 @@ ABOUT = {
     "order": 1,
     "sparsity": "k",
     "label": "TopK",
-    "marker": "o",
     "description": "keep the k largest pre-activations of a token",
     "saelens": {"architecture": "topk", "settings": {"rescale_acts_by_decoder_norm": False}},
 }
