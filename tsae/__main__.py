@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from tsae import __version__
 from tsae.commands.signature import first_line
 from tsae.commands.table import COMMANDS, GROUPS
 
@@ -48,6 +49,7 @@ class Commands(click.Group):
 
 
 @click.command(cls=Commands, help=__doc__, no_args_is_help=True, context_settings={"max_content_width": 120})
+@click.version_option(__version__, prog_name="tsae")
 @click.option("--log", type=click.Path(path_type=Path), help="Also write messages to this file")
 def app(log: Path | None) -> None:
     """Log to the terminal, and to a file if one is named."""

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from fixtures import ROOT
 
+import tsae
 from tsae.__main__ import app
 from tsae.commands.options import command_of
 from tsae.commands.signature import command_line, first_line, parameters_of
@@ -137,3 +138,10 @@ def test_the_workflows_calls_are_commands(tmp_path: Path) -> None:
             command(name).make_context(name, words)  # which reads every option
             called.add(name)
     assert set(GROUPS["Stages"]) - {"record"} == called | {"fetch"}
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tsae", "--version"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout == f"tsae, version {tsae.__version__}\n"
