@@ -42,6 +42,12 @@ def test_all_jobs_together_take_what_the_plan_says() -> None:
     assert took[wide.id] > 2 * took[narrow.id]
 
 
+def test_a_single_sae_has_no_curves() -> None:
+    profile = config.load(ROOT / "config/minimal.yaml")
+    took = job_seconds(profile, RATES, on_gpu=False)
+    assert "measure_curve" not in took and took["train"] > 0
+
+
 class Event(Enum):
     """As in snakemake_interface_logger_plugins."""
 

@@ -1,6 +1,7 @@
 """What the README tells a user to do."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,7 @@ def project(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A copy of the project with a model of one's own and a book."""
     folder = tmp_path_factory.mktemp("readme")
     copy_project(folder)
+    shutil.copy2(ROOT / "docs/cost.json", folder / "docs")  # for the time left
     tiny.write_gpt2(folder / "my-model", tiny_corpus, n_positions=128)
     write_book(folder / "book.txt", tiny_corpus)
     return folder
@@ -55,6 +57,7 @@ def test_the_recipe_ends_with_an_sae_and_three_figures(project: Path) -> None:
     (project / "config/mine.yaml").write_text(recipe)
     code, output = snakemake(project, configfile="config/mine.yaml")
     assert code == 0, output
+    assert " left" in output
     assert len(list((project / "figures/mine").glob("*.png"))) >= 3
     (sae,) = (project / "results/mine/saes").glob("*/*/sae.safetensors")
     assert sae.parent.name == "topk-k32-x4-learned-s0"

@@ -50,7 +50,7 @@ def costs(config: Config) -> list[Cost]:
         _ablate(config),
         _measure_baselines(config),
         _evaluate(config),
-        _measure_curve(config),
+        *([_measure_curve(config)] if config.curve_jobs() else []),
         *_phrases(config),
     ]
 
@@ -235,7 +235,7 @@ def _measure_curve(config: Config) -> Cost:
     limits = (config.evaluation.ce_sequences, config.curves.ce_sequences)
     scored = min(n_scored(config, limit) for limit in limits)
     heldout = split_tokens(config)[1]
-    held = 4 * weights(config) + logits_bytes(config) + max((sae_bytes(config, job.point) for job in jobs), default=0)
+    held = 4 * weights(config) + logits_bytes(config) + max(sae_bytes(config, job.point) for job in jobs)
     # A sample of features is compared with one table, or with two.
     compared = 2 * config.evaluation.similarity_rows * n_seen(config) * config.model.d_model
     similarity = sum(compared * (1 + (job.point.table == "none")) for job in jobs)
