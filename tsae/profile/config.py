@@ -70,10 +70,11 @@ class Config(Section):
         if not isinstance(residuals, dict) or residuals.get("layers") is not None:
             return data
         try:
-            middle = Model.model_validate(data["model"]).n_layers // 2
+            model = Model.model_validate(data["model"])
         except ValidationError:  # reported with the other mistakes
-            middle = 0
-        return data | {"residuals": residuals | {"layers": [middle]}}
+            return data | {"residuals": residuals | {"layers": [0]}}
+        # As it was read, so that config.json is not fetched twice.
+        return data | {"model": model, "residuals": residuals | {"layers": [model.n_layers // 2]}}
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> "Config":
@@ -138,11 +139,10 @@ class Config(Section):
 
     def curve_jobs(self) -> list[Job]:
         """The SAEs whose checkpoints are measured: the block `headline`, at layers with a baseline and a tokenized SAE."""
-        return [
-            job
-            for job in self.jobs("headline")
-            if self.token_bias_reference(job.layer, job.seed) and self.baseline_reference(job.layer, job.seed)
-        ]
+        jobs, headline = self.jobs("headline"), self.headline()
+        compared = (headline.baseline, headline.tokenized)
+        with_baseline, with_tokenized = ({job.layer for job in jobs if job.point.id == point} for point in compared)
+        return [job for job in jobs if job.layer in with_baseline & with_tokenized]
 
     def undrawn(self) -> dict[str, str]:
         """Figures whose points the sweep lacks -> what they lack; none if figures are listed."""
