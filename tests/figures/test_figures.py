@@ -20,6 +20,7 @@ from tsae.figures.draw import draw as drawing_of
 from tsae.figures.draw import draw_figure
 from tsae.figures.inputs import Inputs
 from tsae.figures.style import save
+from tsae.profile.config import Headline
 from tsae.profile.figures import FIGURES, caption_of, title_of
 
 BUDGETS = {BASELINE: 0.2, f"{TOKENIZED}-budget0.25": 0.4, TOKENIZED: 0.1}
@@ -44,7 +45,7 @@ def draw(figure: str, folder: Path, tables: dict[str, list[dict[str, Any]]], rem
     for name, rows in tables.items():
         paths.append(folder / f"{name}.csv")
         table(*rows).to_csv(paths[-1], index=False)
-    roles = {"baseline": BASELINE, "tokenized": TOKENIZED} | ({"remainder": REMAINDER} if remainder else {})
+    roles = Headline(BASELINE, TOKENIZED, REMAINDER if remainder else None).roles
     inputs = Inputs.read(paths, roles, simple_threshold=0.5, bootstrap=50, seed=0)
     drawing = drawing_of(figure, inputs)
     save(drawing.figure, [folder / f"{figure}.svg"], *drawing.shown)
@@ -285,7 +286,7 @@ def test_the_command_writes_every_format(tmp_path: Path) -> None:
     table(*rows).to_csv(tmp_path / "baselines.csv", index=False)
     outputs = {ending: tmp_path / f"token_subspaces.{ending}" for ending in ("svg", "pdf", "png")}
     settings: dict[str, Any] = {"simple_threshold": 0.5, "bootstrap": 50, "seed": 0}
-    settings |= {"baseline": BASELINE, "tokenized": TOKENIZED, **outputs}
+    settings |= {"headline": Headline(BASELINE, TOKENIZED), **outputs}
     draw_figure("token_subspaces", [tmp_path / "baselines.csv"], **settings)
     starts = {"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}
     assert all(outputs[ending].read_bytes().startswith(start) for ending, start in starts.items())

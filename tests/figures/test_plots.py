@@ -12,6 +12,7 @@ from matplotlib.colors import to_rgb
 
 from tsae.figures import style as plots
 from tsae.profile import families
+from tsae.profile.config import Headline
 
 FAMILIES = list(families.FAMILIES.values())
 
@@ -49,10 +50,10 @@ def test_a_table_falls_into_its_families() -> None:
 @pytest.mark.parametrize("kind", ["learned", "fixed"])
 def test_headline_saes_have_the_families_of_their_roles(kind: str) -> None:
     of = table(row(BASELINE, "nmse", 1, table="none"), row(TOKENIZED, "nmse", 1, table=kind))
-    roles = {"baseline": BASELINE, "tokenized": TOKENIZED}
+    headline = Headline(BASELINE, TOKENIZED)
     tokenized = f"tokenized, {kind} table"
-    assert plots.headline_families(of, roles) == {"baseline": BASELINE, tokenized: TOKENIZED}
-    roles["remainder"] = REMAINDER
+    assert plots.headline_families(of, headline.roles) == {"baseline": BASELINE, tokenized: TOKENIZED}
+    roles = headline._replace(remainder=REMAINDER).roles
     assert list(plots.headline_families(of, roles).items())[2:] == [("tokenized, remainder", REMAINDER)]
 
 

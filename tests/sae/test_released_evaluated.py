@@ -23,6 +23,7 @@ from tsae.measure.evaluate import evaluate
 from tsae.measure.measurement import Measurement
 from tsae.measure.sums import DocumentSums, load_sums
 from tsae.measure.table import read_table, write_table
+from tsae.profile.config import Headline
 from tsae.sae.exchange.released import (
     find_released,
     import_released,
@@ -142,7 +143,7 @@ def test_the_ledger_measures_them_where_the_profile_has_them(measured: Path) -> 
 def drawn(figure: str, output: Path, **tables: pd.DataFrame) -> tuple[list[list[float]], str]:
     """The positions of stars in a figure, and the figure as text."""
     files = {name: ROOT / f"config/{name}.yaml" for name in ("claims", "published")}
-    roles = {"baseline": "ours-none", "tokenized": "ours-learned"}
+    roles = Headline("ours-none", "ours-learned").roles
     drawing = draw(figure, Inputs(tables, files, (), (), roles, simple_threshold=0.5, bootstrap=50, seed=0))
     save_figure(drawing.figure, [output], *drawing.shown)
     lines = [line for ax in drawing.figure.axes for line in ax.lines if line.get_marker() == "*"]

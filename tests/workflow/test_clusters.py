@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
-import test_workflow
 import yaml
+from fixtures import ROOT
+from fixtures.workflow import SMOKE, copy_project, planned
 from snakemake.cli import get_argument_parser
 
-PROFILES = sorted((test_workflow.ROOT / "profiles").glob("*/profile.v9+.yaml"))
+PROFILES = sorted((ROOT / "profiles").glob("*/profile.v9+.yaml"))
+SLURM = ("--workflow-profile", "profiles/slurm", "--executor", "local")
 PLUGINS = ("slurm-", "kubernetes-", "storage-s3-")
 
 
@@ -21,7 +23,12 @@ def test_every_option_is_snakemakes_or_a_plugins(profile: Path) -> None:
 @pytest.mark.parametrize("gpu", ["false", "true"])
 def test_the_slurm_profile_plans_every_job(tmp_path: Path, gpu: str) -> None:
     """With its resources and no limit to GPUs, on another executor: SLURM's is not installed here."""
-    test_workflow.copy_project(tmp_path)
-    profile = ("--workflow-profile", "profiles/slurm", "--executor", "local")
-    planned = test_workflow.planned(tmp_path, *profile, "--config", f"compute={{gpu: {gpu}}}")
-    assert planned["train"] == planned["evaluate"] == len(test_workflow.SMOKE.jobs())
+    copy_project(tmp_path)
+    jobs = planned(tmp_path, *SLURM, "--config", f"compute={{gpu: {gpu}}}")
+    assert jobs["train"] == jobs["evaluate"] == len(SMOKE.jobs())
+
+
+def test_the_slurm_profile_plans_a_single_sae(tmp_path: Path) -> None:
+    copy_project(tmp_path)
+    jobs = planned(tmp_path, *SLURM, configfile="config/minimal.yaml")
+    assert jobs["train"] == jobs["evaluate"] == 1 and "measure_curve" not in jobs

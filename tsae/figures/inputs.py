@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tsae.measure.table import COLUMNS, read_table
+from tsae.profile.config import Role
 
 EXAMPLES = ".examples.csv"
 
@@ -32,7 +33,7 @@ class Inputs:
     """Sums over held-out documents, as `load_sums_of_run` takes them."""
     examples: tuple[Path, ...]
     """Activations on a phrase, token by token: `layer{L}/{subject}-s{seed}.examples.csv`."""
-    roles: Mapping[str, str]
+    roles: Mapping[Role, str]
     """Ids of the headline SAEs: `baseline`, `tokenized` and, if the profile has one, `remainder`."""
     simple_threshold: float
     """Share of activation mass on one token from which a feature is simple."""
@@ -43,7 +44,7 @@ class Inputs:
 
     @classmethod
     def read(
-        cls, paths: Iterable[Path], roles: Mapping[str, str], simple_threshold: float, bootstrap: int, seed: int
+        cls, paths: Iterable[Path], roles: Mapping[Role, str], simple_threshold: float, bootstrap: int, seed: int
     ) -> "Inputs":
         """Read tables, and sort the other files by their names.
 

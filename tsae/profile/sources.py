@@ -39,6 +39,11 @@ class WheelFile(Section):
         """Name of the file in `results/sources/`."""
         return Path(self.member).name
 
+    @property
+    def alone(self) -> "WheelFile":
+        """The file, without what it is for."""
+        return WheelFile(**{name: getattr(self, name) for name in WheelFile.model_fields})
+
 
 class GgufModel(WheelFile):
     """A quantised model (GGUF) inside a wheel, expanded to float32."""

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 from tsae.profile import config
-from tsae.profile.sources import WheelFile
 from tsae.store.layout import SOURCES, figures_of, results_of
 from tsae.store.locks import hold
 from tsae.store.verify import remove as remove_artefact
@@ -28,8 +27,7 @@ def verify_artefacts(configfile: Path, remove: bool = False) -> None:
     # A folder that cannot be written to has no run.
     if os.access(results, os.W_OK):
         hold(results)
-    sources = [source for source in [profile.model.source, *profile.corpus.sources] if isinstance(source, WheelFile)]
-    fetched = {SOURCES / source.filename: source.sha256 for source in sources}
+    fetched = {SOURCES / source.filename: source.sha256 for source in profile.wheel_files()}
     verified = verify([results, figures_of(profile.profile)], fetched)
     gone: dict[Path, None] = {}
     for path in verified.damaged:

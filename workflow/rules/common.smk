@@ -12,11 +12,11 @@ from tsae.plan.costs import costs
 from tsae.profile import config as configuration
 from tsae.profile.config import to_json
 from tsae.profile.figures import FIGURES as NEEDS_OF, caption_of
-from tsae.text.local import check_local_sources
 from tsae.profile.sources import FileCorpus, FolderModel, WheelFile
 from tsae.profile.sweep import job_id
 from tsae.profile.validation import read_yaml
 from tsae.store import layout
+from tsae.text.local import check_local_sources
 
 CONFIGFILE = ", ".join(map(str, workflow.config_settings.configfiles)) or "config/config.yaml"
 try:
@@ -35,9 +35,9 @@ except ValueError as error:
 
 RESULTS = str(layout.results_of(CONFIG.profile))
 # Points of the headline SAEs by role.
-HEADLINE = {role: point for role, point in CONFIG.headline()._asdict().items() if point is not None}
+HEADLINE = CONFIG.headline().roles
 FIGURES = CONFIG.drawn()
-WHEEL_FILES = {s.filename: s for s in [CONFIG.model.source, *CONFIG.corpus.sources] if isinstance(s, WheelFile)}
+WHEEL_FILES = {source.filename: source for source in CONFIG.wheel_files()}
 FORMATS = ["svg", "pdf", "png"]
 JOBS = {job.id: job for job in CONFIG.jobs()}
 LAYERS = sorted({job.layer for job in JOBS.values()})
@@ -111,13 +111,15 @@ def memory_of(stage):
     Where jobs are submitted, exceeding it ends one, so it is 1.5 times the estimate, plus 1 GB for Snakemake. On this machine it
     decides how many run at a time.
     """
-    estimate = 1.25e-6 * MEMORY.get(stage, 0) if HERE else 1000 + 1.5e-6 * MEMORY[stage]
+    # A stage that the profile does not have has a rule, but no job.
+    needed = MEMORY.get(stage, 0)
+    estimate = 1.25e-6 * needed if HERE else 1000 + 1.5e-6 * needed
     return lambda wildcards, attempt: (3000 * GPU + int(estimate)) * 2 ** (attempt - 1)
 
 
 def wheel_file(wildcards):
     """The settings of a wheel file by its name in results/sources/."""
-    return WheelFile.model_validate(WHEEL_FILES[wildcards.file].model_dump(exclude={"kind", "format"}))
+    return WHEEL_FILES[wildcards.file]
 
 
 def fetched_or_local(*sources):

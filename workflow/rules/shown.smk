@@ -4,8 +4,7 @@
 HEADLINE_LAYERS = sorted({job.layer for job in CONFIG.jobs("headline")})
 MIDDLE_LAYER = HEADLINE_LAYERS[len(HEADLINE_LAYERS) // 2] if HEADLINE_LAYERS else None
 SEED = min((job.seed for job in CONFIG.jobs("headline")), default=0)
-SHOWN = {role: job_id(MIDDLE_LAYER, point, SEED) for role, point in HEADLINE.items()}
-SHOWN = {role: name for role, name in SHOWN.items() if name in JOBS}
+SHOWN = {role: name for role, point in HEADLINE.items() if (name := job_id(MIDDLE_LAYER, point, SEED)) in JOBS}
 EXPLORED = [role for role in ("baseline", "tokenized") if role in SHOWN]
 NOTEBOOKS = [
     notebook

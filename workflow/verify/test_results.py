@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tsae.claims.criteria import ROLES
 from tsae.claims.ledger import load_ledger
 from tsae.claims.replicates import load_sums_of_run, paths_of_sums
 from tsae.claims.report import measure_claims, read_claims
@@ -131,9 +130,8 @@ def test_a_table_is_part_of_all_metrics() -> None:
 
 
 def test_every_claim_is_measured_from_the_tables() -> None:
-    roles = {role: point for role, point in zip(ROLES, CONFIG.headline(), strict=True) if point is not None}
     settings = CONFIG.evaluation
-    run = Run(CLAIMED, roles, CONFIG.simple.threshold, SUMS, settings.bootstrap, settings.seed)
+    run = Run(CLAIMED, CONFIG.headline().roles, CONFIG.simple.threshold, SUMS, settings.bootstrap, settings.seed)
     again = measure_claims(LEDGER, run)
     for column in ("verdict", "check_verdict", "claim_verdict"):
         assert again[column].tolist() == CLAIMS[column].tolist()
