@@ -11,10 +11,11 @@ from fixtures.kinds import VOCABULARY, WIDTH, write_kind
 from torch import Tensor
 from transformers import CONFIG_MAPPING
 
-from tsae.model.folder import ModelShape, model_shape
+from tsae.model.folder import model_shape
 from tsae.model.language_model import load_model
 from tsae.model.losses import next_token_losses
 from tsae.model.self_test import try_model
+from tsae.profile.shape import Shape
 
 # Nothing special: a prefix runs once, and upper blocks run alone.
 PLAIN = (
@@ -78,7 +79,7 @@ def test_every_kind_is_read_prefixed_and_continued_exactly(kind: str, tmp_path: 
         pytest.skip(f"this transformers has no {kind}")
     bare, model = write_kind(kind, tmp_path), load_model(tmp_path)
     n_layers = model.n_layers
-    assert model_shape(tmp_path) == ModelShape(n_layers, WIDTH, VOCABULARY)
+    assert model_shape(tmp_path) == Shape(n_layers, WIDTH, VOCABULARY)
 
     found = try_model(model)
     assert found.read == tuple(range(n_layers))

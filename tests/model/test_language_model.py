@@ -9,9 +9,10 @@ from fixtures import tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPTNeoConfig, GPTNeoForCausalLM
 
-from tsae.model.folder import ModelShape, model_shape
+from tsae.model.folder import model_shape
 from tsae.model.language_model import LanguageModel, load_model
 from tsae.model.logits import logits_of_direction
+from tsae.profile.shape import Shape
 from tsae.store.tensors import load_tensors, save_tensors
 
 LAYERS = (3, 0, 1)
@@ -198,7 +199,7 @@ def test_compatibility_mode_keeps_next_token_distributions(
 
 def test_shape_needs_no_weights(tmp_path: Path, folder: Path) -> None:
     shutil.copyfile(folder / "config.json", tmp_path / "config.json")
-    assert model_shape(tmp_path) == ModelShape(n_layers=4, d_model=32, vocab_size=512)
+    assert model_shape(tmp_path) == Shape(n_layers=4, d_model=32, vocab_size=512)
 
 
 def test_a_layer_the_model_does_not_have(model: LanguageModel, ids: Tensor) -> None:

@@ -13,6 +13,7 @@ from tsae.profile.config import Config
 from tsae.profile.inputs import Corpus, Model
 from tsae.profile.sources import FileCorpus
 from tsae.store.files import read_text, temporary_of, write_text
+from tsae.store.reasons import reason_of
 from tsae.text.local import check_local_sources
 
 if TYPE_CHECKING:
@@ -99,9 +100,8 @@ def _commit_of(name: str, revision: str) -> str:
     try:
         return str(HfApi().model_info(name, revision=revision or None).sha)
     except Exception as error:  # of any type
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"model: {name} is no folder here, and the hub does not say what it is ({reason}); correct the name or the "
+            f"model: {name} is no folder here, and the hub does not say what it is ({reason_of(error, 200)}); correct the name or the "
             "path, check the network, or name the commit: id@<40 hex digits>"
         ) from None
 

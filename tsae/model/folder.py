@@ -2,17 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from tsae.profile.shape import Shape
 from tsae.store import files
-
-
-class ModelShape(NamedTuple):
-    """A model's size."""
-
-    n_layers: int
-    d_model: int
-    vocab_size: int
+from tsae.store.reasons import reason_of
 
 
 def quiet_transformers() -> None:
@@ -23,7 +17,7 @@ def quiet_transformers() -> None:
     transformers.logging.disable_progress_bar()
 
 
-def model_shape(folder: Path) -> ModelShape:
+def model_shape(folder: Path) -> Shape:
     """Read a model's size from its `config.json`; of a model of images and text, the size of its language model.
 
     Raises:
@@ -31,7 +25,7 @@ def model_shape(folder: Path) -> ModelShape:
     """
     config = model_config(folder).get_text_config()
     try:
-        return ModelShape(config.num_hidden_layers, config.hidden_size, config.vocab_size)
+        return Shape(config.num_hidden_layers, config.hidden_size, config.vocab_size)
     except AttributeError as error:
         raise ValueError(f"{folder / 'config.json'}: not the configuration of a language model ({error})") from error
 
@@ -62,8 +56,7 @@ def model_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of any type
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not the configuration of a language model ({reason})") from error
+        raise ValueError(f"{path}: not the configuration of a language model ({reason_of(error)})") from error
 
 
 def auto_class(config: Any) -> Any:

@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tsae.model.folder import ModelShape, auto_class, model_config, model_shape, quiet_transformers
+from tsae.model.folder import auto_class, model_config, model_shape, quiet_transformers
 from tsae.model.modules import multiply_fast, never_install, text_model, unwrap
+from tsae.profile.shape import Shape
 from tsae.store import files
+from tsae.store.reasons import reason_of
 
 # Rounding was at most 2e-6 of the largest logit in 60 kinds of models; the smallest mistake 8e-5, of bloom's first layer.
 TOLERANCE = 1e-5
@@ -42,7 +44,7 @@ class LanguageModel:
         device: where it computes; inputs may be on any device.
     """
 
-    def __init__(self, bridge: Any, shape: ModelShape, n_positions: int | None, device: torch.device) -> None:
+    def __init__(self, bridge: Any, shape: Shape, n_positions: int | None, device: torch.device) -> None:
         self._bridge = bridge
         self.device = device
         self.n_layers, self.d_model, self.vocab_size = shape
@@ -264,7 +266,7 @@ def load_model(folder: Path, compatibility_mode: bool = False, device: torch.dev
         # A relative path could equal the short name of a model, which the bridge would load instead.
         bridge: Any = TransformerBridge.boot_transformers(str(folder.resolve()), hf_model=model, device="cpu")
     except Exception as error:  # of any type
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         if "supported architecture" in reason:  # and then a list of all
             raise ValueError(
                 f"{folder}: transformer_lens does not know models of type {config.model_type}; choose another"
@@ -278,7 +280,7 @@ def load_model(folder: Path, compatibility_mode: bool = False, device: torch.dev
         except Exception as error:  # of any type
             raise ValueError(
                 f"model.compatibility_mode: transformer_lens cannot fold models of type {config.model_type} "
-                f"({' '.join(str(error).split())}); set it to false"
+                f"({reason_of(error)}); set it to false"
             ) from error
     else:
         for block in bridge.blocks:

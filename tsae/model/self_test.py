@@ -5,6 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from tsae.model.language_model import LanguageModel, relative_error
+from tsae.store.reasons import reason_of
 
 # Rounding was at most 3e-6 of the largest number in 60 kinds of models; whatever is wrong was above 1e-2.
 LARGEST_ERROR = 1e-4
@@ -74,7 +75,7 @@ def _read(model: LanguageModel, ids: Tensor) -> dict[int, Tensor]:
     try:
         residuals, earlier = model.residuals(ids, layers), model.residuals(ids[:, :-1], layers)
     except Exception as error:  # of any type
-        raise ValueError(f"its residuals cannot be read ({_reason(error)}), so nothing works") from error
+        raise ValueError(f"its residuals cannot be read ({reason_of(error, 200)}), so nothing works") from error
     for layer, residual in residuals.items():
         if tuple(residual.shape) != (*ids.shape, model.d_model):
             raise ValueError(
@@ -98,7 +99,7 @@ def _check_prefix(model: LanguageModel, ids: Tensor, read: dict[int, Tensor]) ->
     try:
         whole, behind = model.residuals(prompts, read), model.residuals(ids[:, 2:], read, prefix)
     except Exception as error:  # of any type
-        raise ValueError(f"{fails} ({_reason(error)}), {without}") from error
+        raise ValueError(f"{fails} ({reason_of(error, 200)}), {without}") from error
     for layer, residual in behind.items():
         if (off := relative_error(residual, whole[layer][:, 2:])) > LARGEST_ERROR:
             raise ValueError(f"{fails} (at layer {layer} they are {off:.1g} of the largest entry off), {without}")
@@ -110,12 +111,8 @@ def _check_continued(model: LanguageModel, ids: Tensor, layer: int, residual: Te
     try:
         same, other = (model.logits_from(x, layer, ids) for x in (residual, residual.flip(1)))
     except Exception as error:  # of any type
-        raise ValueError(f"{fails} ({_reason(error)}), {without}") from error
+        raise ValueError(f"{fails} ({reason_of(error, 200)}), {without}") from error
     if (off := relative_error(same, own)) > LARGEST_ERROR:
         raise ValueError(f"{fails} (the logits are {off:.1g} of the largest off), {without}")
     if relative_error(other, own) < LARGEST_ERROR:
         raise ValueError(f"{fails} (other residuals give the same logits), {without}")
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -18,6 +18,7 @@ from tsae.model.self_test import try_compatibility_mode, try_model
 from tsae.profile.inputs import Model
 from tsae.profile.sources import FolderModel, GgufModel, HubModel, ModelSource
 from tsae.store import files
+from tsae.store.reasons import first_line_of
 
 LOG = logging.getLogger(__name__)
 
@@ -183,9 +184,8 @@ def _download(source: HubModel) -> Path:
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise ValueError(f"{where}: the hub has no such model, or it is private; correct the id or log in") from error
     except Exception as error:  # network libraries raise their own types
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{where}: could not be downloaded and is not in the local cache ({reason}); connect to the network and run "
+            f"{where}: could not be downloaded and is not in the local cache ({first_line_of(error)}); connect to the network and run "
             "again, or copy the model here and use it as `kind: folder`"
         ) from error
 

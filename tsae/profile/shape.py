@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tsae.profile.sources import HubModel
+from tsae.store.reasons import reason_of
 
 # What configurations call the sizes, most of them by the first name.
 NAMES = (
@@ -68,9 +69,8 @@ def fetch_shape(source: HubModel) -> Shape:
     try:
         path = hf_hub_download(source.id, "config.json", revision=source.revision)
     except Exception as error:  # of any type
-        reason = " ".join(str(error).split())
         raise ValueError(
-            f"{where}: its config.json cannot be fetched ({reason[:200]}); check the network, or state model.n_layers, "
+            f"{where}: its config.json cannot be fetched ({reason_of(error, 200)}); check the network, or state model.n_layers, "
             "model.d_model and model.vocab_size"
         ) from None
     return read_shape(Path(path), where)

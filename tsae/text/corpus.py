@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from tsae.profile.sources import CorpusSource, FileCorpus, HubCorpus, WheelCorpus
 from tsae.store import files
+from tsae.store.reasons import first_line_of
 from tsae.text.documents import Document, existing
 from tsae.text.rows import Row, row_of_entry, rows_of_files, rows_of_lines
 from tsae.text.wikitext import strip_wikitext
@@ -150,19 +151,15 @@ def _explaining(rows: Iterator[Any], source: HubCorpus, n_read: int) -> Iterator
             raise ValueError(_unreadable(source, error)) from error
         raise ValueError(
             f"corpus.sources: dataset {source.id!r} stopped after {n_read} of {source.documents} documents "
-            f"({_reason(error)}); these are kept; run again to continue"
+            f"({first_line_of(error)}); these are kept; run again to continue"
         ) from error
 
 
 def _unreadable(source: HubCorpus, error: Exception) -> str:
     return (
         f"corpus.sources: dataset {source.id!r} (name {source.name!r}, split {source.split!r}, revision {source.revision}) "
-        f"cannot be read: {_reason(error)}; check these keys, the network, and for a gated dataset accept its terms and log in"
+        f"cannot be read: {first_line_of(error)}; check these keys, the network, and for a gated dataset accept its terms and log in"
     )
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _wikipedia(path: Path) -> Iterator[Row]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from tsae.store import files
+from tsae.store.reasons import first_line_of
 from tsae.store.tensors import load_metadata, load_tensors
 
 if TYPE_CHECKING:
@@ -79,5 +80,4 @@ def load_tokenizer(model: Path) -> "PreTrainedTokenizerBase":
     try:
         return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{model}: no tokenizer there ({reason}); save it beside the model") from error
+        raise ValueError(f"{model}: no tokenizer there ({first_line_of(error)}); save it beside the model") from error

@@ -19,6 +19,7 @@ from tsae.sae.exchange.repository import (
 )
 from tsae.store.arguments import Files
 from tsae.store.files import record_of, temporary_of
+from tsae.store.reasons import first_line_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -219,12 +220,8 @@ def _in_one_line(repo: str, revision: str | None = None) -> Iterator[None]:
         status = error.response.status_code
         if status in (401, 403):
             raise ValueError(f"{repo}: your token may not do this ({status}); use one that can write to it") from error
-        raise ValueError(f"{repo}: the hub refused ({_first_line(error)})") from error
+        raise ValueError(f"{repo}: the hub refused ({first_line_of(error)})") from error
     except ValueError:
         raise
     except Exception as error:  # network libraries raise their own types
-        raise ValueError(f"{repo}: the hub could not be reached ({_first_line(error)}); try again later") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{repo}: the hub could not be reached ({first_line_of(error)}); try again later") from error
