@@ -98,6 +98,29 @@ def test_a_loaded_model_and_any_iterable(tiny_gpt2: Path, texts: list[str], tmp_
     assert torch.isfinite(sae.W_dec).all()
 
 
+def test_a_folder_is_for_one_loaded_model(tiny_gpt2: Path, texts: list[str], tmp_path: Path) -> None:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_gpt2), AutoTokenizer.from_pretrained(tiny_gpt2)
+    first = train(model, texts, tokenizer=tokenizer, folder=tmp_path)
+    again = train(model, texts, tokenizer=tokenizer, folder=tmp_path)
+    assert torch.equal(first.W_dec, again.W_dec)
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.5)
+    with pytest.raises(ValueError, match="loaded-model holds another model; choose another folder"):
+        train(model, texts, tokenizer=tokenizer, folder=tmp_path)
+
+
+def test_less_text_than_a_batch_is_told_before_the_model_runs(
+    tiny_gpt2: Path, texts: list[str], tmp_path: Path
+) -> None:
+    settings = SETTINGS | {"training": SETTINGS["training"] | {"batch_size": 50_000}}
+    few = texts[: 2 * SETTINGS["tokens"]["heldout_documents"] + 1]
+    with pytest.raises(ValueError, match=r"less than a batch \(training\.batch_size: 50000\)"):
+        tsae.train(
+            tiny_gpt2, few, settings=settings, folder=tmp_path / "work", **(SIZES | {"tokens": 50_000, "heldout": 200})
+        )
+    assert not (tmp_path / "work/residuals").exists()
+
+
 @pytest.mark.parametrize(
     ("model", "texts", "message"),
     [

