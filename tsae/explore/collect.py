@@ -20,12 +20,12 @@ from tsae.explore.tokens import (
     neighbours,
     texts_of,
 )
+from tsae.measure.sequences import load_sequences
 from tsae.model.language_model import load_model
 from tsae.residuals.read import ResidualCache
 from tsae.sae.checkpoint import check_fits
 from tsae.sae.firings import Encoded, encode_kept, sort_firings
 from tsae.store import layout
-from tsae.text.tokens import load_tokens
 
 LOG = logging.getLogger(__name__)
 
@@ -110,20 +110,14 @@ def _fvu(parts: Parts, errors: np.ndarray, cache: ResidualCache) -> np.ndarray:
 
 def _read_text(run: Run, cache: ResidualCache) -> tuple[dict[str, np.ndarray], Tensor]:
     """Columns of the held-out tokens, and the mean of the kept residuals (d,)."""
-    split = load_tokens(run.results / layout.HELDOUT_TOKENS)
-    shards = [cache.shard(index) for index in range(len(cache.shards))]
-    tokens = torch.cat([shard.tokens for shard in shards])
-    if not torch.equal(tokens, split.ids.flatten()):
-        raise ValueError(
-            f"{run.results / layout.HELDOUT_TOKENS}: its tokens are not those of {cache.index}; cache the residuals again"
-        )
-    documents = torch.where(split.documents < 0, split.documents.roll(-1, 1), split.documents)
-    total = sum(shard.residuals[shard.kept].double().sum(0) for shard in shards)
+    sequences = load_sequences(cache, run.results / layout.HELDOUT_TOKENS)
+    parts = (part.split(cache.shard_sequences) for part in (sequences.residuals, sequences.kept))
+    total = sum(residuals[kept].double().sum(0) for residuals, kept in zip(*parts, strict=True))
     assert isinstance(total, Tensor)
     columns = {
-        "tokens": smallest(tokens.numpy(), cache.vocab_size),
-        "kept": torch.cat([shard.kept for shard in shards]).numpy().astype(np.uint8),
-        "documents": documents.flatten().numpy().astype(np.int32),
-        "norms": torch.cat([shard.norms for shard in shards]).numpy(),
+        "tokens": smallest(sequences.tokens.flatten().numpy(), cache.vocab_size),
+        "kept": sequences.kept.flatten().numpy().astype(np.uint8),
+        "documents": sequences.documents.flatten().numpy().astype(np.int32),
+        "norms": torch.cat([cache.shard(index).norms for index in range(len(cache.shards))]).numpy(),
     }
     return columns, (total / cache.n_kept).float()
