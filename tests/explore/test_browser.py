@@ -100,7 +100,7 @@ def test_a_search_finds_tokens_text_and_numbers(browser: Browser, page: Path) ->
     browser.press("/")
     browser.type(word)
     browser.shows(f"#/search/{word}")
-    # Typing goes on in the field.
+    # Typing continues in the field.
     assert browser.evaluate("document.activeElement.id") == "query"
     assert word in browser.evaluate("document.querySelector('.chips .token').textContent")
     said = browser.evaluate("document.getElementById('said').textContent")

@@ -179,8 +179,8 @@ def test_a_damaged_training_is_not_gone_on_from(
     DAMAGES[damage](min(folder.glob(name)))
     code, output = copy.reproduce("bash", "-c", command)
     assert code == 0, output
-    assert re.search("damaged.*training starts anew|training starts anew.*damaged", output)
-    assert "goes on after step" not in output
+    assert re.search("damaged.*training starts from step 0|training starts from step 0.*damaged", output)
+    assert "continues after step" not in output
     assert differences(copy.outputs(), undisturbed.outputs()) == []
     assert copy.left_behind() == []
     faults.append(Fault(f"{what} of a training under way, {damage}", 1, 1, "the training so far", 1))

@@ -72,7 +72,7 @@ LAST = {
 }
 ATTEMPTS = 10
 SETTLE_S = 20
-GOES_ON = "goes on after step"
+CONTINUES = "continues after step"
 
 
 class Killer:
@@ -85,7 +85,7 @@ class Killer:
         self.process: subprocess.Popen[str] | None = None
         self.hits: dict[str, list[float]] = {}  # stage -> for how long each job that was hit had run
         self.n_kills = 0
-        self.went_on: set[str] = set()  # logs of trainings that went on from what they had saved
+        self.continued: set[str] = set()  # logs of trainings that continued from what they had saved
 
     def hit(self, stages: Counter[str], victim: str, once_saved: bool) -> str:
         """Kill at a random moment of a job of one of the stages; which it was, or that it was Snakemake.
@@ -143,7 +143,7 @@ class Killer:
 
     def _look_at_logs(self) -> None:
         logs = (self.run.results / "logs/train").rglob("*.log")
-        self.went_on |= {str(log) for log in logs if GOES_ON in log.read_text()}
+        self.continued |= {str(log) for log in logs if CONTINUES in log.read_text()}
 
     def row(self, what: str) -> Fault:
         """What was hit, and what it cost."""
@@ -200,7 +200,7 @@ def test_killed_at_random_moments(
     finally:
         run.clear()
     assert killer.n_kills >= 20 and killer.hits.keys() >= set(SMOKE)
-    assert killer.went_on
+    assert killer.continued
     faults.append(
         killer.row("in another folder than the undisturbed run, whole files the same after each, all at the end")
     )
@@ -361,5 +361,5 @@ def test_the_embedded_profile_killed(embedded: Run, faults: list[Fault]) -> None
     killer.to_the_end()
     assert differences(compared(embedded.results), expected) == []
     assert embedded.left_behind() == []
-    assert killer.went_on
+    assert killer.continued
     faults.append(killer.row("embedded profile, all compared at the end"))

@@ -45,7 +45,7 @@ def test_documents_are_those_of_the_split_and_bos_counts_with_what_follows(
     assert documents.dtype == torch.int64
     assert torch.equal(documents[:, 1:], of_split[:, 1:].long())
     assert torch.equal(documents[:, 0], documents[:, 1])
-    # A document goes on in the next sequence, and a sequence holds several.
+    # A document continues in the next sequence, and a sequence holds several documents.
     assert (documents[:-1, -1] == documents[1:, 0]).any()
     assert (documents[:, 1] != documents[:, -1]).any()
 

@@ -52,7 +52,7 @@ def test_features_are_compared_with_rows_of_tokens_seen_often_enough() -> None:
     for min_count, share in ((0, 4 / 4), (1, 3 / 4), (20, 1 / 4)):
         assert value["feature_unigram_similarity", min_count] == share
         assert value["feature_unigram_similarity_alive", min_count] == share
-    # Where no token was seen so often there is nothing to compare with; counts beyond the settings are not reported.
+    # Where no token was seen that often there is nothing to compare with; counts beyond the settings are not reported.
     rare = most_similar_rows(e, e, torch.tensor([0, 1, 2, 3]), {*SETTINGS.min_counts, 2})
     measured = measure_feature_similarity("unigram", rare, alive, SETTINGS)
     assert {m.min_count for m in measured} == {0, 1}

@@ -18,7 +18,7 @@ from tsae.measure.token_tables import last_token_detection, table_fvu
 from tsae.sae.checkpoint import load
 from tsae.store.tensors import save_tensors
 
-# Document 8 goes on from the first sequence in the second; BOS, which is first, and (100, 100) are not kept.
+# Document 8 continues from the first sequence into the second; BOS, which is first, and (100, 100) are not kept.
 SEQUENCES = Sequences(
     torch.tensor([[[50.0, 9], [3, 4], [2, 0], [-1, -2]], [[50, 9], [6, 8], [100, 100], [1, 0]]]).half(),
     torch.tensor([[0, 1, 2, 2], [0, 1, 2, 1]]),

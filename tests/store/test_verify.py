@@ -139,4 +139,4 @@ def test_the_command_that_is_told_makes_it_all_anew(undisturbed: Run, tmp_path: 
     assert code == 0, output
     assert all(path.exists() for path in hit)
     assert differences(run.outputs(), undisturbed.outputs()) == []
-    faults.append(Fault("damaged files removed, and made anew as told", len(hit), len(hit), "these", len(hit)))
+    faults.append(Fault("damaged files removed, and made again as told", len(hit), len(hit), "these", len(hit)))

@@ -64,7 +64,7 @@ def test_an_interrupted_training_gives_what_a_whole_one_gives(
     def interrupt(progress: Progress) -> None:
         raise KeyboardInterrupt
 
-    # Each goes on from the last step before it that was saved, which every step is.
+    # Each continues from the last saved step before it; every step is saved.
     for moment in (1, 4, 5, 40):
         saved = Saved(tmp_path / "state.safetensors", {"settings": 1}, every_s=0)
         sae = initial_sae(name, prepared, train_cache)
@@ -98,7 +98,7 @@ def test_what_another_training_saved_is_not_gone_on_from(
     progress = Progress(1, [], [0.5], [3.0], torch.zeros(trainer.sae.n_features, dtype=torch.int64))
     Saved(path, {"lr": 1}, 0).write(trainer.state(), progress)
     assert Saved(path, {"lr": 2}, 0).read() is None
-    assert "state.safetensors: training starts anew (it is of other settings, inputs, code" in caplog.text
+    assert "state.safetensors: training starts from step 0 (it is of other settings, inputs, code" in caplog.text
     caplog.clear()
     found = Saved(path, {"lr": 1}, 0).read()
     assert found is not None
@@ -107,7 +107,7 @@ def test_what_another_training_saved_is_not_gone_on_from(
     data[-5] ^= 1
     path.write_bytes(data)
     assert Saved(path, {"lr": 1}, 0).read() is None
-    assert "training starts anew" in caplog.text
+    assert "training starts from step 0" in caplog.text
 
 
 def test_an_interrupted_training_leaves_the_files_of_a_whole_one(
@@ -119,8 +119,8 @@ def test_an_interrupted_training_leaves_the_files_of_a_whole_one(
     interrupt_training(prepared, tmp_path / "sae", 50, steps)
     interrupt_training(prepared, tmp_path / "sae", 30, steps)
     resume(prepared, tmp_path / "sae", steps)
-    assert "goes on after step 49 of 100" in caplog.text
-    assert "goes on after step 78 of 100" in caplog.text
+    assert "continues after step 49 of 100" in caplog.text
+    assert "continues after step 78 of 100" in caplog.text
     assert contents(tmp_path / "sae") == expected
 
 
@@ -145,7 +145,7 @@ def test_a_checkpoint_that_is_not_whole_is_made_anew(
     interrupt_training(prepared, tmp_path, 50, steps)
     harm(tmp_path / ".training/checkpoints/step00000010" / name)
     resume(prepared, tmp_path, steps)
-    assert "step00000010 is not there, or damaged: training starts anew" in caplog.text
+    assert "step00000010 is not there, or damaged: training starts from step 0" in caplog.text
     assert contents(tmp_path) == contents(with_checkpoints["learned"])
 
 

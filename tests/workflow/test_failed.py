@@ -1,4 +1,4 @@
-"""SAEs that failed in training: named in figures, missing in no claim without a word, and the rest of the run goes on."""
+"""SAEs that failed in training: named in figures, missing in no claim without a word, and the rest of the run finishes."""
 
 import json
 import math

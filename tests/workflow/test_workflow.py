@@ -124,7 +124,7 @@ def test_changed_training_trains_anew_from_the_same_residuals(finished: Path) ->
 
 
 def test_training_from_the_model(finished: Path, tmp_path: Path) -> None:
-    # With a disk too small for them, forward passes in two jobs, and the same run gone on with.
+    # With a disk too small for them, forward passes in two jobs, and the same run continued.
     folder = tmp_path / "smoke"
     shutil.copytree(finished, folder, symlinks=True)
     residuals = {"disk_gb": 0.002, "mean_tokens": 4096, "jobs": 2}

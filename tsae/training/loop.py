@@ -70,7 +70,7 @@ def train_sae(
         tensors, (start, history, losses, active_per_token, last_fired) = found
         trainer.restore(tensors, start)
         last_fired = last_fired.to(sae.device)
-        LOG.info("%s: goes on after step %d of %d", label, start, n_steps)
+        LOG.info("%s: continues after step %d of %d", label, start, n_steps)
     bar = tqdm(
         total=n_steps * settings.batch_size,
         initial=start * settings.batch_size,

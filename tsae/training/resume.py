@@ -85,5 +85,5 @@ class Saved:
                 raise ValueError("it is of other settings, inputs, code or another number of threads")
             return tensors, Progress(**metadata, last_fired=tensors.pop("last_fired"))
         except (ValueError, KeyError, TypeError) as error:
-            LOG.warning("%s: training starts anew (%s)", self.path, error)
+            LOG.warning("%s: training starts from step 0 (%s)", self.path, error)
             return None

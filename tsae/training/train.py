@@ -174,7 +174,7 @@ def _keep_checkpoints(folder: Path, saved: Saved, checkpoints: Collection[int]) 
         if path.name not in wanted:
             shutil.rmtree(path)
     if broken := sorted(name for name in wanted if not _is_whole(folder / name)):
-        LOG.warning("%s is not there, or damaged: training starts anew", folder / broken[0])
+        LOG.warning("%s is not there, or damaged: training starts from step 0", folder / broken[0])
         remove(saved.path)
 
 
