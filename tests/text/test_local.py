@@ -23,11 +23,29 @@ def test_a_missing_local_file_is_named_with_its_key(tmp_path: Path, monkeypatch:
     with pytest.raises(ValueError, match=r"model\.source\.path: there is no file results/tiny/model/config\.json"):
         check_local_sources(smoke)
     (tmp_path / "results/tiny/model").mkdir(parents=True)
-    (tmp_path / "results/tiny/model/config.json").touch()
+    (tmp_path / "results/tiny/model/config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"corpus\.sources\.0\.paths: there is no file results/tiny/corpus\.txt"):
         check_local_sources(smoke)
     (tmp_path / "results/tiny/corpus.txt").write_text("text\n" * 80)
     check_local_sources(smoke)
+
+
+@pytest.mark.parametrize(
+    "stated", [{"n_positions": 16}, {"text_config": {"max_position_embeddings": 16}}], ids=["its own", "of its text part"]
+)
+def test_sequences_longer_than_the_model_takes_are_found_before_any_job(
+    stated: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smoke = config.load(ROOT / "config/smoke.yaml")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results/tiny/model").mkdir(parents=True)
+    (tmp_path / "results/tiny/corpus.txt").write_text("text\n" * 80)
+    (tmp_path / "results/tiny/model/config.json").write_text(json.dumps(stated))
+    with pytest.raises(ValueError, match=r"^tokens\.n_ctx: sequences of \d\d tokens, and the model takes at most 16 \(by "):
+        check_local_sources(smoke)
+    (tmp_path / "results/tiny/model/config.json").write_text("[")
+    with pytest.raises(ValueError, match=r"^model\.source\.path: results/tiny/model/config\.json is not JSON"):
+        check_local_sources(smoke)
 
 
 def test_too_few_documents_to_hold_out_are_found_before_any_job(

@@ -42,6 +42,7 @@ def write_word_tokenizer(folder: Path, **special: str) -> Path:
     tokenizer = Tokenizer(models.WordLevel({str(number): number for number in range(31)}, unk_token="30"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    (folder / "config.json").write_text("{}")
     return folder
 
 
@@ -173,6 +174,11 @@ def test_too_little_to_hold_out(documents: Path, tiny_gpt2: Path) -> None:
     documents.write_text("")
     with pytest.raises(ValueError, match="of the 0 of the corpus"):
         splits(documents, tiny_gpt2)
+
+
+def test_sequences_longer_than_the_model_takes(documents: Path, tiny_gpt2: Path) -> None:
+    with pytest.raises(ValueError, match=r"^tokens\.n_ctx: sequences of 65 tokens, and the model takes at most 64"):
+        splits(documents, tiny_gpt2, SETTINGS.model_copy(update={"n_ctx": 65}))
 
 
 def test_missing_inputs_are_named(documents: Path, tiny_gpt2: Path, tmp_path: Path) -> None:

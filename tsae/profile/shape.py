@@ -13,6 +13,7 @@ NAMES = (
     ("hidden_size", "n_embd", "d_model", "dim"),
     ("vocab_size",),
 )
+LONGEST = ("max_position_embeddings", "n_positions")
 
 
 class Shape(NamedTuple):
@@ -46,15 +47,31 @@ def read_shape(path: Path, where: str) -> Shape:
         ValueError: there is no such file, or it is not the configuration of a language model.
     """
     sizes = "state model.n_layers, model.d_model and model.vocab_size"
-    try:
-        shape = shape_of(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ValueError(f"{where}: {path} cannot be read ({error.strerror}); correct the path, or {sizes}") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: {path} is not JSON ({error})") from None
+    shape = shape_of(_read(path, where, f"correct the path, or {sizes}"))
     if shape is None:
         raise ValueError(f"{where}: {path} does not state the size of a language model; {sizes}")
     return shape
+
+
+def check_context(path: Path, where: str, n_ctx: int) -> None:
+    """Check that a model takes sequences of `n_ctx` tokens.
+
+    Args:
+        path: its config.json, which may state no limit.
+        where: what names the file.
+        n_ctx: length of a sequence, BOS included [tokens].
+
+    Raises:
+        ValueError: the model takes fewer tokens, or there is no such file.
+    """
+    config = _read(path, where, "give a folder with a language model")
+    found = (config, config.get("text_config")) if isinstance(config, dict) else ()
+    parts = [part for part in found if isinstance(part, dict)]
+    stated = [part[name] for part in parts for name in LONGEST if isinstance(part.get(name), int)]
+    if stated and n_ctx > stated[0]:
+        raise ValueError(
+            f"tokens.n_ctx: sequences of {n_ctx} tokens, and the model takes at most {stated[0]} (by {path}); lower it"
+        )
 
 
 def fetch_shape(source: HubModel) -> Shape:
@@ -74,3 +91,12 @@ def fetch_shape(source: HubModel) -> Shape:
             "model.d_model and model.vocab_size"
         ) from None
     return read_shape(Path(path), where)
+
+
+def _read(path: Path, where: str, remedy: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{where}: {path} cannot be read ({error.strerror}); {remedy}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: {path} is not JSON ({error})") from None

@@ -4,20 +4,23 @@ from pathlib import Path
 
 from tsae.profile.config import Config
 from tsae.profile.section import unusable_in
+from tsae.profile.shape import check_context
 from tsae.profile.sources import CorpusSource, FileCorpus, FolderModel, HubCorpus
 from tsae.text.corpus import documents_of
 from tsae.text.cut import cut_for
 
 
 def check_local_sources(config: Config) -> None:
-    """Check that local files exist, and that the sources have enough documents to hold out.
+    """Check that local files exist, that the model takes the sequences, and that enough documents can be held out.
 
     Raises:
-        ValueError: a file is missing, its name cannot be taken or its first documents cannot be read, or there are too few documents;
-            the message names the key.
+        ValueError: a file is missing, its name cannot be taken or its first documents cannot be read, sequences are too long for the
+            model, or there are too few documents; the message names the key.
     """
     if isinstance(config.model.source, FolderModel):
-        _check_file("model.source.path", config.model.source.path / "config.json")
+        described = config.model.source.path / "config.json"
+        _check_file("model.source.path", described)
+        check_context(described, "model.source.path", config.tokens.n_ctx)
     for place, source in enumerate(config.corpus.sources):
         if isinstance(source, FileCorpus):
             _check_files(f"corpus.sources.{place}.paths", source)

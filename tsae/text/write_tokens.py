@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from tsae.profile.inputs import Tokens
+from tsae.profile.shape import check_context
 from tsae.store import files
 from tsae.store.arguments import Folder
 from tsae.store.tensors import save_tensors
@@ -37,16 +38,18 @@ def write_tokens(
 
     Args:
         documents: a file of `write_documents`.
-        model: a model folder, for its tokenizer.
+        model: a model folder, for its tokenizer and the length of sequences that it takes.
         settings: sizes of the splits and the seed.
         train: where the training split goes.
         heldout: where the held-out split goes.
         batch_size: fewest tokens of text in the training split.
 
     Raises:
-        ValueError: no documents file, no tokenizer, neither BOS nor EOS, or too few documents or tokens for the two splits.
+        ValueError: no documents file, no tokenizer, neither BOS nor EOS, sequences longer than the model takes, or too few
+            documents or tokens for the two splits.
     """
     tokenizer = load_tokenizer(model)
+    check_context(model / "config.json", "model folder", settings.n_ctx)
     bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if bos is None:
         raise ValueError(f"{model}: the tokenizer has neither BOS nor EOS; set bos_token in tokenizer_config.json")
