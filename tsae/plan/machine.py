@@ -11,6 +11,7 @@ from typing import NamedTuple
 JOBS_SHARE = 7 / 8
 # Keys whose lowering lowers the memory of a stage's largest job.
 LOWER = {
+    "prepare_model": "model (a smaller one)",
     "tokenize": "tokens.train",
     "cache_residuals": "residuals.batch_sequences",
     "unigrams": "model (a smaller one)",

@@ -30,6 +30,8 @@ rule prepare_model:
     retries: 2
     localrule: True
     threads: 2
+    resources:
+        mem_mb=memory_of("prepare_model"),
     params:
         **options(
             "prepare-model",
