@@ -109,6 +109,21 @@ def test_a_folder_is_for_one_loaded_model(tiny_gpt2: Path, texts: list[str], tmp
         train(model, texts, tokenizer=tokenizer, folder=tmp_path)
 
 
+def test_a_folder_is_for_files_as_they_were(tiny_gpt2: Path, texts: list[str], tmp_path: Path) -> None:
+    book, model = tmp_path / "book.txt", shutil.copytree(tiny_gpt2, tmp_path / "model")
+    book.write_text("\n\n".join(texts))
+    train(model, [book], folder=tmp_path / "mine")
+    for path in (book, model / "config.json"):
+        text = path.read_text()
+        path.write_text(text + "\n")
+        with pytest.raises(
+            ValueError, match=rf"mine holds a training from other files \(.*{path.name} is not what it was\)"
+        ):
+            train(model, [book], folder=tmp_path / "mine")
+        path.write_text(text)
+    train(model, [book], folder=tmp_path / "mine")
+
+
 def test_less_text_than_a_batch_is_told_before_the_model_runs(
     tiny_gpt2: Path, texts: list[str], tmp_path: Path
 ) -> None:

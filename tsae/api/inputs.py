@@ -12,15 +12,15 @@ import yaml
 from tsae.profile import config
 from tsae.profile.config import Config
 from tsae.profile.inputs import Corpus, Model
-from tsae.profile.sources import FileCorpus
-from tsae.store.files import read_text, sha256, write_text
+from tsae.profile.sources import FileCorpus, FolderModel
+from tsae.store.files import read_text, sha256, write_json, write_text
 from tsae.store.reasons import reason_of
 from tsae.text.local import check_local_sources
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-PROFILE = "profile.yaml"
+PROFILE, DIGESTS = "profile.yaml", "inputs.json"
 TEXTS = "texts.jsonl"
 # Fewer documents than this are cut into pieces, so that enough can be held out.
 FEW_DOCUMENTS, PIECE_CHARACTERS = 400, 4000
@@ -29,10 +29,10 @@ FEW_DOCUMENTS, PIECE_CHARACTERS = 400, 4000
 def profile_of(
     folder: Path, model: Mapping[str, Any], corpus: Mapping[str, Any], sections: Mapping[str, Any]
 ) -> Config:
-    """The profile of a training, kept in its folder.
+    """The profile of a training, kept in its folder with the sha256 of the local files that it names.
 
     Raises:
-        ValueError: it has a mistake, or the folder holds another profile.
+        ValueError: it has a mistake, or the folder holds a training with another profile or with other files.
     """
     data = {"profile": "sae", "model": model, "corpus": corpus, **sections}
     profile = config.parse(data, "settings")
@@ -47,9 +47,22 @@ def profile_of(
         raise ValueError(
             f"{folder} holds a training with other settings ({', '.join(changed)}); choose another folder, or remove it"
         )
+    digests = {str(local): sha256(local) for local in _local_files(profile)}
     if not path.exists():
+        write_json(folder / DIGESTS, digests)
         write_text(path, yaml.safe_dump(profile.model_dump(mode="json"), sort_keys=False))
+    elif changed := sorted(name for name, _ in json.loads(read_text(folder / DIGESTS)).items() ^ digests.items()):
+        raise ValueError(
+            f"{folder} holds a training from other files ({changed[0]} is not what it was); choose another folder, or remove it"
+        )
     return profile
+
+
+def _local_files(profile: Config) -> list[Path]:
+    source = profile.model.source
+    model = [path for path in source.path.iterdir() if path.is_file()] if isinstance(source, FolderModel) else []
+    texts = [path for source in profile.corpus.sources if isinstance(source, FileCorpus) for path in source.files]
+    return model + texts
 
 
 def profile_in(folder: Path) -> Config:
