@@ -42,6 +42,10 @@ def test_reconstruction_by_hand(batch_sequences: int) -> None:
     expected = {
         "nmse": (10 / 25 + 0 + 1) / 3,
         "nmse_original": (10 / 25.0001 + 0 + 5 / 5.0001) / 3,
+        # x . x_hat = 20, 4, 0 and |x_hat|^2 = 25, 4, 0.
+        "cosine": (20 / 25 + 1 + 0) / 3,
+        "l2_ratio": (1 + 1 + 0) / 3,
+        "relative_reconstruction_bias": 29 / 24,
         "l0": 2 / 3,
         "l0_original": 2 / 3,
         "fvu": 15 / (246 / 9),
@@ -149,6 +153,10 @@ def test_errors_by_hand() -> None:
     assert errors.squared_norm.tolist() == [25, 4, 36]
     # The mean is (3, 2).
     assert errors.squared_deviation.tolist() == [4, 9, 13]
+    assert errors.squared_norm_hat.tolist() == [10, 4, 29]
+    assert errors.product.tolist() == [13, 4, 30]
+    assert errors.cosine.tolist() == pytest.approx([13 / 250**0.5, 1, 30 / 1044**0.5], rel=1e-12)
+    assert errors.l2_ratio.tolist() == pytest.approx([0.4**0.5, 1, (29 / 36) ** 0.5], rel=1e-12)
     assert errors.nmse.tolist() == pytest.approx([9 / 25, 0, 5 / 36], rel=1e-12)
     assert errors.nmse_original.tolist() == pytest.approx([9 / 25.0001, 0, 5 / 36.0001], rel=1e-12)
 

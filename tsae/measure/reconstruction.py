@@ -19,6 +19,9 @@ METRICS = {
     "nmse_original": "the authors' NMSE, with 1e-4 in the denominator",
     "fvu": "sum |x - x_hat|^2 / sum |x - mean x|^2",
     "mse": "mean over tokens and coordinates of (x - x_hat)^2 [squared units of raw residuals]",
+    "cosine": "mean over tokens of the cosine similarity of x and x_hat",
+    "l2_ratio": "mean over tokens of |x_hat| / |x|",
+    "relative_reconstruction_bias": "sum |x_hat|^2 / sum x . x_hat; below 1, longer reconstructions would be better",
     "l0": "mean count of non-zero activations [features per token]",
     "l0_original": "mean count of activations above zero, which is how the authors count [features per token]",
 }
@@ -96,6 +99,9 @@ def measure_reconstruction(
     errors, documents = found.errors, sequences.documents[sequences.kept]
     sums.add("nmse", errors.nmse, 1, documents)
     sums.add("nmse_original", errors.nmse_original, 1, documents)
+    sums.add("cosine", errors.cosine, 1, documents)
+    sums.add("l2_ratio", errors.l2_ratio, 1, documents)
+    sums.add("relative_reconstruction_bias", errors.squared_norm_hat, errors.product, documents)
     sums.add("l0", found.l0, 1, documents)
     sums.add("l0_original", found.l0_original, 1, documents)
     sums.add("fvu", errors.squared_error, errors.squared_deviation, documents)
