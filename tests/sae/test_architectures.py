@@ -5,28 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from fixtures.architectures import B_ENC, EXPLAINED, PENALTY, TARGET, W_DEC, W_ENC, D, F, N, X, leaves, normal, spread
 
 from tsae.compute import kernels
 from tsae.profile.architectures import ARCHITECTURES, about, label_of, read_about
 from tsae.profile.point import Point
 from tsae.profile.sweep import Grid
 from tsae.sae.architectures import make_architecture
-from tsae.sae.architectures.base import Active, Architecture
+from tsae.sae.architectures.base import Architecture
 from tsae.sae.architectures.gated import Gated
 from tsae.sae.architectures.relu import ReLU
 from tsae.sae.architectures.topk import TopK
-
-N, D, F = 25, 6, 16
-PENALTY = 0.7
-
-
-def normal(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-X, TARGET = normal(N, D, seed=0), normal(N, D, seed=1)
-W_ENC, B_ENC, W_DEC = normal(F, D, seed=2), normal(F, seed=3) - 1, normal(F, D, seed=4)
 
 
 @pytest.fixture(params=[0.0, 1.0], ids=["dense product", "sum of rows"], autouse=True)
@@ -48,17 +37,6 @@ def make_gated() -> Gated:
 
 def make_topk(relu: bool = True) -> TopK:
     return TopK(Point(k=F // 2, expansion=F / D, table="none", topk_relu=relu), F)
-
-
-def spread(active: Active) -> list[list[float]]:
-    """(N, F) activations; no feature occurs twice."""
-    dense = [[0.0] * F for _ in range(active.indices.n_tokens)]
-    seen = set()
-    for row, feature, value in zip(active.rows.tolist(), active.features.tolist(), active.values.tolist(), strict=True):
-        assert (row, feature) not in seen
-        seen.add((row, feature))
-        dense[row][feature] = value
-    return dense
 
 
 def gates_by_hand() -> list[list[float]]:
@@ -99,11 +77,11 @@ def test_an_unknown_architecture_is_named() -> None:
         ({"label": None}, "label: this key is required"),
         ({"colour": "red"}, "colour: unknown key"),
         ({"saelens": {"architecture": "x", "name": "x"}}, "saelens.name: unknown key"),
-        ({"sparsity": "l0"}, "sparsity: Input should be 'k' or 'l1' (got 'l0')"),
+        ({"sparsity": "l0"}, "sparsity: Input should be 'k', 'l1' or 'l0_penalty' (got 'l0')"),
     ],
 )
 def test_what_an_architecture_forgets_to_say_is_named(change: dict[str, Any], message: str) -> None:
-    complete = {"class": "New", "order": 4, "sparsity": "k", "label": "new", "description": "new"}
+    complete = {"class": "New", "order": 99, "sparsity": "k", "label": "new", "description": "new"}
     assert read_about("new", complete).class_name == "New"
     literal = {key: value for key, value in (complete | change).items() if value is not None}
     with pytest.raises(ValueError, match=rf"sae/architectures/new\.py: ABOUT: .*{re.escape(message)}"):
@@ -158,7 +136,7 @@ def test_gated_starts_as_a_relu_where_the_encoder_has_no_bias() -> None:
 
 def test_topk_adds_nothing_to_the_loss() -> None:
     topk: Architecture = make_topk()
-    assert topk.extra_loss(topk(X, W_ENC, B_ENC), W_DEC, lambda: TARGET, PENALTY) is None
+    assert topk.extra_loss(topk(X, W_ENC, B_ENC), W_DEC, EXPLAINED, PENALTY) is None
 
 
 def l1_by_hand() -> float:
@@ -174,7 +152,7 @@ def test_relus_penalty_by_hand() -> None:
     relu = make_relu()
     active = relu(X, W_ENC, B_ENC)
     for penalty in (PENALTY, 2 * PENALTY, 0.0):
-        found = relu.extra_loss(active, W_DEC, lambda: TARGET, penalty).item()
+        found = relu.extra_loss(active, W_DEC, EXPLAINED, penalty).item()
         assert found == pytest.approx(penalty * l1_by_hand(), rel=1e-12)
 
 
@@ -184,14 +162,14 @@ def test_relus_penalty_is_not_escaped_by_growing_rows() -> None:
     scales = torch.linspace(0.1, 3, F, dtype=torch.float64)
     moved = active._replace(values=active.values / scales[active.features])
     torch.testing.assert_close(
-        relu.extra_loss(moved, scales[:, None] * W_DEC, lambda: TARGET, PENALTY),
-        relu.extra_loss(active, W_DEC, lambda: TARGET, PENALTY),
+        relu.extra_loss(moved, scales[:, None] * W_DEC, EXPLAINED, PENALTY),
+        relu.extra_loss(active, W_DEC, EXPLAINED, PENALTY),
     )
 
 
 def test_gateds_loss_by_hand() -> None:
     gated = make_gated()
-    found = gated.extra_loss(gated(X, W_ENC, B_ENC), W_DEC, lambda: TARGET, PENALTY).item()
+    found = gated.extra_loss(gated(X, W_ENC, B_ENC), W_DEC, EXPLAINED, PENALTY).item()
     squared = 0.0
     for gates, target in zip(gates_by_hand(), TARGET.tolist(), strict=True):
         for i in range(D):
@@ -200,16 +178,12 @@ def test_gateds_loss_by_hand() -> None:
     assert found == pytest.approx(PENALTY * l1_by_hand() + squared / N, rel=1e-12)
 
 
-def leaves(*parts: Tensor) -> tuple[Tensor, ...]:
-    return tuple(part.detach().clone().requires_grad_() for part in parts)
-
-
 def test_gradients_of_relus_whole_loss() -> None:
     x, W_enc, b_enc, W_dec = leaves(X, W_ENC, B_ENC, W_DEC)
     relu = make_relu()
     active = relu(x, W_enc, b_enc)
     x_hat = kernels.decode(active.values, active.indices, W_dec)
-    loss = (x_hat - TARGET).square().sum(1).mean() + relu.extra_loss(active, W_dec, lambda: TARGET, PENALTY)
+    loss = (x_hat - TARGET).square().sum(1).mean() + relu.extra_loss(active, W_dec, EXPLAINED, PENALTY)
 
     twins = leaves(X, W_ENC, B_ENC, W_DEC)
     acts = (twins[0] @ twins[1].T + twins[2]).relu()
@@ -224,7 +198,7 @@ def test_gradients_of_gateds_whole_loss() -> None:
     gated = make_gated()
     active = gated(x, W_enc, b_enc)
     x_hat = kernels.decode(active.values, active.indices, W_dec)
-    loss = (x_hat - TARGET).square().sum(1).mean() + gated.extra_loss(active, W_dec, lambda: TARGET, PENALTY)
+    loss = (x_hat - TARGET).square().sum(1).mean() + gated.extra_loss(active, W_dec, EXPLAINED, PENALTY)
 
     twins = leaves(X, W_ENC, B_ENC, W_DEC, gated.r_mag, gated.b_mag)
     centred = twins[0] @ twins[1].T
@@ -246,7 +220,7 @@ def test_gradients_of_gateds_whole_loss() -> None:
 def test_gateds_extra_loss_trains_the_gate_alone() -> None:
     W_enc, b_enc, W_dec = leaves(W_ENC, B_ENC, W_DEC)
     gated = make_gated()
-    gated.extra_loss(gated(X, W_enc, b_enc), W_dec, lambda: TARGET, PENALTY).backward()
+    gated.extra_loss(gated(X, W_enc, b_enc), W_dec, EXPLAINED, PENALTY).backward()
     assert W_enc.grad is not None
     assert b_enc.grad is not None
     assert W_enc.grad.any()

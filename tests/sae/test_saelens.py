@@ -46,6 +46,9 @@ def saelens_encode(folder: Path, x: Tensor) -> Tensor:
             return gate * (centred @ (weights["W_enc"] * weights["r_mag"].exp()) + weights["b_mag"]).relu()
         case "standard":
             return (centred @ weights["W_enc"] + weights["b_enc"]).relu()
+        case "jumprelu":
+            pre = centred @ weights["W_enc"] + weights["b_enc"]
+            return pre.relu() * (pre > weights["threshold"])
         case "topk":
             pre = centred @ weights["W_enc"] + weights["b_enc"]
             if cfg["rescale_acts_by_decoder_norm"]:

@@ -114,7 +114,9 @@ def test_what_an_orphaned_job_writes_does_not_outlive_changed_settings(tmp_path:
         assert second.wait() == 0
     assert load_metadata(run.folder / target)["seed"] == 7
     faults.append(
-        Fault("kill -9 of Snakemake alone, and run again with other settings while its job still runs", 1, 1, "none", None)
+        Fault(
+            "kill -9 of Snakemake alone, and run again with other settings while its job still runs", 1, 1, "none", None
+        )
     )
 
 

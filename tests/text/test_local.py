@@ -31,7 +31,9 @@ def test_a_missing_local_file_is_named_with_its_key(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    "stated", [{"n_positions": 16}, {"text_config": {"max_position_embeddings": 16}}], ids=["its own", "of its text part"]
+    "stated",
+    [{"n_positions": 16}, {"text_config": {"max_position_embeddings": 16}}],
+    ids=["its own", "of its text part"],
 )
 def test_sequences_longer_than_the_model_takes_are_found_before_any_job(
     stated: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -41,7 +43,9 @@ def test_sequences_longer_than_the_model_takes_are_found_before_any_job(
     (tmp_path / "results/tiny/model").mkdir(parents=True)
     (tmp_path / "results/tiny/corpus.txt").write_text("text\n" * 80)
     (tmp_path / "results/tiny/model/config.json").write_text(json.dumps(stated))
-    with pytest.raises(ValueError, match=r"^tokens\.n_ctx: sequences of \d\d tokens, and the model takes at most 16 \(by "):
+    with pytest.raises(
+        ValueError, match=r"^tokens\.n_ctx: sequences of \d\d tokens, and the model takes at most 16 \(by "
+    ):
         check_local_sources(smoke)
     (tmp_path / "results/tiny/model/config.json").write_text("[")
     with pytest.raises(ValueError, match=r"^model\.source\.path: results/tiny/model/config\.json is not JSON"):

@@ -1,7 +1,6 @@
 """The loop of training: its loss, its penalty, and what it records."""
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from tsae.profile.point import Point
 from tsae.profile.training import Training
 from tsae.residuals.read import ResidualCache, open_residuals
-from tsae.sae.architectures.base import Active
+from tsae.sae.architectures.base import Active, Explained
 from tsae.sae.architectures.relu import ReLU
 from tsae.sae.sae import SAE
 from tsae.store.tensors import load_metadata, load_tensors, save_tensors
@@ -96,10 +95,9 @@ def test_the_penalty_grows_linearly_and_stays(
     penalties = []
     extra_loss = ReLU.extra_loss
 
-    def record(self: ReLU, active: Active, W_dec: Tensor, target: Callable[[], Tensor], penalty: float) -> Tensor:
+    def record(self: ReLU, active: Active, W_dec: Tensor, explained: Explained, penalty: float) -> Tensor:
         penalties.append(penalty)
-        assert not target().requires_grad
-        return extra_loss(self, active, W_dec, target, penalty)
+        return extra_loss(self, active, W_dec, explained, penalty)
 
     monkeypatch.setattr(ReLU, "extra_loss", record)
     sae = initial_sae("relu-learned", prepared, train_cache)

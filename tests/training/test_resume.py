@@ -51,6 +51,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "name, table_adam",
     [(name, "rows") for name in ("none", "learned", "nounigram", "relu-learned", "gated-learned")]
+    + [(name, "rows") for name in ("batchtopk-learned", "matryoshka-learned", "auxk-none", "jumprelu-learned")]
     + [("learned", "dense")],
 )
 def test_an_interrupted_training_gives_what_a_whole_one_gives(

@@ -67,6 +67,28 @@ def select_positive(products: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     return features.contiguous(), torch.cumsum(counts, 0) - counts
 
 
+def select_above(threshold: Tensor) -> Select:
+    """Every pre-activation above a threshold, of all features () or of each (F,)."""
+
+    def select(products: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        return select_positive(products, bias.detach() - threshold.to(bias.dtype))
+
+    return select
+
+
+def select_batchtopk(k: int) -> Select:
+    """The k N largest of the positive pre-activations of N tokens."""
+
+    def select(products: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        pre = (products + bias).detach().flatten()
+        best = pre.topk(min(k * len(products), len(pre)), sorted=False)
+        places = best.indices[best.values > 0].sort().values
+        counts = torch.bincount(places // len(bias), minlength=len(products))
+        return places % len(bias), torch.cumsum(counts, 0) - counts
+
+    return select
+
+
 class Groups(NamedTuple):
     """The active features of a batch, sorted by feature."""
 
@@ -98,6 +120,11 @@ class Indices:
     def dense(self) -> bool:
         """Whether a dense product is faster than sums of rows."""
         return len(self) > DENSE_SHARE * self.n_tokens * self.n_features
+
+    def where(self, chosen: Tensor) -> "Indices":
+        """Those of the active features that a mask (M,) chooses."""
+        counts = torch.bincount(self.rows[chosen], minlength=self.n_tokens)
+        return Indices(self.features[chosen], torch.cumsum(counts, 0) - counts, self.n_features)
 
     @cached_property
     def rows(self) -> Tensor:

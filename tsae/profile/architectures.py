@@ -11,7 +11,7 @@ from tsae.profile.section import Section
 from tsae.profile.validation import describe_errors
 from tsae.store.declared import declared
 
-Sparsity = Literal["k", "l1"]
+Sparsity = Literal["k", "l1", "l0_penalty"]
 
 
 class Saelens(Section):
@@ -27,7 +27,7 @@ class About(Section):
 
     class_name: str = Field(alias="class", description="Name of the class in the module")
     order: int = Field(description="Place in lists and figures, different for each architecture")
-    sparsity: Sparsity = Field(description="The setting that controls its sparsity; the other is refused")
+    sparsity: Sparsity = Field(description="The setting that controls its sparsity; others are refused")
     label: str = Field(description="Its name in figures")
     description: str = Field(description="What it does, for the table of configuration keys")
     saelens: Saelens | None = Field(None, description="Its names in SAELens; null: it cannot be exported")

@@ -1,10 +1,10 @@
 """A point of the sweep: the settings of an SAE, all but its layer and seed."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from tsae.profile.architectures import ARCHITECTURES
+from tsae.profile.architectures import ARCHITECTURES, Sparsity
 from tsae.profile.section import Section
 
 # The names of the modules in sae/architectures, which a type checker cannot list.
@@ -33,11 +33,11 @@ def check_settings(settings: Section) -> None:
     }
     (architecture,) = given["architecture"]
     wanted = ARCHITECTURES[architecture].sparsity
-    unwanted = "l1" if wanted == "k" else "k"
-    if given[unwanted]:
-        raise ValueError(
-            f"{unwanted} says nothing about architecture {architecture}, whose sparsity is set by {wanted}"
-        )
+    for unwanted in set(get_args(Sparsity)) - {wanted}:
+        if given[unwanted]:
+            raise ValueError(
+                f"{unwanted} says nothing about architecture {architecture}, whose sparsity is set by {wanted}"
+            )
     if not given[wanted]:
         raise ValueError(f"architecture {architecture} needs {wanted}")
     if architecture != "topk" and False in given["topk_relu"]:
@@ -61,6 +61,7 @@ class Point(Section):
     architecture: ArchitectureName = "topk"
     k: int | None = Field(None, ge=1)
     l1: float | None = Field(None, gt=0)
+    l0_penalty: float | None = Field(None, gt=0)
     expansion: float = Field(gt=0, le=MOST_EXPANSION)
     table: TableName
     rows: Literal["unigram", "permuted"] = "unigram"
@@ -82,7 +83,7 @@ class Point(Section):
     @property
     def id(self) -> str:
         """Name of the point in paths and tables, without settings at their default: `topk-k32-x4-learned`."""
-        sparsity = f"k{self.k}" if self.k is not None else f"l1_{self.l1:g}"
+        sparsity = f"k{self.k}" if self.k is not None else f"l{0 if self.l1 is None else 1}_{self.penalty:g}"
         parts = [self.architecture, sparsity, f"x{self.expansion:g}", self.table]
         if self.rows != "unigram":
             parts.append(self.rows)
@@ -102,6 +103,11 @@ class Point(Section):
         if self.budget != 1:
             parts.append(f"budget{self.budget:g}")
         return "-".join(parts)
+
+    @property
+    def penalty(self) -> float:
+        """Coefficient of the sparsity penalty; 0 if there is none."""
+        return self.l1 or self.l0_penalty or 0.0
 
     @property
     def initial_encoder_scale(self) -> float:

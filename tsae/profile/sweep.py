@@ -23,7 +23,7 @@ from tsae.profile.section import Layer, Name, Section
 
 # Settings that a released SAE does not state.
 UNKNOWN_OF_RELEASED = (
-    "seed", "l1", "rows", "lookup_scale", "table_lr", "start", "centre", "decoder_norm", "encoder_scale", "budget",
+    "seed", "l1", "l0_penalty", "rows", "lookup_scale", "table_lr", "start", "centre", "decoder_norm", "encoder_scale", "budget",
 )  # fmt: skip
 
 
@@ -43,8 +43,13 @@ class Grid(Section):
     )
     l1: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (),
-        description="Coefficient of the sparsity penalty, in units where the mean residual norm is sqrt(d_model) "
+        description="Coefficient of the L1 penalty, in units where the mean residual norm is sqrt(d_model) "
         f"({', '.join(with_sparsity('l1'))})",
+    )
+    l0_penalty: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (),
+        description="Coefficient of the number of active features, in the same units "
+        f"({', '.join(with_sparsity('l0_penalty'))})",
     )
     expansion: tuple[Annotated[float, Field(gt=0, le=MOST_EXPANSION)], ...] = Field(
         (4.0,), min_length=1, description="Features / d_model"

@@ -25,7 +25,7 @@ class ReconstructionErrors(NamedTuple):
 
     @property
     def product(self) -> Tensor:
-        """x . x_hat of every token."""
+        """The product x . x_hat of every token."""
         return (self.squared_norm + self.squared_norm_hat - self.squared_error) / 2
 
     @property

@@ -1,6 +1,6 @@
 """The sparse autoencoder, with or without a table of token-biases.
 
-    a     = activation((r - b_dec) W_enc^T + b_enc)      TopK, ReLU or gated: see architectures/
+    a     = activation((r - b_dec) W_enc^T + b_enc)      TopK, ReLU and others: see architectures/
     x_hat = a W_dec + b_dec + W_lookup[t]
 
 The encoder sees r: the residual x itself, as in the paper; x minus the token's row of the table (the remainder); or x without
@@ -73,6 +73,7 @@ class SAE(nn.Module):
         self.activation: Architecture = make_architecture(point, len(b_enc))
         self.point = point
         self.metadata: dict[str, Any] = {}
+        self.eval()  # but for the choice of features in a training step
 
     @classmethod
     def initialise(cls, point: Point, start: Start, seed: int) -> "SAE":
@@ -156,6 +157,13 @@ class SAE(nn.Module):
     def tokenized_activations(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Pre-activations of every feature (..., F) for x (..., d)."""
         return self.encoder_input(x, tokens) @ self.W_enc.T + self.b_enc
+
+    def pre_activations(
+        self, x: Tensor, tokens: Tensor | None, token_biases: Tensor | None, features: Tensor
+    ) -> Tensor:
+        """Pre-activations (N, n) of chosen features (n,); the other arguments are those of `active`."""
+        inputs = self._seen(x, tokens, token_biases) - self._centre
+        return inputs @ self.W_enc[features].T + self.b_enc[features]
 
     def active(self, x: Tensor, tokens: Tensor | None = None, token_biases: Tensor | None = None) -> Active:
         """The active features of every token.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from tsae.profile.training import Training
+from tsae.sae.architectures.base import Explained
 from tsae.sae.sae import SAE
 from tsae.training.batches import Batch
 from tsae.training.token_tables import token_table
@@ -56,17 +57,21 @@ class Trainer:
             # A baseline's zeros would cost several passes over the batch.
             rows = None if sae.W_lookup is None else sae.token_biases(tokens)
         # The encoder passes no gradient to the table, even where it sees the remainder.
-        active = sae.active(x, tokens, None if rows is None else rows.detach())
+        frozen = None if rows is None else rows.detach()
+        sae.train()
+        active = sae.active(x, tokens, frozen)
+        sae.eval()
+        x_hat = sae.decode_active(active, rows)
         # A sum divided by N, which takes one pass forward and one back.
-        loss = mse_loss(sae.decode_active(active, rows), x, reduction="sum") / len(x)
+        loss = mse_loss(x_hat, x, reduction="sum") / len(x)
         warmup = max(1, round(self.settings.l1_warmup * self.n_steps))
-        penalty = (sae.point.l1 or 0.0) * min(1.0, self.steps / warmup)
+        penalty = sae.point.penalty * min(1.0, self.steps / warmup)
 
-        def target() -> Tensor:
-            to_explain = x - sae.b_dec.detach()
-            return to_explain if rows is None else to_explain - rows.detach()
+        def pre_activations(features: Tensor) -> Tensor:
+            return sae.pre_activations(x, tokens, frozen, features)
 
-        extra = sae.activation.extra_loss(active, sae.W_dec, target, penalty)
+        explained = Explained(x, x_hat, sae.b_dec, rows, pre_activations)
+        extra = sae.activation.extra_loss(active, sae.W_dec, explained, penalty)
         if extra is not None:
             loss = loss + extra
         loss.backward()

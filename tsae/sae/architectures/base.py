@@ -26,24 +26,45 @@ class Active(NamedTuple):
         return self.indices.rows
 
 
+class Explained(NamedTuple):
+    """What the features of a batch explain, in training."""
+
+    x: Tensor  # (N, d) residuals
+    x_hat: Tensor  # (N, d) reconstructions
+    b_dec: Tensor  # (d,)
+    token_biases: Tensor | None  # (N, d) the tokens' rows of the table; None of a baseline
+    pre_activations: Callable[[Tensor], Tensor]  # of chosen features (n,): (N, n)
+
+    def target(self) -> Tensor:
+        """What features must reconstruct (N, d): the residual minus b_dec and token-bias."""
+        to_explain = self.x - self.b_dec
+        return to_explain if self.token_biases is None else to_explain - self.token_biases
+
+
 class Architecture(Protocol):
     """What an SAE asks of its architecture."""
+
+    training: bool
+    """Whether a training step is under way. BatchTopK chooses features otherwise then."""
 
     def __call__(self, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None = None) -> Active:
         """Active features of residuals x (N, d) minus b_dec (d,); without b_dec, x is already centred."""
 
-    def extra_loss(self, active: Active, W_dec: Tensor, target: Callable[[], Tensor], penalty: float) -> Tensor | None:
+    def extra_loss(self, active: Active, W_dec: Tensor, explained: Explained, penalty: float) -> Tensor | None:
         """What training adds to the squared error, a mean over tokens.
 
         Args:
             active: the active features of the batch.
             W_dec: (F, d).
-            target: returns (N, d), the residual minus b_dec and token-bias, without gradient: what features must reconstruct.
+            explained: what they explain.
             penalty: coefficient of sparsity at this step.
         """
 
     def state_dict(self) -> dict[str, Tensor]:
         """The architecture's own parameters by name; most have none."""
+
+    def saelens_weights(self, n_features: int) -> dict[str, Tensor]:
+        """Its parameters as SAELens names them."""
 
     def rescale_(self, scale: float) -> None:
         """Fit the parameters to residuals that are `scale` times as long."""

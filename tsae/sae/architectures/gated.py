@@ -1,13 +1,11 @@
 """Gated: which features are active is separate from how much."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from tsae.compute import kernels
 from tsae.profile.point import Point
-from tsae.sae.architectures.base import Active, weighted_l1
+from tsae.sae.architectures.base import Active, Explained, weighted_l1
 
 ABOUT = {
     "class": "Gated",
@@ -38,13 +36,13 @@ class Gated(nn.Module):
         b_gate, r_mag, b_mag = (part.index_select(0, indices.features) for part in (b_enc, self.r_mag, self.b_mag))
         return Active(((gate - b_gate) * r_mag.exp() + b_mag).relu(), indices, gate)
 
-    def extra_loss(self, active: Active, W_dec: Tensor, target: Callable[[], Tensor], penalty: float) -> Tensor:
+    def extra_loss(self, active: Active, W_dec: Tensor, explained: Explained, penalty: float) -> Tensor:
         """The L1 penalty on the gate, and the reconstruction from the gate alone."""
         frozen = W_dec.detach()
         from_gate = kernels.decode(active.pre, active.indices, frozen)
         # If the decoder were trained here, its rows could shrink to escape the penalty while r_mag makes up for it.
         sparsity = penalty * weighted_l1(active.pre, active.features, frozen) / active.indices.n_tokens
-        return sparsity + (from_gate - target()).square().sum(1).mean()
+        return sparsity + (from_gate - explained.target().detach()).square().sum(1).mean()
 
     def rescale_(self, scale: float) -> None:
         """b_mag has the units of residuals."""
@@ -53,3 +51,7 @@ class Gated(nn.Module):
     def shift_(self, offset: Tensor) -> None:
         """Magnitudes use the products without b_enc, so b_mag makes up for the offset."""
         self.b_mag.data.add_(self.r_mag.data.exp() * offset)
+
+    def saelens_weights(self, n_features: int) -> dict[str, Tensor]:
+        """Under the same names."""
+        return self.state_dict()

@@ -1,12 +1,10 @@
 """ReLU with an L1 penalty."""
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
 from tsae.compute import kernels
 from tsae.profile.point import Point
-from tsae.sae.architectures.base import Active, weighted_l1
+from tsae.sae.architectures.base import Active, Explained, weighted_l1
 
 ABOUT = {
     "class": "ReLU",
@@ -33,7 +31,7 @@ class ReLU(nn.Module):
         pre, indices = kernels.encode(x, W_enc, b_enc, kernels.select_positive, b_dec)
         return Active(pre, indices, pre)
 
-    def extra_loss(self, active: Active, W_dec: Tensor, target: Callable[[], Tensor], penalty: float) -> Tensor:
+    def extra_loss(self, active: Active, W_dec: Tensor, explained: Explained, penalty: float) -> Tensor:
         """The L1 penalty."""
         return penalty * weighted_l1(active.values, active.features, W_dec) / active.indices.n_tokens
 
@@ -42,3 +40,7 @@ class ReLU(nn.Module):
 
     def shift_(self, offset: Tensor) -> None:
         """There is nothing to shift: pre-activations stay."""
+
+    def saelens_weights(self, n_features: int) -> dict[str, Tensor]:
+        """There are none."""
+        return {}

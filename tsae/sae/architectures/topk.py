@@ -1,12 +1,10 @@
 """TopK: k features per token."""
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
 from tsae.compute import kernels
 from tsae.profile.point import Point
-from tsae.sae.architectures.base import Active
+from tsae.sae.architectures.base import Active, Explained
 
 ABOUT = {
     "class": "TopK",
@@ -33,7 +31,7 @@ class TopK(nn.Module):
         pre, indices = kernels.encode(x, W_enc, b_enc, self.select, b_dec)
         return Active(pre.relu() if self.relu else pre, indices, pre)
 
-    def extra_loss(self, active: Active, W_dec: Tensor, target: Callable[[], Tensor], penalty: float) -> None:
+    def extra_loss(self, active: Active, W_dec: Tensor, explained: Explained, penalty: float) -> None:
         """Nothing."""
 
     def rescale_(self, scale: float) -> None:
@@ -41,3 +39,7 @@ class TopK(nn.Module):
 
     def shift_(self, offset: Tensor) -> None:
         """There is nothing to shift: pre-activations stay."""
+
+    def saelens_weights(self, n_features: int) -> dict[str, Tensor]:
+        """There are none."""
+        return {}

@@ -77,7 +77,7 @@ def write_saelens(ours: SAE, folder: Path, model_name: str | None = None) -> Non
     point, architecture = ours.point, about(ours.point.architecture).saelens
     assert architecture is not None
     weights = {"W_enc": ours.W_enc.T, "W_dec": ours.W_dec, "b_dec": ours.b_dec, architecture.b_enc: ours.b_enc}
-    weights |= ours.activation.state_dict()
+    weights |= ours.activation.saelens_weights(ours.n_features)
     cfg: dict[str, Any] = {
         "architecture": architecture.architecture,
         "d_in": len(ours.b_dec),
@@ -89,7 +89,7 @@ def write_saelens(ours: SAE, folder: Path, model_name: str | None = None) -> Non
         "reshape_activations": "none",
         "metadata": _metadata(ours, model_name),
     }
-    if point.k is not None:
+    if architecture.architecture == "topk":
         cfg["k"] = point.k
     cfg |= architecture.settings
     # Remove what an earlier export left, and write the description last.
