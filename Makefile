@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo reproduce figure report explore smoke test test-faults test-slurm lint docs bench lock verify-artefacts check-config
+.PHONY: help env demo reproduce figure report explore smoke test test-faults test-slurm lint docs site bench lock verify-artefacts check-config
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 CORES ?= all
@@ -44,6 +44,7 @@ help:
 	@echo "make verify-artefacts     compare every file of a profile with its recorded sha256 (REMOVE=1 removes damaged ones)"
 	@echo "make test-slurm           the smoke run on one SLURM node, which it starts and, as root on Debian, installs"
 	@echo "make docs                 fill README.md and docs/ from the last run"
+	@echo "make site                 the documents, the API and the notebooks of a finished run as pages, in site/"
 	@echo "make bench                time, memory and quality of training against other tools, and of stages (ROUNDS=$(ROUNDS))"
 	@echo "make env                  only the environment, in .venv"
 	@echo "make lock                 write envs/*.lock from pyproject.toml and envs/*.txt (UPGRADE=1 for newer versions)"
@@ -129,6 +130,12 @@ verify-artefacts: $(READY)
 
 docs: $(READY)
 	@$(RUN) python docs/fill.py
+
+site: $(READY)
+	@rm -rf site
+	@$(RUN) python -m sphinx -W --keep-going -q -c docs/site -d site/.doctrees -D results=$(RESULTS) . site
+	@rm -r site/.doctrees
+	@echo "The start page is site/index.html"
 
 # Other tools need other versions of shared packages, so they have their own environment.
 $(PEERS_READY): envs/bench.lock envs/torch.txt

@@ -16,6 +16,10 @@ if not workflow.configfiles:
     configfile: workflow.source_path("config/config.yaml")
 
 
+# Not workflow.basedir: workflow/Snakefile includes this file.
+PROJECT = str(workflow.current_basedir)
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/shown.smk"
 include: "workflow/rules/commands.smk"

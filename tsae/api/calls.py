@@ -60,7 +60,7 @@ def train(
             the section `model` of a profile.
         texts: documents, files or folders of text (.txt, or .jsonl with a field `text`), or the section `corpus` of a
             profile.
-        layer: the residual entering this block; by default the middle one.
+        layer: the residual entering this block, counted from 0; by default the middle one.
         k: active features per token.
         table: none (a baseline), fixed or learned token-biases.
         expansion: features / d_model.
@@ -73,7 +73,8 @@ def train(
         settings: further sections of a profile, for example `{"training": {"lr": 1e-3}}`; see config/README.md.
 
     Returns:
-        The SAE, speaking raw residuals: `encode(x, tokens)`, `decode(acts, tokens)`.
+        The SAE, in units of raw residuals. `encode(x, tokens)` takes residuals (..., d_model) and token ids (...) and gives
+        activations (..., n_features); `decode(acts, tokens)` gives residuals again.
 
     Raises:
         ValueError: an input is missing or unfit, or the folder holds a training with other settings.
@@ -102,7 +103,8 @@ def evaluate(folder: str | Path, *, device: Device = "cpu") -> pd.DataFrame:
         device: where the model and the SAE compute.
 
     Returns:
-        The metrics with their intervals, a row each; docs/metrics.md defines them.
+        A row for each `metric` of the SAE (`subject`), with its `value` and the ends of its 95% interval, `low` and `high`.
+        docs/metrics.md has definitions and units, results/README.md all columns.
 
     Raises:
         ValueError: the folder holds no trained SAE.
@@ -118,6 +120,10 @@ def heldout(folder: str | Path) -> Heldout:
 
     Args:
         folder: the folder of that call.
+
+    Returns:
+        `x` (N, d_model) float32, raw residuals entering the SAE's block, and `tokens` (N,) int64, the token at each. BOS and
+        tokens of outlying norm are left out.
 
     Raises:
         ValueError: the folder holds no trained SAE.

@@ -210,6 +210,9 @@ def load(configfile: str | Path) -> Config:
     Args:
         configfile: the file.
 
+    Returns:
+        Its sections as attributes, among them `model` and `corpus`, with defaults filled in.
+
     Raises:
         ValueError: not YAML, or one line per mistake, each naming the file and the key.
     """

@@ -95,7 +95,7 @@ wildcard_constraints:
 
 def local(path):
     """A file of the project, relative to the working directory."""
-    return os.path.relpath(Path(workflow.basedir) / path)
+    return os.path.relpath(os.path.join(PROJECT, path))
 
 
 LEDGER, PUBLISHED = local("config/claims.yaml"), local("config/published.yaml")

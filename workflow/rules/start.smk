@@ -24,7 +24,7 @@ def one_run_at_a_time():
 
 def no_file_from_the_future():
     """Lower the times of results, figures and project files that a clock which jumped back left in the future."""
-    project = [Path(workflow.basedir, folder) for folder in ("config", "docs", "notebooks", "tsae", "workflow")]
+    project = [Path(PROJECT, folder) for folder in ("config", "docs", "notebooks", "tsae", "workflow")]
     mine = [Path(RESULTS), layout.figures_of(CONFIG.profile)]
     lower_times([*mine, layout.SOURCES, Path("results/tiny"), *project])
 
