@@ -113,7 +113,9 @@ faster.round(2)
 for (label, at_layer), rows in faster.groupby(["metric", "layer"], sort=False):
     there = rows["speedup"].dropna()
     sooner = f", {there.median():.1f} times sooner in the median" if len(there) else ""
-    print(f"{label}, layer {at_layer}: {len(there)} of {len(rows)} tokenized SAEs get as good as the baseline ends{sooner}.")
+    print(
+        f"{label}, layer {at_layer}: {len(there)} of {len(rows)} tokenized SAEs get as good as the baseline ends{sooner}."
+    )
 
 # %% [markdown]
 # ## A sentence of yours

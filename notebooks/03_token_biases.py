@@ -147,4 +147,6 @@ for name, found in named.items():
     print(
         f"The {name} name the last token of {(found == tokens).float().mean():.1%} of {len(tokens)} held-out sequences."
     )
-print("Look at each miss above: is the row that won another spelling of the same word? Had training seen the token often?")
+print(
+    "Look at each miss above: is the row that won another spelling of the same word? Had training seen the token often?"
+)

@@ -148,7 +148,6 @@ else:
 # %%
 if len(features) < 2:
     matches = pd.DataFrame()
-    print(f"This run has the {first} SAE alone, so there is nothing to match.")
 else:
     saes = {role: run.sae(subject, layer) for role, subject in run.headline.items()}
     simple = firing.head(8)
@@ -180,3 +179,5 @@ if len(matches):
     print(
         "A high cosine similarity says that the feature is still there. A low one says that the tokenized SAE has none like it."
     )
+else:
+    print(f"This run has the {first} SAE alone, so there is nothing to match.")
