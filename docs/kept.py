@@ -2,7 +2,7 @@
 
 from run import PROFILE, ROOT, NotMeasuredError, of_run
 
-from tsae.explore.stored import as_ipynb, sources_by_name, stored
+from tsae.explore.stored import as_ipynb, names_of_sources, stored
 from tsae.profile.shown import notebooks_of
 from tsae.store import layout
 from tsae.store.markdown import markdown_table
@@ -20,7 +20,7 @@ def keep_notebooks() -> None:
         NotMeasuredError: there is no finished run.
         ValueError: a notebook is too large.
     """
-    sources = sources_by_name(PROFILE)
+    sources = names_of_sources(PROFILE)
     for name in notebooks_of(PROFILE):
         text = as_ipynb(stored(of_run(layout.NOTEBOOK.format(notebook=name)), sources, QUOTED))
         if len(text) > LARGEST:

@@ -6,14 +6,14 @@ from pathlib import Path
 import nbformat
 from fixtures import ROOT
 
-from tsae.explore.stored import as_html, as_ipynb, sources_by_name, stored
+from tsae.explore.stored import as_html, as_ipynb, names_of_sources, stored
 from tsae.profile import config
 
 EMBEDDED = config.load(ROOT / "config/config.yaml")
-SOURCES = {"wiki": 0, "news": 1}
+SOURCES = ["wiki", "news"]
 CONTEXTS = "".join(
     f"<span class='context' data-source='{place}'><br><small>2.0, a title:</small> text of <mark>{name}</mark></span>"
-    for name, place in SOURCES.items()
+    for place, name in enumerate(SOURCES)
 )
 
 
@@ -48,6 +48,6 @@ def test_the_same_outputs_are_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_sources_are_named_after_their_files() -> None:
-    assert [*sources_by_name(EMBEDDED)][1] == "lee_background.cor"
-    assert sources_by_name(config.load(ROOT / "config/smoke.yaml")) == {"corpus.txt": 0}
-    assert sources_by_name(config.load(ROOT / "config/gpt2.yaml")) == {"allenai/c4": 0}
+    assert names_of_sources(EMBEDDED)[1] == "lee_background.cor"
+    assert names_of_sources(config.load(ROOT / "config/smoke.yaml")) == ["corpus.txt"]
+    assert names_of_sources(config.load(ROOT / "config/gpt2.yaml")) == ["allenai/c4"]

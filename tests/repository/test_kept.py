@@ -8,7 +8,7 @@ import pytest
 import run
 from fixtures import ROOT
 
-from tsae.explore.stored import sources_by_name
+from tsae.explore.stored import names_of_sources
 from tsae.profile.shown import notebooks_of
 
 
@@ -29,7 +29,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_quoted_text_is_that_of_a_source_with_a_licence() -> None:
-    assert {*kept.QUOTED} < sources_by_name(run.PROFILE).keys()
+    assert {*kept.QUOTED} < {*names_of_sources(run.PROFILE)}
     assert "lee_background.cor" not in kept.QUOTED
 
 

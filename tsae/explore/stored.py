@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from tsae.store.files import read_text
 CONTEXT = re.compile(r"<span class='context' data-source='(\d+)'>.*?</span>", re.DOTALL)
 
 
-def sources_by_name(config: Config) -> dict[str, int]:
-    """Names of the sources of text -> their index in `corpus.sources`."""
-    return {name_of(source): place for place, source in enumerate(config.corpus.sources)}
+def names_of_sources(config: Config) -> list[str]:
+    """Names of the sources of text, in the order of `corpus.sources`."""
+    return [name_of(source) for source in config.corpus.sources]
 
 
 def name_of(source: CorpusSource) -> str:
@@ -33,21 +33,20 @@ def name_of(source: CorpusSource) -> str:
             return source.paths[0].name
 
 
-def stored(notebook: Path, sources: Mapping[str, int], quoted: Collection[str]) -> Any:
+def stored(notebook: Path, sources: Sequence[str], quoted: Collection[str]) -> Any:
     """An executed notebook without times; the same outputs give the same bytes.
 
     Args:
         notebook: the .ipynb that the workflow wrote.
-        sources: of `sources_by_name`.
+        sources: of `names_of_sources`.
         quoted: names of the sources whose text may be passed on; contexts from others are left out.
 
     Raises:
         ValueError: the file is damaged.
     """
-    names = {place: name for name, place in sources.items()}
 
     def keep(context: re.Match[str]) -> str:
-        name = names[int(context[1])]
+        name = sources[int(context[1])]
         left_out = f"<br><small>a context from {name} is left out, as its text is not passed on here</small>"
         return context[0] if name in quoted else f"<span>{left_out}</span>"
 

@@ -11,7 +11,7 @@ import yaml
 
 from tsae.claims.replicates import paths_of_sums
 from tsae.claims.report import read_claims
-from tsae.explore.stored import as_html, as_ipynb, sources_by_name, stored
+from tsae.explore.stored import as_html, as_ipynb, names_of_sources, stored
 from tsae.measure.table import read_table
 from tsae.profile import config
 from tsae.profile.config import Config, to_json
@@ -56,8 +56,8 @@ def release(
     """
     profile = config.load(configfile)
     results, figures = layout.results_of(profile.profile), layout.figures_of(profile.profile)
-    sources = sources_by_name(profile)
-    if unknown := sorted(set(text) - sources.keys()):
+    sources = names_of_sources(profile)
+    if unknown := sorted(set(text) - set(sources)):
         raise ValueError(f"--text {unknown[0]}: no source of this profile; its sources are {', '.join(sources)}")
     manifest = _finished(profile, configfile, results)
     citation = read_citation(project / place.CITATION)
@@ -76,9 +76,9 @@ def release(
         profile.drawn(),
         notebooks_of(profile),
         names,
-        report.is_file() and set(text) == sources.keys(),
+        report.is_file() and set(text) == set(sources),
         sorted(text),
-        sorted(sources.keys() - set(text)),
+        sorted(set(sources) - set(text)),
         license,
     )
     try:
