@@ -87,7 +87,18 @@ def measure_again(folder: Path) -> pd.DataFrame:
 
 
 def _compare(path: Path, stated: pd.DataFrame, computed: pd.DataFrame) -> None:
-    named = ["id", "check", "layer", "verdict", "check_verdict", "claim_verdict"]
+    named = [
+        "id",
+        "claim",
+        "check",
+        "decides",
+        "layer",
+        "source",
+        "published",
+        "verdict",
+        "check_verdict",
+        "claim_verdict",
+    ]
     numbers = ["measured", "low", "high"]
     ours, theirs = (table[named].to_numpy().tolist() for table in (computed, stated))
     if differing := [row for row in itertools.zip_longest(theirs, ours) if row[0] != row[1]]:

@@ -185,8 +185,8 @@ def _write(path: Path, text: str) -> None:
 
 def write_sums(folder: Path) -> None:
     """Write the sha256 of every file in a folder, in the format of `sha256sum --check`."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    _write(folder / place.SUMS_FILE, "".join(f"{sha256(folder / name)}  {name}\n" for name in names))
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {place.SUMS_FILE}
+    _write(folder / place.SUMS_FILE, "".join(f"{sha256(folder / name)}  {name}\n" for name in sorted(names)))
 
 
 def write_archive(folder: Path, archive: Path) -> None:
