@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo reproduce figure report explore smoke test test-faults test-slurm lint docs site bench lock verify-artefacts check-config
+.PHONY: help env demo reproduce figure report explore lab release smoke test test-faults test-slurm lint docs site bench lock verify-artefacts check-config
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 CORES ?= all
@@ -38,6 +38,8 @@ help:
 	@echo "make figure FIG=name      one figure and what it needs"
 	@echo "make report               one HTML file with figures, claims, notebooks and run times of a finished run"
 	@echo "make explore              the page to explore the features of a finished run (SERVE=1 serves it on localhost, LAYER=6 another layer)"
+	@echo "make lab                  the notebooks in JupyterLab, which it installs in .venv"
+	@echo "make release              a finished run as a folder and an archive to publish (TEXT, LICENSE: see docs/release.md)"
 	@echo "make smoke                a tiny random model through the whole DAG, in a few minutes"
 	@echo "make test                 linters, type checker, test suite, smoke run"
 	@echo "make test-faults          kill, damage and starve runs of the smoke profile, and print the outcomes (up to 25 minutes)"
@@ -91,6 +93,15 @@ explore: check-config
 	  echo "The page is at http://127.0.0.1:$(PORT)/$(notdir $(EXPLORER)); Ctrl-C ends it"; \
 	  trap 'exit 0' INT; $(BIN)/python -m http.server --bind 127.0.0.1 --directory $(RESULTS) $(PORT); \
 	else echo "The page is $(EXPLORER); open it in a browser"; fi
+
+lab: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+	  --requirement envs/lab.lock
+	@$(STOPPABLE) TSAE_RESULTS="$(CURDIR)/$(RESULTS)" $(BIN)/python -m jupyter lab notebooks
+
+release: check-config
+	@$(RUN) python -m tsae release --configfile "$(CONFIGFILE)" $(foreach name,$(TEXT),--text "$(name)") \
+	  $(if $(LICENSE),--license "$(LICENSE)")
 
 DEMO = reconstruction_by_layer lookup_geometry last_token_detection results/demo/explorer.html
 demo: CONFIGFILE = config/demo.yaml

@@ -1,4 +1,4 @@
-"""Fill README.md, config/README.md and docs/*.md with the numbers and figures of the last finished run: `make docs`.
+"""Fill README.md, config/README.md, notebooks/README.md and docs/*.md with the numbers and figures of the last finished run: `make docs`.
 
 A block between `<!-- begin NAME -->` and `<!-- end NAME -->`, on any page, is replaced by what the function NAME of BLOCKS returns. What
 was not measured here stays as it is. Verdicts within sentences are those of the ledger: see verdicts.py.
@@ -14,6 +14,7 @@ from pathlib import Path
 import cost
 import declared
 import findings
+import kept
 import licences
 import performance
 import tables
@@ -25,7 +26,7 @@ from tsae.store import layout
 
 BLOCKS: dict[str, Callable[[], str]] = {
     block.__name__: block
-    for module in (cost, declared, findings, licences, performance, tables)
+    for module in (cost, declared, findings, kept, licences, performance, tables)
     for block in module.BLOCKS
 }
 BLOCK = re.compile(r"(<!-- begin (\w+) -->).*?(<!-- end \2 -->)", re.DOTALL)
@@ -33,7 +34,8 @@ BLOCK = re.compile(r"(<!-- begin (\w+) -->).*?(<!-- end \2 -->)", re.DOTALL)
 
 def pages() -> list[Path]:
     """Every page that may have blocks or verdicts."""
-    return [ROOT / "README.md", ROOT / "config/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    first = (ROOT / folder / "README.md" for folder in ("", "config", "notebooks"))
+    return [*first, *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def fill(path: Path) -> None:
@@ -80,7 +82,7 @@ def keep_run() -> None:
 
 if __name__ == "__main__":
     (ROOT / "workflow/schemas/config.schema.json").write_text(config.json_schema(), encoding="utf-8")
-    for keep in (cost.write_record, keep_run):
+    for keep in (cost.write_record, keep_run, kept.keep_notebooks):
         with contextlib.suppress(NotMeasuredError):
             keep()
     for profile in cost.profiles():

@@ -5,6 +5,7 @@ import itertools
 import verdicts
 from run import BASELINE, PROFILE, TOKENIZED, of_run, of_seeds, read, rows_of, run_claims
 
+from tsae.claims.tally import tally_sentence
 from tsae.store import layout
 from tsae.store.markdown import markdown_table
 
@@ -36,18 +37,7 @@ def claims_summary() -> str:
 
 def tally() -> str:
     """How many claims have each verdict."""
-    counts = run_claims().groupby("id")["claim_verdict"].first().value_counts()
-    words = {
-        "reproduced": ("is reproduced", "are reproduced"),
-        "direction holds": ("holds in direction", "hold in direction"),
-        "inconclusive": ("is inconclusive", "are inconclusive"),
-        "does not hold": ("does not hold", "do not hold"),
-        "not comparable here": ("is not comparable here", "are not comparable here"),
-    }
-    if unknown := counts.keys() - words.keys():
-        raise ValueError(f"the tally has no words for the verdict {min(unknown)!r}")
-    parts = [f"{counts[verdict]} {words[verdict][counts[verdict] > 1]}" for verdict in words if verdict in counts]
-    return f"Of {counts.sum()} claims, {', '.join(parts[:-1])}, and {parts[-1]}."
+    return tally_sentence(run_claims())
 
 
 def speedup() -> str:

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Writes the locks (make lock). Locked versions stay; make lock UPGRADE=1 takes the newest that pyproject.toml allows:
 #   envs/lock.sh [PYTHON]
-# requirements.lock is resolved from pyproject.toml for all platforms and Pythons at once. The others hold only the pins of their
-# .txt files.
+# requirements.lock is resolved from pyproject.toml for all platforms and Pythons at once. lab.lock holds what JupyterLab needs beside
+# it, the others only the pins of their .txt files.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 from_source=$(sed -n 's/^from_source=//p' envs/install.sh)
@@ -18,6 +18,8 @@ compile() {
 }
 
 compile pyproject.toml --extra dev --output-file envs/requirements.lock
+locked=$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' envs/requirements.lock)
+compile pyproject.toml --extra lab --constraint envs/requirements.lock $locked --output-file envs/lab.lock
 for name in bench slurm kubernetes; do
   compile "envs/$name.txt" --no-deps --output-file "envs/$name.lock"
 done

@@ -1,5 +1,8 @@
 """What notebooks use, on a run made by hand."""
 
+import contextlib
+import io
+import json
 import re
 import shutil
 from pathlib import Path
@@ -8,12 +11,18 @@ import nbformat
 import pandas as pd
 import pytest
 import torch
+from fixtures.evaluation import Evaluated
+from fixtures.explored import write_run
+from fixtures.training import LAYER, Prepared
 from IPython.core.formatters import HTMLFormatter
+from IPython.core.interactiveshell import InteractiveShell
 from nbconvert import HTMLExporter
 
+from tsae.explore.errors import AskedError
 from tsae.explore.run import Run, contexts_html, features_on, open_run
 from tsae.measure.table import COLUMNS
 from tsae.store import files
+from tsae.text.documents import Document
 
 ROWS = [
     {"layer": 8, "subject": "topk-k4-x2-none", "seed": 3, "table": "none", "metric": "nmse", "value": 0.2},
@@ -81,10 +90,48 @@ def test_nearest_rows_by_hand(run: Run) -> None:
     assert found["cosine"].tolist() == pytest.approx([1.0, 0.707])
 
 
-def test_a_text_of_several_tokens_is_no_token(run: Run) -> None:
+def test_a_text_that_is_no_token_says_what_to_write(run: Run) -> None:
     assert run.token("a") == run.tokenizer.encode("a")[0]
-    with pytest.raises(ValueError, match=r"'\?!' is 2 tokens: \['\?', '!'\]"):
+    with pytest.raises(AskedError, match=r"'\?!' is 2 tokens of this model, '\?', '!', and one is needed; check the"):
         run.token("?!")
+    word = next(
+        text for text in run.writable(range(300, 500)) if text[0] == " " and len(run.tokenizer.encode(text[1:])) > 1
+    )
+    with pytest.raises(AskedError, match=f"one is needed; write '{word}', with its leading space"):
+        run.token(word.strip())
+    with pytest.raises(AskedError, match="the text of a token is empty"):
+        run.token("")
+
+
+def test_writable_texts_lead_back_to_their_tokens(run: Run) -> None:
+    texts = run.writable(range(len(run.tokenizer)))
+    assert len(texts) < len(run.tokenizer)  # bytes of a character are tokens, too
+    assert [run.text(run.token(text)) for text in texts] == texts
+
+
+def test_a_notebook_shows_what_to_write_and_no_traceback() -> None:
+    shell = InteractiveShell()
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        shell.run_cell("from tsae.explore.errors import AskedError\nraise AskedError('write one token')")
+    assert shown.getvalue().strip() == "write one token"
+
+
+@pytest.fixture
+def prepared_run(tmp_path: Path, evaluated: Evaluated, prepared: Prepared) -> Run:
+    return Run(write_run(tmp_path / "prepared", evaluated, prepared, "tokenized"))
+
+
+def test_a_sentence_is_read_like_a_sequence(prepared_run: Run) -> None:
+    heldout = prepared_run.heldout(LAYER)
+    text = prepared_run.tokenizer.decode(heldout.tokens[0, 1:])
+    sentence = prepared_run.sentence(text, [LAYER])
+    assert torch.equal(sentence.tokens, heldout.tokens[0, 1:])
+    torch.testing.assert_close(sentence.residuals[LAYER], heldout.residuals[0, 1:].float(), rtol=2e-3, atol=2e-3)
+    assert torch.equal(sentence.kept[LAYER], heldout.kept[0, 1:])
+    longer = prepared_run.sentence(f"{text} {text}", [LAYER])
+    assert torch.equal(longer.tokens, sentence.tokens)
+    with pytest.raises(AskedError, match="the text is empty; write a sentence"):
+        prepared_run.sentence("", [LAYER])
 
 
 def feature(**values: object) -> dict[str, object]:
@@ -103,11 +150,15 @@ def feature(**values: object) -> dict[str, object]:
 def test_contexts_escape_what_comes_from_the_corpus(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {10: "<script>", 11: "a & b", 12: "\n", 13: "c"}
     monkeypatch.setattr(Run, "text", lambda _, token: texts[token])
+    documents = [Document("", ""), *[Document(f"<b>{number}</b>", "", number % 2) for number in range(1, 5)]]
+    lines = (json.dumps(document._asdict()) for document in documents)
+    (run.results / "documents.jsonl").write_text("\n".join(lines))
     page = contexts_html(run, pd.DataFrame([feature()]), n_contexts=2)
     assert "<script>" not in page and "&lt;script&gt;<mark>a &amp; b</mark>" in page
     assert "<mark>↵</mark>c" in page and "75% of its mass" in page
-    assert page.count("document") == 2
-    assert contexts_html(run, pd.DataFrame([feature()]), n_contexts=1).count("document") == 1
+    assert "2.0, &lt;b&gt;3&lt;/b&gt;:" in page and "1.0, &lt;b&gt;4&lt;/b&gt;:" in page
+    assert re.findall("data-source='(.)'", page) == ["1", "0"]
+    assert contexts_html(run, pd.DataFrame([feature()]), n_contexts=1).count("<mark>") == 1
 
 
 HOSTILE = (
@@ -121,6 +172,8 @@ def test_a_page_shows_hostile_text_as_text(run: Run, tmp_path: Path) -> None:
     """Every way in which the notebooks show text of the corpus, converted as the workflow does it."""
     token = run.token("a")
     contexts = [run.tokenizer.encode(text) for text in HOSTILE]
+    lines = [json.dumps(Document(text, "")._asdict()) for text in (*HOSTILE, *HOSTILE, *HOSTILE)]
+    (run.results / "documents.jsonl").write_text("\n".join(lines))
     row = feature(top_token=token, context_tokens=contexts, context_active=[0, 3])
     shown = pd.DataFrame([{"token": f"{run.shown(token)}{text}", text: 1} for text in HOSTILE])
     as_html = HTMLFormatter()

@@ -124,7 +124,7 @@ def test_blocks_are_filled_from_the_finished_run(tmp_path: Path, monkeypatch: py
 
 MARKDOWN = [
     *PAGES,
-    *(ROOT / name for name in ("CONTRIBUTING.md", "figures/README.md", "notebooks/README.md", "results/README.md")),
+    *(ROOT / name for name in ("CONTRIBUTING.md", "figures/README.md", "results/README.md")),
 ]
 LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$", re.MULTILINE)
 CITED = re.compile(

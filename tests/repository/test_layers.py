@@ -10,7 +10,7 @@ PACKAGE = ROOT / "tsae"
 # From the bottom up: a part imports from those before it alone. Commands are found by name when they are asked for.
 ORDER = [
     "store", "profile", "compute", "text", "plan", "model", "residuals", "sae", "training", "measure", "phrases", "claims", "figures",
-    "explore", "api", "commands", "__main__",
+    "explore", "release", "api", "commands", "__main__",
 ]  # fmt: skip
 LONGEST_CHAIN = 8
 MOST_LINES = {"tsae": 300, "workflow": 300, "benchmarks": 300, "tests": 400}

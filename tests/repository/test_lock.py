@@ -38,7 +38,7 @@ def test_every_line_has_a_version_and_hashes(lock: str) -> None:
 
 
 def test_there_is_a_lock_of_everything_that_is_listed() -> None:
-    assert LOCKS == ["bench.lock", "kubernetes.lock", "requirements.lock", "slurm.lock"]
+    assert LOCKS == ["bench.lock", "kubernetes.lock", "lab.lock", "requirements.lock", "slurm.lock"]
     for name in ("bench", "kubernetes", "slurm"):
         listed = {(pin.name, pin.version) for pin in read_pins(ENVS / f"{name}.txt")}
         assert listed == {(pin.name, pin.version) for pin in read_pins(ENVS / f"{name}.lock")}, "run `make lock`"
@@ -60,6 +60,12 @@ def test_the_lock_pins_what_its_packages_need() -> None:
             if (requirement.marker and not requirement.marker.evaluate({"extra": ""})) or needed.startswith(CUDA):
                 continue
             assert requirement.specifier.contains(locked[needed].version), f"{name} requires {requirement}"
+
+
+def test_jupyterlab_is_locked_beside_everything_else() -> None:
+    lab, rest = pins("lab.lock"), pins("requirements.lock")
+    assert "jupyterlab" in lab
+    assert not lab.keys() & rest.keys()
 
 
 def test_torch_alone_has_no_hash() -> None:

@@ -9,7 +9,7 @@ from fixtures import ROOT
 from tsae.store import layout
 
 PATHS = {name: path for name, path in vars(layout).items() if name.isupper() and isinstance(path, str)}
-NO_RULE = {"BENCHMARKS", "PREFIXES"}
+NO_RULE = {"BENCHMARKS", "PREFIXES", "RELEASE"}
 OTHERS = [
     path
     for folder in ("tsae", "workflow", "docs", "notebooks", "benchmarks")

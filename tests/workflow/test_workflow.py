@@ -16,7 +16,7 @@ from fixtures import ROOT
 
 # What is asked of a run on one machine is asked of a run on a cluster.
 from fixtures.finished import (  # noqa: F401
-    test_curves_hold_every_checkpoint_and_stay_out_of_the_result,
+    test_a_release_is_packed_twice_alike_and_checked_without_the_run,
     test_every_claim_has_a_verdict,
     test_every_figure_is_there,
     test_every_sae_is_measured,

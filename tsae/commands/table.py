@@ -43,6 +43,8 @@ GROUPS: dict[str, dict[str, Target]] = {
     "Results": {
         "show-claims": Target("tsae.claims.run", "show_claims"),
         "verify-artefacts": Target("tsae.profile.verify_artefacts", "verify_artefacts"),
+        "release": Target("tsae.release.pack", "release"),
+        "check-release": Target("tsae.release.check", "check_release"),
     },
     "Exchange": {
         "export-saelens": Target("tsae.sae.exchange.saelens", "export_saelens"),

@@ -7,24 +7,39 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from tsae.explore.errors import AskedError
 from tsae.measure.features import read_features
 from tsae.measure.sequences import Sequences, load_sequences
 from tsae.measure.table import read_table
+from tsae.model.language_model import LanguageModel, load_model
 from tsae.profile.sweep import job_id
-from tsae.residuals.read import ResidualCache, open_residuals
+from tsae.residuals.read import ResidualCache, is_kept, open_residuals
 from tsae.residuals.unigrams import load_unigrams
 from tsae.sae.checkpoint import load
 from tsae.sae.sae import SAE
 from tsae.store import layout
 from tsae.store.files import check
+from tsae.text.documents import read_documents
+from tsae.text.tokens import load_tokens
 
 PLACES = (layout.EMBEDDED, ".." / layout.EMBEDDED)
+
+
+class Sentence(NamedTuple):
+    """A text of n tokens, and the model's residuals at each."""
+
+    tokens: Tensor
+    """Token ids (n,) int64."""
+    residuals: dict[int, Tensor]
+    """Layer -> (n, d) float32."""
+    kept: dict[int, Tensor]
+    """Layer -> (n,) bool: False where the norm is an outlier, which SAEs were not trained on."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +52,11 @@ class Run:
         """A table: of a block of the sweep, `baselines` or `curves`.
 
         Raises:
-            ValueError: the run has no such table.
+            AskedError: the run has no such table.
         """
         path = self.results / layout.TABLE.format(table=name)
         if not path.is_file():
-            raise ValueError(f"{path} is missing; run: snakemake --cores all {path}")
+            raise AskedError(f"{path} is missing; run: snakemake --cores all {path}")
         return read_table(path)
 
     @cached_property
@@ -130,12 +145,57 @@ class Run:
         """Id of the token with exactly this text, with its leading space if it has one.
 
         Raises:
-            ValueError: the text is not one token.
+            AskedError: the text is not one token; the message says what to write.
         """
         ids = self.tokenizer.encode(text, add_special_tokens=False)
-        if len(ids) != 1:
-            raise ValueError(f"{text!r} is {len(ids)} tokens: [{', '.join(map(self.shown, ids))}]")
-        return int(ids[0])
+        if len(ids) == 1:
+            return int(ids[0])
+        if not ids:
+            raise AskedError("the text of a token is empty; write one, with its leading space if it has one")
+        parts = ", ".join(dict.fromkeys(map(self.shown, ids)))
+        spaced = f" {text.strip()}"
+        as_one = spaced != text and len(self.tokenizer.encode(spaced, add_special_tokens=False)) == 1
+        advice = f"write {spaced!r}, with its leading space" if as_one else "check the spelling, or write one of them"
+        raise AskedError(f"{text!r} is {len(ids)} tokens of this model, {parts}, and one is needed; {advice}")
+
+    def writable(self, tokens: Iterable[int]) -> list[str]:
+        """Texts of those token ids that `token` gives back: bytes of a character are tokens, too, and have none."""
+        texts = {int(token): self.text(token) for token in tokens}
+        return [
+            text for token, text in texts.items() if self.tokenizer.encode(text, add_special_tokens=False) == [token]
+        ]
+
+    def sentence(self, text: str, layers: Iterable[int]) -> Sentence:
+        """Run the model on a text, as on a sequence: behind BOS, and no further than a sequence is long.
+
+        Raises:
+            AskedError: the text is empty.
+        """
+        split = load_tokens(self.results / layout.HELDOUT_TOKENS)
+        ids = self.tokenizer.encode(text, add_special_tokens=False)[: split.n_ctx - 1]
+        if not ids:
+            raise AskedError("the text is empty; write a sentence")
+        residuals = self.model.residuals(torch.tensor([[split.bos, *ids]]), layers)
+        at = {layer: rows[0, 1:] for layer, rows in residuals.items()}
+        return Sentence(torch.tensor(ids), at, {layer: self._kept(rows, layer) for layer, rows in at.items()})
+
+    def _kept(self, residuals: Tensor, layer: int) -> Tensor:
+        cache = self.residuals(layer)
+        return is_kept(
+            residuals.norm(dim=1), torch.arange(1, len(residuals) + 1), cache.median_norm, cache.max_norm, False
+        )
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        """The language model."""
+        made_from = self.residuals(self.layers[0]).made_from
+        return load_model(self.results / layout.MODEL, made_from["compatibility_mode"])
+
+    @cached_property
+    def documents(self) -> list[tuple[str, int]]:
+        """Title of every document, and the index of its source in `corpus.sources`."""
+        documents = read_documents(self.results / layout.DOCUMENTS)
+        return [(document.title, document.source) for document in documents]
 
     def text(self, token: int) -> str:
         """Text of a token id."""
@@ -160,7 +220,7 @@ def open_run(results: str | Path | None = None) -> Run:
         results: its folder; by default `$TSAE_RESULTS`, else `results/embedded` here or one folder up.
 
     Raises:
-        ValueError: there is no finished run.
+        AskedError: there is no finished run.
     """
     # Text between two dollars is no formula; contexts_html does the same.
     pd.set_option("display.html.use_mathjax", False)
@@ -168,14 +228,16 @@ def open_run(results: str | Path | None = None) -> Run:
     for place in [given] if given else PLACES:
         if (Path(place) / layout.TABLE.format(table="headline")).is_file():
             return Run(Path(place))
-    raise ValueError(f"no finished run in {given or ' or '.join(map(str, PLACES))}; run: make reproduce")
+    raise AskedError(f"no finished run in {given or ' or '.join(map(str, PLACES))}; run: make reproduce")
 
 
 def contexts_html(run: Run, rows: pd.DataFrame, n_contexts: int = 3) -> str:
     """Top contexts of features as HTML, with the active token marked and text of the corpus escaped.
 
+    Each context is a `span` that names its source, so that `stored` can leave it out of what is passed on.
+
     Args:
-        run: the run, for its tokenizer.
+        run: the run, for its tokenizer and documents.
         rows: rows of `Run.features`.
         n_contexts: contexts shown per feature.
     """
@@ -189,7 +251,9 @@ def contexts_html(run: Run, rows: pd.DataFrame, n_contexts: int = 3) -> str:
         for tokens, active, activation, document in list(zip(*(row[c] for c in columns), strict=True))[:n_contexts]:
             words = [html.escape(run.text(token)).replace("\n", "↵") for token in tokens]
             words[active] = f"<mark>{words[active]}</mark>"
-            parts.append(f"<br><small>{activation:.1f}, document {document}:</small> {''.join(words)}")
+            title, source = run.documents[document]
+            about = f"<small>{activation:.1f}, {html.escape(title)}:</small>"
+            parts.append(f"<span class='context' data-source='{source}'><br>{about} {''.join(words)}</span>")
         parts.append("</p>")
     return "\n".join(parts)
 

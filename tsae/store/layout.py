@@ -33,12 +33,16 @@ TABLE = "tables/{table}.csv"
 METRICS = "metrics.csv"
 CLAIMS = "claims.csv"
 CLAIMS_PAGE = "claims.md"
+NOTEBOOK = "notebooks/{notebook}.ipynb"
 EXPLORER = "explorer.html"
 EXPLORER_PARTS = "explorer"
+VERIFIED = "verified.txt"
 MANIFEST = "manifest.json"
 BENCHMARKS = "benchmarks"
 PREFIXES = "prefixes.json"
 """Of the command `measure-prefixes`; no rule writes it."""
+RELEASE = "release"
+"""Of the command `release`; no rule writes it."""
 
 
 def results_of(profile: str) -> Path:

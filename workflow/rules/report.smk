@@ -38,9 +38,9 @@ rule notebook:
         "<logs>/notebook/{notebook}.log",
     benchmark:
         "<benchmarks>/notebook/{notebook}.tsv"
-    # 1.5 GB in an embedded run.
+    # As much as an evaluation, since it runs the model on a sentence.
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=memory_of("evaluate"),
     params:
         baseline=HEADLINE.get("baseline", ""),
         tokenized=HEADLINE.get("tokenized", ""),
@@ -75,7 +75,7 @@ rule explore:
         **options(
             "explore",
             results=lambda wildcards, output: os.path.dirname(output[0]),
-            layer=MIDDLE_LAYER,
+            layer=SHOWN.layer,
             parts=[] if ONE_PAGE else lambda wildcards, output: output[1],
             **{role: HEADLINE[role] for role in EXPLORED},
         ),
