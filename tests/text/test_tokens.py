@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tsae.profile.inputs import Tokens
 from tsae.store import files
-from tsae.store.tensors import save_tensors
+from tsae.store.tensors import load_metadata, save_tensors
+from tsae.text import write_tokens as packing
 from tsae.text.tokens import TokenSplit, load_tokens
 from tsae.text.write_tokens import write_tokens
 
@@ -130,6 +131,32 @@ def test_same_seed_same_bytes(documents: Path, tiny_gpt2: Path) -> None:
     first, again, other = written(0), written(0), written(1)
     assert first == again
     assert not set(first) & set(other)
+
+
+def test_splits_are_what_packing_in_memory_gives(
+    documents: Path, tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is read, tokenized and packed at a time."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
+    texts = [json.loads(line)["text"] for line in documents.read_text().splitlines()]
+    first = [line for line, text in enumerate(texts) if text not in texts[:line]]
+    for block, batch in ((1, 1), (100, 7), (1 << 20, 256)):
+        monkeypatch.setattr(packing, "BLOCK_TOKENS", block)
+        monkeypatch.setattr(packing, "BATCH_DOCUMENTS", batch)
+        train, heldout = splits(documents, tiny_gpt2)
+        held = set(heldout.documents.unique().tolist())
+        order = [line for line in np.random.default_rng(0).permutation(first).tolist() if line not in held]
+        encoded = [tokenizer(texts[line], add_special_tokens=False)["input_ids"] for line in order]
+        ids = [token for each in encoded for token in each]
+        lines = [line for line, each in zip(order, encoded, strict=True) for _ in each]
+        assert train.ids[:, 1:].flatten().tolist() == ids[: 1250 * 31]
+        assert train.documents[:, 1:].flatten().tolist() == lines[: 1250 * 31]
+        # The file is the one that safetensors writes.
+        path = documents.with_name("train.safetensors")
+        whole = documents.with_name("whole.safetensors")
+        save_tensors(whole, {"ids": train.ids, "documents": train.documents}, load_metadata(path))
+        assert path.read_bytes() == whole.read_bytes()
+        assert {each.name for each in path.parent.glob("*tmp*")} == set()
 
 
 def test_text_that_spells_bos_is_no_bos(tiny_gpt2: Path, tmp_path: Path) -> None:
