@@ -223,8 +223,9 @@ def _evaluate(config: Config) -> Cost:
         on_gpu=True,
         model_tokens=scored * len(jobs),
         model_flops=sum(scored * upper_flops(config, job.layer) for job in jobs),
-        dense_flops=sum((heldout + scored) * encoder_flops(config, job.point) + compared(job) for job in jobs),
-        sparse_flops=sum((heldout + scored) * 2 * config.model.d_model * n_active(job.point) for job in jobs),
+        # The loss takes the reconstructions of the one pass over held-out tokens.
+        dense_flops=sum(heldout * encoder_flops(config, job.point) + compared(job) for job in jobs),
+        sparse_flops=sum(heldout * 2 * config.model.d_model * n_active(job.point) for job in jobs),
         memory=MODEL_PROCESS_BYTES + held + heldout_bytes(config) + 64 * firings,
         gpu_memory=GPU_PROCESS_BYTES + held,
     )
@@ -246,11 +247,8 @@ def _measure_curve(config: Config) -> Cost:
         on_gpu=True,
         model_tokens=n_checkpoints * scored * len(jobs),
         model_flops=sum(n_checkpoints * scored * upper_flops(config, job.layer) for job in jobs),
-        dense_flops=n_checkpoints
-        * (similarity + sum((heldout + scored) * encoder_flops(config, job.point) for job in jobs)),
-        sparse_flops=sum(
-            n_checkpoints * (heldout + scored) * 2 * config.model.d_model * n_active(job.point) for job in jobs
-        ),
+        dense_flops=n_checkpoints * (similarity + sum(heldout * encoder_flops(config, job.point) for job in jobs)),
+        sparse_flops=sum(n_checkpoints * heldout * 2 * config.model.d_model * n_active(job.point) for job in jobs),
         memory=MODEL_PROCESS_BYTES + held + heldout_bytes(config),
         gpu_memory=GPU_PROCESS_BYTES + held,
     )
