@@ -14,7 +14,7 @@ from tsae.profile.inputs import Tokens
 from tsae.store import files
 from tsae.store.tensors import load_metadata, save_tensors
 from tsae.text import write_tokens as packing
-from tsae.text.tokens import TokenSplit, load_tokens
+from tsae.text.tokens import TokenSplit, load_tokens, open_text
 from tsae.text.write_tokens import write_tokens
 
 SETTINGS = Tokens(n_ctx=32, train=40_000, heldout=4_000, heldout_documents=40, seed=0)
@@ -222,6 +222,17 @@ def test_a_damaged_tokenizer_is_refused(documents: Path, tiny_gpt2: Path, tmp_pa
             splits(documents, model)
         path.write_text(text)
     splits(documents, model)
+
+
+def test_a_split_is_read_in_parts(documents: Path, tiny_gpt2: Path) -> None:
+    train, _ = splits(documents, tiny_gpt2)
+    path = documents.with_name("train.safetensors")
+    text = open_text(path)
+    columns = [column.flatten().long().numpy() for column in (train.ids, train.documents)]
+    assert text.n_tokens == 40_000
+    for start, stop in ((0, 40_000), (0, 1), (31, 33), (39_999, 40_000), (64, 96), (100, 100)):
+        for part, column in zip(text.read(start, stop), columns, strict=True):
+            assert part.dtype == np.int64 and np.array_equal(part, column[start:stop])
 
 
 def test_load_refuses_other_tensors(tmp_path: Path) -> None:

@@ -81,7 +81,8 @@ def _choose(text: TokenText, vocabulary: Vocabulary, candidates: Candidates, set
     n_of_one_document = 0
     for starts, lines, (tokens,) in _occurrences(text, vocabulary, candidates):
         places = starts[:, None] + np.arange(len(tokens))
-        if _is_among(places, covered).any(1).mean() > MAX_OVERLAP:
+        overlaps = _is_among(places, covered)
+        if overlaps.any(1).mean() > MAX_OVERLAP:
             continue
         # A generator per phrase, so that no phrase depends on the others.
         rng = np.random.default_rng([settings.seed, *tokens])
@@ -91,7 +92,8 @@ def _choose(text: TokenText, vocabulary: Vocabulary, candidates: Candidates, set
         if min(first.sum(), (~first).sum()) < settings.min_scored:
             n_of_one_document += 1
             continue
-        covered = np.union1d(covered, places)
+        new = np.unique(places[~overlaps])
+        covered = np.insert(covered, np.searchsorted(covered, new), new)
         inside = starts[np.isin(lines, documents)]
         document_of = dict(zip(kept.tolist(), documents.tolist(), strict=True))
         chosen.append(_Chosen(tuple(tokens.tolist()), len(starts), kept[first], kept[~first], document_of, inside, rng))
@@ -146,13 +148,11 @@ def _describe(
     everywhere = (chosen.inside[:, None] + np.arange(len(chosen.tokens))).ravel()
 
     def half(starts: np.ndarray) -> Half:
-        documents, per_occurrence = (
-            [chosen.documents[start] for start in starts.tolist()],
-            -(-base_tokens // (2 * len(starts))),
-        )
-        others = []
+        documents = [chosen.documents[start] for start in starts.tolist()]
+        per_occurrence, others = -(-base_tokens // (2 * len(starts))), []
         for document, count in zip(*np.unique(documents, return_counts=True), strict=True):
-            outside = np.setdiff1d(np.concatenate([*map(np.array, spans[int(document)])]), everywhere)
+            places = np.concatenate([np.arange(span.start, span.stop) for span in spans[int(document)]])
+            outside = np.setdiff1d(places, everywhere)
             if len(outside):
                 others.extend(chosen.rng.choice(outside, count * per_occurrence).tolist())
         return Half(tuple(starts.tolist()), tuple(documents), tuple(others))

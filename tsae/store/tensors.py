@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from tsae.store.files import NotOursError, check, replacing
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 METADATA_KEY = "tsae"
@@ -74,20 +75,20 @@ def load_tensors(path: Path, checked: bool = True) -> dict[str, "torch.Tensor"]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def load_rows(path: Path, names: Sequence[str], rows: slice) -> "list[torch.Tensor]":
+def load_rows(path: Path, names: Sequence[str], rows: slice) -> "list[np.ndarray]":
     """Read some rows of tensors whose file has been checked. They are copies: nothing of the file stays in memory.
 
     Raises:
         ValueError: the file is missing or not safetensors.
     """
-    with _opened(path) as file:
-        return [file.get_slice(name)[rows].clone() for name in names]
+    with _opened(path, "np") as file:
+        return [file.get_slice(name)[rows] for name in names]
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, framework: str = "pt") -> Iterator[Any]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework=framework) as file:
             yield file
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from error

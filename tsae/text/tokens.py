@@ -76,7 +76,7 @@ def open_text(path: Path) -> TokenText:
         rows = slice(start // n_ctx, -(-stop // n_ctx))
         inside = slice(start - rows.start * n_ctx, stop - rows.start * n_ctx)
         ids, documents = (
-            column.flatten()[inside].long().numpy() for column in load_rows(path, ("ids", "documents"), rows)
+            column.ravel()[inside].astype(np.int64) for column in load_rows(path, ("ids", "documents"), rows)
         )
         return ids, documents
 
