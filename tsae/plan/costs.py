@@ -35,7 +35,7 @@ TOKEN_WORK_BYTES = 110  # per training token while n-grams are counted: ids, doc
 DOCUMENT_WORK_BYTES = 80  # per document while they are tokenised: places, order, digests, lengths
 DOCUMENT_TOKENS = 330  # of a document of C4, at least
 # While phrases are counted, per training token up to the most that is in memory at a time.
-PHRASE_TOKEN_BYTES, PHRASE_BYTES = 70, 1e9
+PHRASE_TOKEN_BYTES, PHRASE_BYTES = 60, 0.7e9
 HELD = 4  # numbers per weight in training: itself, its gradient, two moments
 IN_ORDER = 5  # sequential reads measured 5 times faster than shuffled batches
 
