@@ -146,7 +146,7 @@ def main() -> None:
         "n_features": job.point.n_features(cache.d_model),
         "dead_window": settings.evaluation.dead_window,
         "training": training.model_dump(mode="json", include={"tokens", "batch_size", "lr", "lr_end", "buffer_tokens"}),
-        "residuals": cache.fingerprint,
+        "residuals": cache.fingerprints[cache.layer],
     }
     write_json(arguments.output / "quality.json", {"machine": machine, "settings": described, "tools": rows})
 

@@ -1,15 +1,21 @@
 import logging
 import math
+import tempfile
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from tsae.phrases import candidates
+from tsae.phrases import find_phrases as finding
 from tsae.phrases.find_phrases import MAX_OVERLAP, find_phrases
 from tsae.phrases.phrases import Context, Phrase, order_for_examples, read_phrases, write_phrases
 from tsae.profile.evaluation import Phrases
+from tsae.text.tokens import TokenText
 
 SETTINGS = Phrases(min_count=4, min_scored=1, n_common=0)
 WORDS = ["<bos>", ".", " the", " Golden", " Gate", " Bridge", "ing", " walk", " New", " York", " City", " 3", "\ufffd"]
@@ -44,7 +50,20 @@ class Text:
         return self
 
     def find(self, settings: Phrases = SETTINGS) -> list[Phrase]:
-        return find_phrases(torch.tensor(self.ids).int(), torch.tensor(self.documents).int(), decode, settings)
+        return find(torch.tensor(self.ids), torch.tensor(self.documents), settings)
+
+
+def find(
+    ids: Tensor, documents: Tensor, settings: Phrases, decode: Callable[[list[int]], str] = decode
+) -> list[Phrase]:
+    """Phrases of a text in memory."""
+    columns = [column.long().flatten().numpy() for column in (ids, documents)]
+
+    def read(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        tokens, lines = (column[start:stop] for column in columns)
+        return tokens, lines
+
+    return find_phrases(TokenText(ids.numel(), read), decode, settings, Path(tempfile.gettempdir()))
 
 
 def texts(phrases: list[Phrase]) -> list[str]:
@@ -206,10 +225,20 @@ def random_text() -> tuple[Tensor, Tensor]:
     return ids, documents.int()
 
 
-def test_phrases_are_those_of_a_naive_search() -> None:
+SMALL = {"PART_TOKENS": 100, "MOST_RECORDS": 50, "HASHES": 64}
+
+
+@pytest.mark.parametrize(
+    "sizes", [{}, SMALL, SMALL | {"MOST_FILES": 3, "MOST_CANDIDATES": 1}, {"PART_TOKENS": 7, "HASHES": 2}]
+)
+def test_phrases_are_those_of_a_naive_search(sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little is in memory at a time."""
+    for module in (candidates, finding):
+        for name in sizes.keys() & vars(module).keys():
+            monkeypatch.setattr(module, name, sizes[name])
     ids, documents = random_text()
     settings = Phrases(min_count=5, min_documents=3, min_scored=1, n_common=2, n_phrases=40, max_occurrences=1000)
-    found = find_phrases(ids, documents, decode, settings)
+    found = find(ids, documents, settings)
 
     counts = Counter(ids[:, 1:].flatten().tolist())
     n_tokens = sum(counts.values())
@@ -246,7 +275,7 @@ def test_phrases_are_those_of_a_naive_search() -> None:
     assert [(phrase.tokens, phrase.text, starts(phrase)) for phrase in found] == expected[:40]
     assert [phrase.n_occurrences for phrase in found] == [len(places) for _, _, places in expected[:40]]
     # What is drawn for a phrase does not depend on the others.
-    assert find_phrases(ids, documents, decode, settings.model_copy(update={"n_phrases": 3})) == found[:3]
+    assert find(ids, documents, settings.model_copy(update={"n_phrases": 3})) == found[:3]
 
 
 def test_some_occurrences_are_kept_from_many_documents() -> None:
@@ -265,14 +294,11 @@ def test_some_occurrences_are_kept_from_many_documents() -> None:
 
 def test_no_phrases() -> None:
     assert Text().add([], 3).find() == []
-    assert find_phrases(*random_text(), lambda ids: "!", SETTINGS) == []
-    ids, documents = random_text()
-    with pytest.raises(ValueError, match=r"documents of shape \(1, 16\) for tokens of shape \(600, 16\)"):
-        find_phrases(ids, documents[:1], decode, SETTINGS)
+    assert find(*random_text(), SETTINGS, lambda ids: "!") == []
 
 
 def test_the_phrase_that_is_named_is_shown_first() -> None:
-    phrases = find_phrases(*random_text(), decode, SETTINGS)
+    phrases = find(*random_text(), SETTINGS)
     assert len(phrases) > 3
     assert order_for_examples(phrases, None) == phrases
     named = order_for_examples(phrases, phrases[2].text.strip())
@@ -286,7 +312,7 @@ def test_the_phrase_that_is_named_is_shown_first() -> None:
 
 
 def test_phrases_that_are_written_are_read(tmp_path: Path) -> None:
-    phrases = find_phrases(*random_text(), decode, SETTINGS)
+    phrases = find(*random_text(), SETTINGS)
     assert phrases
     write_phrases(tmp_path / "phrases.json", phrases)
     assert read_phrases(tmp_path / "phrases.json") == phrases

@@ -124,6 +124,30 @@ def test_tokens_through_the_model() -> None:
     assert stages["measure_curve"].model_tokens == len(GPT2.jobs("headline")) * 8 * 64 * 256
 
 
+def test_heldout_tokens_are_encoded_once() -> None:
+    """Whatever share of them the loss takes."""
+    few, all_of_them = (by_stage(changed(GPT2, "evaluation", ce_sequences=limit)) for limit in (8, None))
+    for stage in ("evaluate", "measure_curve"):
+        assert few[stage].model_tokens < all_of_them[stage].model_tokens
+        assert few[stage].dense_flops == all_of_them[stage].dense_flops
+        assert few[stage].sparse_flops == all_of_them[stage].sparse_flops
+
+
+def test_memory_of_text_stages_hardly_grows() -> None:
+    small, large = (by_stage(cost.scaled(n)) for n in (10**8, 10**9))
+    assert small["find_phrases"].memory == large["find_phrases"].memory < 2e9
+    assert large["tokenize"].memory < 2 * small["tokenize"].memory < 2e9
+
+
+def test_streamed_tokens_keep_their_id_once_and_a_norm_at_each_layer() -> None:
+    sample, train, heldout = 10**7, 131_072_000, 262_144
+    kept = changed(GPT2, "residuals", disk_gb=None, mean_tokens=sample)
+    assert kept.cache_bytes(streamed=False) - kept.cache_bytes(streamed=True) == (train - sample) * (
+        7 * (2 * 768 + 12) - 4 * (1 + 7)
+    )
+    assert kept.cache_bytes(streamed=False) == 7 * (train + heldout) * (2 * 768 + 12)
+
+
 def test_streaming_takes_the_model_in_place_of_the_disk() -> None:
     kept, streamed = (changed(GPT2, "residuals", disk_gb=limit) for limit in (None, 100))
     assert streamed.streams and not kept.streams
@@ -172,7 +196,7 @@ def test_the_page_on_scale_is_up_to_date(tmp_path: Path) -> None:
 def test_bottlenecks_named_on_the_page_are_those_of_the_table() -> None:
     plans = {name: plan.plan(cost.scaled(n), plan.read_rates(), Machine()) for name, n in cost.TOKENS.items()}
     assert cost.training_share(plans["1 M"]) < 0.5 < cost.training_share(plans["100 M"])
-    assert cost.largest(plans["1 G"]) == "find_phrases"
+    assert cost.largest(plans["1 G"]) == "evaluate"
     assert plans["100 M"].disk["residuals"] > 1e12
 
 

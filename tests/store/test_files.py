@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ import torch
 from fixtures.faults import Fault, Run, flip_a_bit, stage_of, words
 
 from tsae.store import files
+from tsae.store import verify as artefacts
 from tsae.store.clocks import lower_times
 from tsae.store.locks import hold
 from tsae.store.tensors import load_metadata, load_tensors, save_tensors
@@ -157,6 +159,57 @@ def test_a_file_is_what_was_recorded(tmp_path: Path) -> None:
         files.read_text(path)
 
 
+def test_a_file_is_compared_once_and_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, note = tmp_path / "a.txt", tmp_path / ".a.txt.verified"
+    files.write_text(path, "what was written")
+    files.check_once(path)
+    assert not note.exists()  # it may yet change without a change of its times
+    monkeypatch.setattr(files, "SETTLED", -1)
+    files.check_once(path)
+    whole = note.read_text()
+    before = path.stat()
+    flip_a_bit(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    with pytest.raises(files.DamagedError, match=r"a\.txt: damaged"):
+        files.check_once(path)
+    assert note.read_text() == whole
+    # What a disk does behind the file system's back is found by those who read all bytes.
+    note.write_text(json.dumps(json.loads(whole) | {"ctime_ns": path.stat().st_ctime_ns}))
+    files.check_once(path)
+    with pytest.raises(files.DamagedError):
+        files.check(path)
+    assert artefacts.verify([tmp_path], {}).damaged == [path]
+    # A new file, a damaged note, and none.
+    files.write_text(path, "what is written")
+    files.check_once(path)
+    assert note.read_text() != whole
+    for content in ("", "{", "[]", "\0"):
+        note.write_text(content)
+        files.check_once(path)
+        assert json.loads(note.read_text())["sha256"] == [files.sha256(path)]
+    files.remove(path)
+    assert list(tmp_path.iterdir()) == []
+    files.check_once(path)
+    path.write_text("of another program")
+    files.check_once(path)
+    assert not note.exists()
+
+
+def test_processes_that_compare_a_file_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"a": torch.arange(1 << 20)})
+    code = "import sys, pathlib; from tsae.store import files; files.SETTLED = -1; files.check_once(pathlib.Path(sys.argv[1]))"
+    processes = [subprocess.Popen([sys.executable, "-c", code, path]) for _ in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        ".a.safetensors.sha256",
+        ".a.safetensors.verified",
+        "a.safetensors",
+    ]
+    assert json.loads(files.verified_of(path).read_text())["sha256"] == [files.sha256(path)]
+
+
 @pytest.mark.parametrize("content", ["", "\n", "\0" * 80, "{digest}", "{half}  a.txt\n"])
 def test_only_without_a_record_a_file_passes_unread(content: str, tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
@@ -178,6 +231,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from tsae.store import files
+from tsae.store import verify as artefacts
 
 rename, calls = os.replace, []
 

@@ -15,7 +15,7 @@ from huggingface_hub.utils import httpx
 
 from tsae.profile.inputs import Corpus
 from tsae.store import files
-from tsae.text.documents import Document, read_documents
+from tsae.text.documents import Document, read_catalogue, read_documents
 from tsae.text.write_documents import write_documents
 
 
@@ -38,6 +38,22 @@ def test_written_documents_are_read_back_without_the_empty_ones(tmp_path: Path) 
     ]
     first = json.loads(output.read_text(encoding="utf-8").split("\n")[0])
     assert first == {"title": "a.txt:1", "text": "one", "source": 0}
+
+
+def test_documents_are_found_again_by_line(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.txt", tmp_path / "b.txt"
+    a.write_text("one\n\u201ezwei\u201c\u2028 drei\none\n", encoding="utf-8")
+    b.write_text("one\ntwo\n")
+    output = tmp_path / "documents.jsonl"
+    write_documents(Corpus(sources=(file_corpus("lines", a), file_corpus("lines", b))), tmp_path, output)
+    catalogue, documents = read_catalogue(output), list(read_documents(output))
+    assert list(catalogue.read([4, 1, 1, 0])) == [documents[line] for line in (4, 1, 1, 0)]
+    assert catalogue.sources.tolist() == [0, 0, 0, 1, 1]
+    assert catalogue.n_characters.tolist() == [len(document.text) for document in documents] == [3, 12, 3, 3, 3]
+    assert catalogue.is_first.tolist() == [True, True, False, False, True]
+    output.write_text("-" + output.read_text())
+    with pytest.raises(ValueError, match=r"documents\.jsonl, line 2: not a document"):
+        list(catalogue.read([1]))
 
 
 def test_documents_without_any_text(tmp_path: Path) -> None:

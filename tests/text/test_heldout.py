@@ -1,13 +1,14 @@
 """The choice of held-out documents and pieces, on documents of a token per character."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tsae.profile.inputs import Tokens
-from tsae.text.documents import Document
-from tsae.text.heldout import TokenizedDocument, hold_out, lengths_of_pieces
+from tsae.text.documents import Catalogue
+from tsae.text.heldout import Piece, hold_out, lengths_of_pieces
 
 
 def settings(n_documents: int, share: float, text: int = 120, seed: int = 0) -> Tokens:
@@ -19,29 +20,24 @@ def settings(n_documents: int, share: float, text: int = 120, seed: int = 0) -> 
     return made
 
 
-def choose(lengths: Sequence[Sequence[int]], wanted: Tokens) -> dict[int, list[TokenizedDocument]]:
+def choose(lengths: Sequence[Sequence[int]], wanted: Tokens) -> dict[int, list[Piece]]:
     """Pieces by source in document order, for documents with these lengths by source."""
-    documents = [Document(str(length), "x" * length, source) for source, each in enumerate(lengths) for length in each]
-
-    def read(lines: Sequence[int]) -> Iterator[TokenizedDocument]:
-        for line in lines:
-            yield TokenizedDocument(line, np.arange(len(documents[line].text), dtype=np.int32))
-
-    pieces = hold_out(documents, range(len(documents)), read, wanted)
+    whole = np.array([length for each in lengths for length in each])
+    sources = np.repeat(np.arange(len(lengths)), [len(each) for each in lengths])
+    everywhere = np.ones(len(whole), dtype=bool)
+    catalogue = Catalogue(Path(), whole.cumsum() - whole, sources, whole, everywhere)
+    pieces = hold_out(catalogue, np.arange(len(whole)), lambda lines: iter(whole[lines].tolist()), wanted)
     lines = [piece.line for piece in pieces]
     assert lines == sorted(set(lines))
-    assert sum(len(piece.ids) for piece in pieces) == wanted.heldout_text
+    assert sum(sizes(pieces)) == wanted.heldout_text
     for piece in pieces:
-        assert 1 <= len(piece.ids) <= wanted.heldout_share * wanted.heldout_text + 1e-9
-        assert (np.diff(piece.ids) == 1).all()
-        assert piece.ids[-1] < len(documents[piece.line].text)
-    return {
-        source: [piece for piece in pieces if documents[piece.line].source == source] for source in range(len(lengths))
-    }
+        assert 1 <= piece.stop - piece.start <= wanted.heldout_share * wanted.heldout_text + 1e-9
+        assert 0 <= piece.start < piece.stop <= whole[piece.line]
+    return {source: [piece for piece in pieces if sources[piece.line] == source] for source in range(len(lengths))}
 
 
-def sizes(pieces: Sequence[TokenizedDocument]) -> list[int]:
-    return [len(piece.ids) for piece in pieces]
+def sizes(pieces: Sequence[Piece]) -> list[int]:
+    return [piece.stop - piece.start for piece in pieces]
 
 
 def test_pieces_by_hand() -> None:
@@ -103,7 +99,7 @@ def test_documents_of_a_few_tokens_do_not_make_up_the_number() -> None:
 
 def test_pieces_lie_anywhere_and_the_seed_says_where() -> None:
     def starts(seed: int) -> list[int]:
-        return [int(piece.ids[0]) for piece in choose([[20] * 300], settings(100, 0.01, seed=seed, text=600))[0]]
+        return [piece.start for piece in choose([[20] * 300], settings(100, 0.01, seed=seed, text=600))[0]]
 
     assert starts(0) == starts(0) != starts(1)
     assert set(starts(0)) == set(range(15))  # of pieces of 6 tokens in 20: each place from 0 to 14

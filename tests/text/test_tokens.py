@@ -12,8 +12,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tsae.profile.inputs import Tokens
 from tsae.store import files
-from tsae.store.tensors import save_tensors
-from tsae.text.tokens import TokenSplit, load_tokens
+from tsae.store.tensors import load_metadata, save_tensors
+from tsae.text import write_tokens as packing
+from tsae.text.tokens import TokenSplit, load_tokens, open_text
 from tsae.text.write_tokens import write_tokens
 
 SETTINGS = Tokens(n_ctx=32, train=40_000, heldout=4_000, heldout_documents=40, seed=0)
@@ -133,6 +134,32 @@ def test_same_seed_same_bytes(documents: Path, tiny_gpt2: Path) -> None:
     assert not set(first) & set(other)
 
 
+def test_splits_are_what_packing_in_memory_gives(
+    documents: Path, tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is read, tokenized and packed at a time."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
+    texts = [json.loads(line)["text"] for line in documents.read_text().splitlines()]
+    first = [line for line, text in enumerate(texts) if text not in texts[:line]]
+    for block, batch in ((1, 1), (100, 7), (1 << 20, 256)):
+        monkeypatch.setattr(packing, "BLOCK_TOKENS", block)
+        monkeypatch.setattr(packing, "BATCH_DOCUMENTS", batch)
+        train, heldout = splits(documents, tiny_gpt2)
+        held = set(heldout.documents.unique().tolist())
+        order = [line for line in np.random.default_rng(0).permutation(first).tolist() if line not in held]
+        encoded = [tokenizer(texts[line], add_special_tokens=False)["input_ids"] for line in order]
+        ids = [token for each in encoded for token in each]
+        lines = [line for line, each in zip(order, encoded, strict=True) for _ in each]
+        assert train.ids[:, 1:].flatten().tolist() == ids[: 1250 * 31]
+        assert train.documents[:, 1:].flatten().tolist() == lines[: 1250 * 31]
+        # The file is the one that safetensors writes.
+        path = documents.with_name("train.safetensors")
+        whole = documents.with_name("whole.safetensors")
+        save_tensors(whole, {"ids": train.ids, "documents": train.documents}, load_metadata(path))
+        assert path.read_bytes() == whole.read_bytes()
+        assert {each.name for each in path.parent.glob("*tmp*")} == set()
+
+
 def test_text_that_spells_bos_is_no_bos(tiny_gpt2: Path, tmp_path: Path) -> None:
     texts = [f"{number} <|endoftext|> bin" for number in range(400)]
     train, heldout = splits(
@@ -201,6 +228,17 @@ def test_a_damaged_tokenizer_is_refused(documents: Path, tiny_gpt2: Path, tmp_pa
             splits(documents, model)
         path.write_text(text)
     splits(documents, model)
+
+
+def test_a_split_is_read_in_parts(documents: Path, tiny_gpt2: Path) -> None:
+    train, _ = splits(documents, tiny_gpt2)
+    path = documents.with_name("train.safetensors")
+    text = open_text(path)
+    columns = [column.flatten().long().numpy() for column in (train.ids, train.documents)]
+    assert text.n_tokens == 40_000
+    for start, stop in ((0, 40_000), (0, 1), (31, 33), (39_999, 40_000), (64, 96), (100, 100)):
+        for part, column in zip(text.read(start, stop), columns, strict=True):
+            assert part.dtype == np.int64 and np.array_equal(part, column[start:stop])
 
 
 def test_load_refuses_other_tensors(tmp_path: Path) -> None:

@@ -120,8 +120,8 @@ def loaders(prepared: Prepared, path: Path) -> dict[str, Callable[[], object]]:
     return {
         "sae": lambda: load(path.parent),
         "last_fired": lambda: load_last_fired(path.parent),
-        "shard": lambda: read_shard(path, "f", 4, D, with_residuals=True),
-        "streamed shard": lambda: read_shard(path, "f", 4, D, with_residuals=False),
+        "shard": lambda: read_shard(path, "f", 4, D, ("norms", "positions", "residuals", "tokens")),
+        "streamed shard": lambda: read_shard(path, "f", 4, D, ("norms", "tokens")),
         "mean": cache.mean,
         "token counts": lambda: cache.token_counts(512),
         "tokens": lambda: load_tokens(path),

@@ -9,67 +9,94 @@ on these, a feature of the phrase does not.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
+from tsae.phrases.candidates import (
+    MOST_RECORDS,
+    Candidates,
+    Runs,
+    Vocabulary,
+    describe_tokens,
+    find_again,
+    find_candidates,
+    parts,
+)
 from tsae.phrases.phrases import Context, Half, Phrase, order_for_examples, write_phrases
 from tsae.profile.evaluation import Phrases
+from tsae.store import files
 from tsae.store.arguments import Folder
-from tsae.text.tokens import load_tokenizer, load_tokens
+from tsae.text.tokens import TokenText, load_tokenizer, open_text
 
 LOG = logging.getLogger(__name__)
 MAX_OVERLAP = 0.5  # share of a candidate's occurrences that may overlap better phrases
 CONTEXT_BEFORE, CONTEXT_AFTER = 8, 4  # tokens shown around an occurrence
+MOST_CANDIDATES = 1 << 16  # that are in memory; if too few of them are phrases, all are counted again and more are kept
 
 
-class _Candidate(NamedTuple):
-    nats_saved: float
+class _Chosen(NamedTuple):
     tokens: tuple[int, ...]
-    starts: np.ndarray  # places of the first token
+    n_occurrences: int
+    choosing: np.ndarray  # starts in either half of the documents
+    scoring: np.ndarray
+    documents: Mapping[int, int]  # the document of each of these starts
+    inside: np.ndarray  # all starts in these documents, ascending
+    rng: np.random.Generator
 
 
-def find_phrases(ids: Tensor, documents: Tensor, decode: Callable[[list[int]], str], settings: Phrases) -> list[Phrase]:
+def find_phrases(text: TokenText, decode: Callable[[list[int]], str], settings: Phrases, folder: Path) -> list[Phrase]:
     """Frequent phrases, best first: runs of letters-only tokens from the start of a word to the end of a word.
 
     Candidates are ranked by count * log(p(phrase) / (p(token_1) ... p(token_n))), the nats saved by coding the phrase
     as one unit. Of candidates that overlap in the text, the best one stays.
 
     Args:
-        ids: (n_seq, n_ctx) int32.
-        documents: (n_seq, n_ctx) int32, each token's document; -1 at BOS.
+        text: the training split.
         decode: text of token ids, which keeps the leading space of a single token.
         settings: lengths, frequencies and numbers.
+        folder: where occurrences of runs wait while they are counted.
 
     Returns:
         At most `settings.n_phrases` phrases, each with at most `settings.max_occurrences` seeded occurrences, spread
         evenly over its documents. Phrases of few documents, or nearly all in one, are left out.
-
-    Raises:
-        ValueError: shapes differ.
     """
-    if ids.shape != documents.shape:
-        raise ValueError(f"documents of shape {tuple(documents.shape)} for tokens of shape {tuple(ids.shape)}")
-    tokens, lines = (column.numpy().astype(np.int64).ravel() for column in (ids, documents))
-    covered = np.zeros(len(tokens), dtype=bool)
+    vocabulary, most = describe_tokens(text, decode, settings.n_common), MOST_CANDIDATES
+    while True:
+        candidates, n_found = find_candidates(text, vocabulary, settings, most, folder)
+        chosen = _choose(text, vocabulary, candidates, settings)
+        if len(chosen) == settings.n_phrases or n_found <= most:
+            break
+        most *= 8
+    spans = _spans_of(text, [document for each in chosen for document in each.documents.values()])
+    return [_describe(each, text, spans, decode, settings.base_tokens) for each in chosen]
+
+
+def _choose(text: TokenText, vocabulary: Vocabulary, candidates: Candidates, settings: Phrases) -> list[_Chosen]:
+    """The candidates that become phrases, best first."""
+    covered = np.zeros(0, dtype=np.int64)  # places, ascending
     chosen: list[_Chosen] = []
     n_of_one_document = 0
-    for candidate in sorted(_find_candidates(tokens, lines, decode, settings), key=lambda c: (-c.nats_saved, c.tokens)):
-        places = _places(candidate.starts, len(candidate.tokens))
-        if covered[places].any(1).mean() > MAX_OVERLAP:
+    for starts, lines, (tokens,) in _occurrences(text, vocabulary, candidates):
+        places = starts[:, None] + np.arange(len(tokens))
+        overlaps = _is_among(places, covered)
+        if overlaps.any(1).mean() > MAX_OVERLAP:
             continue
         # A generator per phrase, so that no phrase depends on the others.
-        rng = np.random.default_rng([settings.seed, *candidate.tokens])
-        starts = _spread(candidate.starts, lines, settings.max_occurrences, rng)
-        first = _first_half(lines[starts], rng)
+        rng = np.random.default_rng([settings.seed, *tokens])
+        kept = _spread(starts, lines, settings.max_occurrences, rng)
+        documents = lines[np.searchsorted(starts, kept)]
+        first = _first_half(documents, rng)
         if min(first.sum(), (~first).sum()) < settings.min_scored:
             n_of_one_document += 1
             continue
-        covered[places] = True
-        chosen.append(_Chosen(candidate, starts[first], starts[~first], rng))
+        new = np.unique(places[~overlaps])
+        covered = np.insert(covered, np.searchsorted(covered, new), new)
+        inside = starts[np.isin(lines, documents)]
+        document_of = dict(zip(kept.tolist(), documents.tolist(), strict=True))
+        chosen.append(_Chosen(tuple(tokens.tolist()), len(starts), kept[first], kept[~first], document_of, inside, rng))
         if len(chosen) == settings.n_phrases:
             break
     LOG.info(
@@ -77,57 +104,66 @@ def find_phrases(ids: Tensor, documents: Tensor, decode: Callable[[list[int]], s
         n_of_one_document,
         settings.min_scored,
     )
-    text = _Text(tokens, lines, decode, _places_of(lines, [lines[each.candidate.starts] for each in chosen]))
-    return [_describe(each, text, settings.base_tokens) for each in chosen]
+    return chosen
 
 
-class _Chosen(NamedTuple):
-    candidate: _Candidate
-    choosing: np.ndarray  # starts in either half of the documents
-    scoring: np.ndarray
-    rng: np.random.Generator
+def _occurrences(text: TokenText, vocabulary: Vocabulary, candidates: Candidates) -> Iterator[Runs]:
+    """All occurrences of each candidate, best first. The text is read again for as many of them as memory holds."""
+    first, ends = 0, candidates.counts.cumsum()
+    while first < len(ends):
+        before = ends[first] - candidates.counts[first]
+        last = max(first + 1, int(np.searchsorted(ends, before + MOST_RECORDS, side="right")))
+        yield from find_again(text, vocabulary, candidates.tokens[first:last])
+        first = last
 
 
-class _Text(NamedTuple):
-    tokens: np.ndarray
-    lines: np.ndarray  # the document of each
-    decode: Callable[[list[int]], str]
-    places_of: Mapping[int, np.ndarray]  # a document's places
+def _is_among(places: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """Mask of the places that are among ascending ones."""
+    if not len(covered):
+        return np.zeros(places.shape, dtype=bool)
+    found: np.ndarray = covered[np.searchsorted(covered, places).clip(max=len(covered) - 1)] == places
+    return found
 
 
-def _places(starts: np.ndarray, n: int) -> np.ndarray:
-    """Places of the n tokens from each start on (m, n)."""
-    return starts[:, None] + np.arange(n)
+def _spans_of(text: TokenText, documents: Sequence[int]) -> dict[int, list[range]]:
+    """The places of each of these documents, as ranges in the order of the text."""
+    spans: dict[int, list[range]] = {}
+    wanted = np.unique(np.array(documents, dtype=np.int64))
+    for first, _, lines in parts(text):
+        places = np.flatnonzero(_is_among(lines, wanted))
+        new = np.flatnonzero((np.diff(places, prepend=-2) > 1) | (np.diff(lines[places], prepend=-1) != 0))
+        for group in np.split(places, new[1:]) if len(places) else ():
+            spans.setdefault(int(lines[group[0]]), []).append(range(first + group[0], first + group[-1] + 1))
+    return spans
 
 
-def _places_of(lines: np.ndarray, wanted: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
-    """The places of each document that occurs in `wanted`, ascending."""
-    if not wanted:
-        return {}
-    places = np.flatnonzero(np.isin(lines, np.unique(np.concatenate(wanted))))
-    return {int(lines[group[0]]): group for group in _group(places, lines[places], 1)}
-
-
-def _describe(chosen: _Chosen, text: _Text, base_tokens: int) -> Phrase:
+def _describe(
+    chosen: _Chosen,
+    text: TokenText,
+    spans: Mapping[int, Sequence[range]],
+    decode: Callable[[list[int]], str],
+    base_tokens: int,
+) -> Phrase:
     """A phrase with other tokens of its documents, and the context of an occurrence."""
-    tokens, everywhere = chosen.candidate.tokens, _places(chosen.candidate.starts, len(chosen.candidate.tokens))
+    everywhere = (chosen.inside[:, None] + np.arange(len(chosen.tokens))).ravel()
 
     def half(starts: np.ndarray) -> Half:
-        documents, per_occurrence = text.lines[starts], -(-base_tokens // (2 * len(starts)))
-        others = []
+        documents = [chosen.documents[start] for start in starts.tolist()]
+        per_occurrence, others = -(-base_tokens // (2 * len(starts))), []
         for document, count in zip(*np.unique(documents, return_counts=True), strict=True):
-            outside = np.setdiff1d(text.places_of[int(document)], everywhere)
+            places = np.concatenate([np.arange(span.start, span.stop) for span in spans[int(document)]])
+            outside = np.setdiff1d(places, everywhere)
             if len(outside):
                 others.extend(chosen.rng.choice(outside, count * per_occurrence).tolist())
-        return Half(tuple(starts.tolist()), tuple(documents.tolist()), tuple(others))
+        return Half(tuple(starts.tolist()), tuple(documents), tuple(others))
 
     return Phrase(
-        tokens,
-        text.decode(list(tokens)),
-        len(chosen.candidate.starts),
+        chosen.tokens,
+        decode(list(chosen.tokens)),
+        chosen.n_occurrences,
         half(chosen.choosing),
         half(chosen.scoring),
-        _context(int(chosen.scoring[0]), len(tokens), text),
+        _context(int(chosen.scoring[0]), len(chosen.tokens), text, decode),
     )
 
 
@@ -142,11 +178,11 @@ def _ranks(labels: np.ndarray) -> np.ndarray:
 
 
 def _spread(starts: np.ndarray, lines: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """At most `most` of the starts, ascending, spread evenly over documents."""
+    """At most `most` of the starts, ascending, spread evenly over their documents (n,)."""
     if len(starts) <= most:
         return starts
-    shuffled = rng.permutation(starts)
-    kept: np.ndarray = np.sort(shuffled[np.argsort(_ranks(lines[shuffled]), kind="stable")[:most]])
+    shuffled = rng.permutation(len(starts))
+    kept: np.ndarray = starts[np.sort(shuffled[np.argsort(_ranks(lines[shuffled]), kind="stable")[:most]])]
     return kept
 
 
@@ -164,83 +200,15 @@ def _first_half(documents: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.isin(documents, first)
 
 
-def _context(start: int, n: int, text: _Text) -> Context:
+def _context(start: int, n: int, text: TokenText, decode: Callable[[list[int]], str]) -> Context:
     """The context of the n tokens from `start` on, within the document."""
-    low, high = start, start + n
-    while low > max(start - CONTEXT_BEFORE, 0) and text.lines[low - 1] == text.lines[start]:
-        low -= 1
-    end = min(start + n + CONTEXT_AFTER, len(text.lines))
-    while high < end and text.lines[high] == text.lines[start]:
-        high += 1
-    return Context(low, tuple(text.decode([token]) for token in text.tokens[low:high].tolist()), start - low)
-
-
-def _find_candidates(
-    tokens: np.ndarray, lines: np.ndarray, decode: Callable[[list[int]], str], settings: Phrases
-) -> list[_Candidate]:
-    """All runs that are frequent enough in the whole split, given as tokens and the documents of each."""
-    is_text = lines >= 0
-    n_vocabulary = int(tokens.max()) + 1
-    counts = np.bincount(tokens[is_text], minlength=n_vocabulary)
-    log_p = np.log(np.maximum(counts, 1) / max(is_text.sum(), 1))
-    starts_word, continues_word = _describe_tokens(n_vocabulary, counts, decode)
-    usable = (starts_word | continues_word) & ~_most_common(tokens[is_text], lines[is_text], counts, settings.n_common)
-    in_run = is_text & usable[tokens]
-    # Whether the next token is of the same document, and so of the same sequence.
-    linked = (lines == np.roll(lines, -1)) & is_text
-    word_goes_on = linked & continues_word[np.roll(tokens, -1)]
-
-    # `run` holds the starts of the runs of n tokens, `label` a number per run, equal for equal tokens.
-    run, label = in_run.nonzero()[0], tokens[in_run]
-    candidates, n_of_few_documents = [], 0
-    for n in range(2, max(settings.lengths) + 1):
-        last = run + n - 2
-        longer = linked[last]
-        longer[longer] = in_run[last[longer] + 1]
-        run = run[longer]
-        label = np.unique(label[longer] * n_vocabulary + tokens[run + n - 1], return_inverse=True)[1]
-        if n in settings.lengths:
-            whole = starts_word[tokens[run]] & ~word_goes_on[run + n - 1]
-            for starts in _group(run[whole], label[whole], settings.min_count):
-                if len(np.unique(lines[starts])) < settings.min_documents:
-                    n_of_few_documents += 1
-                    continue
-                phrase = tuple(tokens[starts[0] : starts[0] + n].tolist())
-                information = np.log(len(starts) / is_text.sum()) - log_p[list(phrase)].sum()
-                if information > 0:
-                    candidates.append(_Candidate(len(starts) * float(information), phrase, starts))
-    LOG.info(
-        "%d frequent runs of tokens left out: in fewer than %d documents", n_of_few_documents, settings.min_documents
-    )
-    return candidates
-
-
-def _describe_tokens(
-    n_vocabulary: int, counts: np.ndarray, decode: Callable[[list[int]], str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Masks (V,) of the letters-only tokens that start a word with a space, and of those that continue a word."""
-    starts, continues = np.zeros(n_vocabulary, dtype=bool), np.zeros(n_vocabulary, dtype=bool)
-    for token in counts.nonzero()[0].tolist():
-        text = decode([token])
-        starts[token] = text.startswith(" ") and text[1:].isalpha()
-        continues[token] = text.isalpha()
-    return starts, continues
-
-
-def _most_common(tokens: np.ndarray, lines: np.ndarray, counts: np.ndarray, n_common: int) -> np.ndarray:
-    """Mask (V,) of the tokens in the most documents; counts would include the topic of one long document."""
-    n_lines = int(lines.max()) + 1
-    n_documents = np.bincount(np.unique(tokens * n_lines + lines) // n_lines, minlength=len(counts))
-    common = np.zeros(len(counts), dtype=bool)
-    common[np.lexsort((-counts, -n_documents))[:n_common]] = True
-    return common
-
-
-def _group(places: np.ndarray, labels: np.ndarray, min_count: int) -> list[np.ndarray]:
-    """Ascending places of each label that has at least min_count of them."""
-    order = np.argsort(labels, kind="stable")
-    groups = np.split(places[order], np.diff(labels[order]).nonzero()[0] + 1)
-    return [group for group in groups if len(group) >= min_count]
+    first = max(start - CONTEXT_BEFORE, 0)
+    tokens, lines = text.read(first, min(start + n + CONTEXT_AFTER, text.n_tokens))
+    other = np.flatnonzero(lines != lines[start - first])
+    low, high = (other[side] for side in (other < start - first, other > start - first))
+    own = slice(low[-1] + 1 if len(low) else 0, high[0] if len(high) else len(lines))
+    texts = tuple(decode([token]) for token in tokens[own].tolist())
+    return Context(first + int(own.start), texts, start - first - int(own.start))
 
 
 def find_phrases_of(model: Folder, train: Path, settings: Phrases, output: Path) -> None:
@@ -256,8 +224,10 @@ def find_phrases_of(model: Folder, train: Path, settings: Phrases, output: Path)
         ValueError: the phrase `settings.example` is not among them.
     """
     decode: Any = load_tokenizer(model).decode
-    split = load_tokens(train)
-    phrases = find_phrases(split.ids, split.documents, decode, settings)
+    text = open_text(train)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with files.naming(output):
+        phrases = find_phrases(text, decode, settings, output.parent)
     LOG.info("%d phrases: %s", len(phrases), ", ".join(repr(phrase.text) for phrase in phrases[:10]))
     order_for_examples(phrases, settings.example)
     write_phrases(output, phrases)

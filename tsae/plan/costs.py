@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 
 from tsae.plan.cost import Cost
 from tsae.plan.sizes import (
-    TEXT_BYTES,
     block_flops,
     encoder_flops,
     heldout_bytes,
@@ -32,7 +31,11 @@ from tsae.profile.sweep import Job
 PROCESS_BYTES, MODEL_PROCESS_BYTES = 0.45e9, 0.6e9
 GPU_PROCESS_BYTES = 0.6e9  # of CUDA itself
 MOST_CONTEXT = 16  # tokens of an example: a phrase and its context
-TOKEN_WORK_BYTES = 110  # per training token while phrases are counted: ids, documents, keys, their order
+TOKEN_WORK_BYTES = 110  # per training token while n-grams are counted: ids, documents, keys, their order
+DOCUMENT_WORK_BYTES = 80  # per document while they are tokenised: places, order, digests, lengths
+DOCUMENT_TOKENS = 330  # of a document of C4, at least
+# While phrases are counted, per training token up to the most that is in memory at a time.
+PHRASE_TOKEN_BYTES, PHRASE_BYTES = 60, 0.7e9
 HELD = 4  # numbers per weight in training: itself, its gradient, two moments
 IN_ORDER = 5  # sequential reads measured 5 times faster than shuffled batches
 
@@ -68,7 +71,7 @@ def _prepare_documents(config: Config) -> Cost:
 
 def _tokenize(config: Config) -> Cost:
     tokens = sum(split_tokens(config))
-    memory = PROCESS_BYTES + (TEXT_BYTES + 24) * tokens
+    memory = PROCESS_BYTES + DOCUMENT_WORK_BYTES * tokens / DOCUMENT_TOKENS
     return Cost("tokenize", 1, text_tokens=tokens, memory=memory)
 
 
@@ -230,8 +233,9 @@ def _evaluate(config: Config) -> Cost:
         on_gpu=True,
         model_tokens=scored * len(jobs),
         model_flops=sum(scored * upper_flops(config, job.layer) for job in jobs),
-        dense_flops=sum((heldout + scored) * encoder_flops(config, job.point) + compared(job) for job in jobs),
-        sparse_flops=sum((heldout + scored) * 2 * config.model.d_model * n_active(job.point) for job in jobs),
+        # The loss takes the reconstructions of the one pass over held-out tokens.
+        dense_flops=sum(heldout * encoder_flops(config, job.point) + compared(job) for job in jobs),
+        sparse_flops=sum(heldout * 2 * config.model.d_model * n_active(job.point) for job in jobs),
         memory=MODEL_PROCESS_BYTES + held + heldout_bytes(config) + 64 * firings,
         gpu_memory=GPU_PROCESS_BYTES + held,
     )
@@ -253,11 +257,8 @@ def _measure_curve(config: Config) -> Cost:
         on_gpu=True,
         model_tokens=n_checkpoints * scored * len(jobs),
         model_flops=sum(n_checkpoints * scored * upper_flops(config, job.layer) for job in jobs),
-        dense_flops=n_checkpoints
-        * (similarity + sum((heldout + scored) * encoder_flops(config, job.point) for job in jobs)),
-        sparse_flops=sum(
-            n_checkpoints * (heldout + scored) * 2 * config.model.d_model * n_active(job.point) for job in jobs
-        ),
+        dense_flops=n_checkpoints * (similarity + sum(heldout * encoder_flops(config, job.point) for job in jobs)),
+        sparse_flops=sum(n_checkpoints * heldout * 2 * config.model.d_model * n_active(job.point) for job in jobs),
         memory=MODEL_PROCESS_BYTES + held + heldout_bytes(config),
         gpu_memory=GPU_PROCESS_BYTES + held,
     )
@@ -268,7 +269,8 @@ def _phrases(config: Config) -> Iterator[Cost]:
         return
     train = split_tokens(config)[0]
     jobs = config.jobs("encoder")
-    yield Cost("find_phrases", 1, text_tokens=train, memory=PROCESS_BYTES + TOKEN_WORK_BYTES * train)
+    work = min(PHRASE_TOKEN_BYTES * train, PHRASE_BYTES)
+    yield Cost("find_phrases", 1, text_tokens=train, memory=PROCESS_BYTES + work)
     settings, d = config.phrases, config.model.d_model
     # Rows per phrase: its occurrences, other tokens of their documents, and a context. With a streamed cache the model
     # runs a whole shard for a few rows.

@@ -43,7 +43,7 @@ class Machine(NamedTuple):
     gpu_tflops: Annotated[float, Field(ge=0.001)] = 10.0
     """Throughput of the GPU [10^12 FLOP/s]; the default is half of an A100's float32 peak without TF32."""
     disk_gb_per_s: Annotated[float, Field(ge=0.001)] = 0.5
-    """Speed of reading cached residuals, comparing their sha256 and making batches [GB/s]."""
+    """Speed of reading cached residuals and making batches [GB/s]."""
     gb_per_hour: Annotated[float, Field(ge=0.001)] = 50.0
     """Speed of downloads [GB/h]."""
 

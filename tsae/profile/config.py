@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_valid
 from tsae.profile.consistency import check_consistency
 from tsae.profile.evaluation import Evaluation, Features, Ngrams, Phrases, Simple
 from tsae.profile.figures import FIGURE_NAMES, lack_of_points
-from tsae.profile.inputs import TOKEN_BYTES, Corpus, Model, Residuals, Tokens, Unigrams
+from tsae.profile.inputs import COLUMN_BYTES, TOKEN_BYTES, Corpus, Model, Residuals, Tokens, Unigrams
 from tsae.profile.released import Released
 from tsae.profile.section import Name, Section
 from tsae.profile.sources import WheelFile
@@ -106,14 +106,17 @@ class Config(Section):
         return limit is not None and self.cache_bytes(streamed=False) > limit * 1e9
 
     def cache_bytes(self, streamed: bool) -> int:
-        """Size of the residual cache on disk [bytes]: all residuals, or only what streaming keeps."""
+        """Size of the residual cache on disk [bytes]: all residuals, or only what streaming keeps.
+
+        Of a streamed token that is its norm at each layer, and its id once.
+        """
         n_ctx = self.tokens.n_ctx
         train, heldout = (-(-size // n_ctx) * n_ctx for size in (self.tokens.train, self.tokens.heldout))
         kept = (
             min(train, max(self.residuals.mean_tokens, self.residuals.shard_sequences * n_ctx)) if streamed else train
         )
-        per_layer = (train + heldout) * TOKEN_BYTES + (kept + heldout) * 2 * self.model.d_model
-        return len(self.residuals.layers) * per_layer
+        per_layer = (kept + heldout) * (TOKEN_BYTES + 2 * self.model.d_model) + (train - kept) * COLUMN_BYTES
+        return len(self.residuals.layers) * per_layer + (train - kept) * COLUMN_BYTES
 
     def jobs(self, block: str | None = None) -> list[Job]:
         """Every SAE of a block, or of the sweep, once, in the order of the configuration."""

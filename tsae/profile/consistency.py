@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from tsae.profile.figures import check_points
-from tsae.profile.inputs import TOKEN_BYTES
+from tsae.profile.inputs import COLUMN_BYTES
 from tsae.profile.sweep import Job
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _check_disk(config: "Config") -> None:
     if limit is not None and config.streams and (least := config.cache_bytes(streamed=True)) > limit * 1e9:
         raise ValueError(
             f"residuals.disk_gb: {limit:g} GB are too few: the held-out residuals, the sample of the mean and "
-            f"{TOKEN_BYTES} bytes for every token and layer, at model.d_model {config.model.d_model}, take "
+            f"{COLUMN_BYTES} bytes for every token and layer, at model.d_model {config.model.d_model}, take "
             f"{least / 1e9:.3g} GB (all residuals take {config.cache_bytes(streamed=False) / 1e9:.3g} GB); raise it, "
             "or lower tokens.heldout, tokens.train, residuals.mean_tokens or the number of residuals.layers"
         )

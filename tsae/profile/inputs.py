@@ -107,7 +107,8 @@ class Tokens(Section):
         return self
 
 
-TOKEN_BYTES = 12  # of a token in a shard, besides its residual: its id, position and norm
+COLUMN_BYTES = 4  # of each of a token's id, position and norm in a shard
+TOKEN_BYTES = 3 * COLUMN_BYTES  # of a token in a shard, besides its residual
 
 
 class Residuals(Section):

@@ -15,12 +15,13 @@ from tsae.residuals.read import is_kept
 from tsae.residuals.shards import (
     SPLITS,
     check_kept,
+    columns_in,
     fingerprint,
-    holds_residuals,
     n_shards,
     read_shard,
     rows_of,
     shard_name,
+    with_ids,
 )
 from tsae.store import files
 from tsae.store.arguments import Files
@@ -102,18 +103,22 @@ def _in_common(parts: Sequence[Path]) -> dict[str, Any]:
 
 
 def _read(cache: Mapping[str, Any], folder: Path, layer: str, split: str) -> Iterator[Columns]:
-    """The shards of a split at a layer, in order."""
+    """The shards of a split at a layer, in order, with the ids that another layer may hold."""
     n_sequences, step = cache["n_sequences"][split], cache["shard_sequences"]
-    for i in range(n_shards(n_sequences, step)):
-        path = folder / split / f"layer{layer}" / shard_name(i)
-        yield read_shard(
-            path,
-            cache["fingerprints"][split][layer],
+    layers = [int(each) for each in cache["fingerprints"][split]]
+
+    def read(i: int, at: int) -> Columns:
+        return read_shard(
+            folder / split / f"layer{at}" / shard_name(i),
+            cache["fingerprints"][split][str(at)],
             rows_of(i, n_sequences, step, cache["n_ctx"]),
             cache["d_model"],
-            holds_residuals(split, i, cache),
+            columns_in(split, i, at, layers, cache),
             remedy=f"delete {folder / 'parts'} and run again, which makes this shard again",
         )
+
+    for i in range(n_shards(n_sequences, step)):
+        yield with_ids(functools.partial(read, i), int(layer), layers, cache["n_ctx"])
 
 
 def _describe(read: Reader, layer: int, settings: Residuals, d_model: int) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from tsae.profile.inputs import TOKEN_BYTES
-from tsae.residuals.shards import SPLITS, holds_residuals, is_made_from, n_shards, read_shard, rows_of, shard_name
+from tsae.profile.inputs import COLUMN_BYTES
+from tsae.residuals.shards import SPLITS, columns_in, is_made_from, n_shards, read_shard, rows_of, shard_name
 from tsae.store import files
 
 
@@ -20,7 +20,8 @@ class PlannedShard(NamedTuple):
     n_sequences: int
     paths: dict[int, Path]
     """layer -> file."""
-    with_residuals: bool
+    columns: dict[int, tuple[str, ...]]
+    """layer -> names of the columns in its file."""
     missing: list[int]
     """Layers whose file is missing or was made from other inputs."""
 
@@ -41,25 +42,23 @@ def plan_shards(folder: Path, ids: dict[str, Tensor], description: Mapping[str, 
         for index in range(n_shards(len(ids[split]), step)):
             paths = {layer: folder / split / f"layer{layer}" / shard_name(index) for layer in fingerprints}
             n_rows = rows_of(index, len(ids[split]), step, description["n_ctx"])
-            with_residuals = holds_residuals(split, index, description)
+            columns = {layer: columns_in(split, index, layer, fingerprints, description) for layer in fingerprints}
             missing = [
                 layer
                 for layer, path in paths.items()
                 if not (
-                    _is_whole(path, fingerprints[layer], n_rows, description["d_model"], with_residuals)
+                    _is_whole(path, fingerprints[layer], n_rows, description["d_model"], columns[layer])
                     if len(plan) in own
                     else is_made_from(path, fingerprints[layer])
                 )
             ]
-            plan.append(
-                PlannedShard(split, index * step, n_rows // description["n_ctx"], paths, with_residuals, missing)
-            )
+            plan.append(PlannedShard(split, index * step, n_rows // description["n_ctx"], paths, columns, missing))
     return plan
 
 
-def _is_whole(path: Path, made_from: str, n_rows: int, d_model: int, with_residuals: bool) -> bool:
+def _is_whole(path: Path, made_from: str, n_rows: int, d_model: int, columns: tuple[str, ...]) -> bool:
     try:
-        read_shard(path, made_from, n_rows, d_model, with_residuals)
+        read_shard(path, made_from, n_rows, d_model, columns)
     except ValueError:
         return False
     return True
@@ -89,8 +88,10 @@ def clear_stale(
         except FileNotFoundError:
             continue  # another part just renamed or removed it
     needed = sum(
-        item.n_sequences * n_ctx * len(item.missing) * (TOKEN_BYTES + 2 * d_model * item.with_residuals)
+        item.n_sequences * n_ctx * (2 * d_model if name == "residuals" else COLUMN_BYTES)
         for item in plan
+        for layer in item.missing
+        for name in item.columns[layer]
     )
     folder.mkdir(parents=True, exist_ok=True)
     available += shutil.disk_usage(folder).free

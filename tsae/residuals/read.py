@@ -11,7 +11,16 @@ from torch import Tensor
 
 from tsae.model.folder import model_source
 from tsae.model.language_model import LanguageModel, load_model
-from tsae.residuals.shards import FORMAT, check_kept, holds_residuals, read_shard, residuals_of, rows_of
+from tsae.residuals.shards import (
+    FORMAT,
+    check_kept,
+    columns_in,
+    holds_residuals,
+    read_shard,
+    residuals_of,
+    rows_of,
+    with_ids,
+)
 from tsae.store import files
 from tsae.store.tensors import load_as
 
@@ -77,9 +86,11 @@ class ResidualCache:
     """Sequences in every shard but the last."""
     batch_sequences: int
     """Sequences in a forward pass."""
+    split: str
+    """`train` or `heldout`."""
     layer: int
-    fingerprint: str
-    """Digest of the inputs, which every shard must carry."""
+    fingerprints: dict[int, str]
+    """Layer -> digest of the inputs, which each of its shards must carry; of all cached layers."""
     streamed: frozenset[int]
     """Shards whose residuals are not on disk but computed on demand."""
     sampled: tuple[int, ...]
@@ -121,10 +132,19 @@ class ResidualCache:
         return self._is_kept(self._read(index))
 
     def _read(self, index: int) -> dict[str, Tensor]:
-        path = self.shards[index]
-        n_rows = rows_of(index, self.n_sequences, self.shard_sequences, self.n_ctx)
-        remedy = f"delete {self.index} and {self.index.parent / 'parts'} and run again, which makes this shard again"
-        return read_shard(path, self.fingerprint, n_rows, self.d_model, index not in self.streamed, remedy)
+        path, cache = self.shards[index], {"streams": bool(self.streamed), "sampled": self.sampled}
+
+        def read(layer: int) -> dict[str, Tensor]:
+            return read_shard(
+                path if layer == self.layer else path.parent.with_name(f"layer{layer}") / path.name,
+                self.fingerprints[layer],
+                rows_of(index, self.n_sequences, self.shard_sequences, self.n_ctx),
+                self.d_model,
+                columns_in(self.split, index, layer, self.fingerprints, cache),
+                f"delete {self.index} and {self.index.parent / 'parts'} and run again, which makes this shard again",
+            )
+
+        return with_ids(read, self.layer, self.fingerprints, self.n_ctx)
 
     def _is_kept(self, columns: dict[str, Tensor]) -> Tensor:
         return is_kept(columns["norms"], columns["positions"], self.median_norm, self.max_norm, self.include_bos)
@@ -220,8 +240,9 @@ def open_residuals(
         shards=[folder / name for name in shards],
         shard_sequences=content["shard_sequences"],
         batch_sequences=content["batch_sequences"],
+        split=split,
         layer=layer,
-        fingerprint=described["fingerprints"][split],
+        fingerprints={int(at): each["fingerprints"][split] for at, each in content["layers"].items()},
         streamed=streamed,
         sampled=tuple(content["sampled"]),
         made_from=content["made_from"]

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from tsae.model.language_model import LanguageModel
 from tsae.store import files
 from tsae.store.tensors import load_metadata, load_tensors
 
-FORMAT = 2
+FORMAT = 3
 SPLITS = ("train", "heldout")
 LARGEST = torch.finfo(torch.float16).max
 
@@ -36,6 +36,18 @@ def rows_of(index: int, n_sequences: int, shard_sequences: int, n_ctx: int) -> i
 def holds_residuals(split: str, index: int, cache: Mapping[str, Any]) -> bool:
     """Whether a shard has its residuals on disk: in a cache that `streams`, only held-out and `sampled` ones do."""
     return split != "train" or not cache["streams"] or index in cache["sampled"]
+
+
+def columns_in(split: str, index: int, layer: int, layers: Iterable[int], cache: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns of a shard's file. Where it has no residuals, ids are in the file of the first of the layers alone."""
+    if holds_residuals(split, index, cache):
+        return ("norms", "positions", "residuals", "tokens")
+    return ("norms", "tokens") if layer == min(layers) else ("norms",)
+
+
+def positions_of(n_rows: int, n_ctx: int) -> Tensor:
+    """Position of each token of whole sequences (n_rows,) int32, 0 for BOS."""
+    return torch.arange(n_ctx, dtype=torch.int32).repeat(n_rows // n_ctx)
 
 
 def fingerprint(**inputs: Any) -> str:
@@ -144,7 +156,7 @@ def is_made_from(path: Path, fingerprint: str) -> bool:
 
 
 def read_shard(
-    path: Path, fingerprint: str, n_rows: int, d_model: int, with_residuals: bool, remedy: str = files.REMEDY
+    path: Path, fingerprint: str, n_rows: int, d_model: int, columns: Sequence[str], remedy: str = files.REMEDY
 ) -> dict[str, Tensor]:
     """Open a shard; its columns are read from disk on use.
 
@@ -153,18 +165,19 @@ def read_shard(
         fingerprint: digest of the inputs that it must have been made from.
         n_rows: tokens in it.
         d_model: width of the residual stream.
-        with_residuals: whether it must or must not hold the residuals.
+        columns: names of the columns that it must hold, of `columns_in`.
         remedy: the end of the message about a file that is not such a shard.
 
     Returns:
-        `tokens` and `positions` (n_rows,) int32, `norms` (n_rows,) float32, and perhaps `residuals` (n_rows, d_model) float16.
+        Of `tokens` and `positions` (n_rows,) int32, `norms` (n_rows,) float32 and `residuals` (n_rows, d_model) float16 those
+        that are named.
 
     Raises:
         DamagedError: the file is not what was written.
         NotOursError: it is missing, truncated, made from other inputs, or holds something else.
     """
     try:
-        return _read_columns(path, fingerprint, n_rows, d_model, with_residuals)
+        return _read_columns(path, fingerprint, n_rows, d_model, columns)
     except files.DamagedError:
         raise
     except files.NotOursError as error:
@@ -173,17 +186,37 @@ def read_shard(
         raise files.NotOursError(str(error), remedy) from error
 
 
-def _read_columns(path: Path, fingerprint: str, n_rows: int, d_model: int, with_residuals: bool) -> dict[str, Tensor]:
-    found_fingerprint, columns = load_metadata(path).get("fingerprint"), load_tensors(path)
+def with_ids(
+    read: Callable[[int], dict[str, Tensor]], layer: int, layers: Iterable[int], n_ctx: int
+) -> dict[str, Tensor]:
+    """The columns of a shard at a layer, with the ids and positions that its file may lack.
+
+    Args:
+        read: reads the file of the shard at one of the layers.
+        layer: the layer.
+        layers: all that are cached.
+        n_ctx: length of a sequence.
+    """
+    columns = read(layer)
+    if "tokens" not in columns:
+        columns["tokens"] = read(min(layers))["tokens"]
+    return {"positions": positions_of(len(columns["norms"]), n_ctx)} | columns
+
+
+def _read_columns(path: Path, fingerprint: str, n_rows: int, d_model: int, names: Sequence[str]) -> dict[str, Tensor]:
+    # Many trainings read every shard, and comparing all bytes takes longer than reading some.
+    files.check_once(path)
+    found_fingerprint = load_metadata(path, checked=False).get("fingerprint")
+    columns = load_tensors(path, checked=False)
     if found_fingerprint != fingerprint:
         raise ValueError(f"{path}: not made from the inputs that the cache is made from")
-    expected: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+    kinds: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         "tokens": ((n_rows,), torch.int32),
         "positions": ((n_rows,), torch.int32),
         "norms": ((n_rows,), torch.float32),
+        "residuals": ((n_rows, d_model), torch.float16),
     }
-    if with_residuals:
-        expected["residuals"] = ((n_rows, d_model), torch.float16)
+    expected = {name: kinds[name] for name in names}
     found = {name: (tuple(column.shape), column.dtype) for name, column in columns.items()}
     if found != expected:
         raise ValueError(f"{path}: holds {found} instead of {expected}")

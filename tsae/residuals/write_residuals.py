@@ -15,7 +15,16 @@ from tsae.model.folder import model_source
 from tsae.model.language_model import LanguageModel, load_model
 from tsae.profile.inputs import Residuals
 from tsae.residuals.plan_shards import PlannedShard, clear_stale, plan_shards
-from tsae.residuals.shards import FORMAT, SPLITS, fingerprint, n_shards, run_sequences, sampled_shards, to_float16
+from tsae.residuals.shards import (
+    FORMAT,
+    SPLITS,
+    fingerprint,
+    n_shards,
+    positions_of,
+    run_sequences,
+    sampled_shards,
+    to_float16,
+)
 from tsae.store import files
 from tsae.store.arguments import Folder
 from tsae.store.code import digest_of
@@ -192,9 +201,8 @@ def _write_shard(
         columns = {
             "residuals": residuals[layer],
             "tokens": sequences.flatten().int(),
-            "positions": torch.arange(n_ctx, dtype=torch.int32).repeat(item.n_sequences),
+            "positions": positions_of(n_rows, n_ctx),
             "norms": norms[layer],
         }
-        if not item.with_residuals:
-            del columns["residuals"]
-        save_tensors(item.paths[layer], columns, {"fingerprint": fingerprints[str(layer)]})
+        held = {name: columns[name] for name in item.columns[layer]}
+        save_tensors(item.paths[layer], held, {"fingerprint": fingerprints[str(layer)]})

@@ -13,8 +13,9 @@ import os
 import platform
 import re
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ REMEDY = "delete it and run again"
 REMEDY_OF_DAMAGE = (
     "`make verify-artefacts REMOVE=1`, with the CONFIGFILE of the run, removes it and says how to restore it"
 )
+SETTLED = 2.0  # time since a file last changed, before a comparison is noted [s]
 HOST = platform.node().replace(".", "_").replace("-", "_")
 UMASK = os.umask(0)
 os.umask(UMASK)
@@ -159,9 +161,9 @@ def record_all(paths: Files) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file and its record, if they exist."""
-    path.unlink(missing_ok=True)
-    record_of(path).unlink(missing_ok=True)
+    """Remove a file and what is kept beside it, if they exist."""
+    for each in (path, record_of(path), verified_of(path)):
+        each.unlink(missing_ok=True)
 
 
 def check(path: Path) -> None:
@@ -181,10 +183,50 @@ def check(path: Path) -> None:
         )
 
 
+def check_once(path: Path) -> None:
+    """As `check`, but a file that has not changed since a process last compared it is not read again.
+
+    The comparison is noted beside the file in `.{name}.verified`, and holds as long as the file's size, times, inode and recorded
+    sha256 stay the same. So it misses what a disk does to a file without changing its times. Processes that compare a file at the
+    same time write the same note.
+
+    Raises:
+        DamagedError: as `check`.
+    """
+    try:
+        before = _state(path)
+    except (FileNotFoundError, NotADirectoryError):  # no such file, or no record
+        check(path)
+        return
+    with suppress(OSError, ValueError):
+        if json.loads(verified_of(path).read_bytes()) == before:
+            return
+    check(path)
+    # A file may change twice within the precision of its times.
+    if before == _state(path) and time.time_ns() - before["ctime_ns"] > 1e9 * SETTLED:
+        with suppress(OSError):  # the folder is read-only
+            temporary = temporary_of(verified_of(path))
+            temporary.write_text(json.dumps(before), encoding="utf-8")
+            temporary.replace(verified_of(path))
+
+
+def verified_of(path: Path) -> Path:
+    """The file that notes when a file was last compared with its sha256."""
+    return path.with_name(f".{path.name}.verified")
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """What changes with a file, and its record."""
+    with path.open("rb") as file:  # a shared disk asks its server when a file is opened
+        found = os.fstat(file.fileno())
+    state = {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "ctime_ns": found.st_ctime_ns, "inode": found.st_ino}
+    return state | {"sha256": _recorded(path)}
+
+
 def known_sha256(path: Path) -> str:
-    """sha256 of a file, read once per process as long as its size, time and inode stay the same."""
+    """sha256 of a file, read once per process as long as its size, times and inode stay the same."""
     found = path.stat()
-    return _known_sha256(path.resolve(), found.st_size, found.st_mtime_ns, found.st_ino)
+    return _known_sha256(path.resolve(), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
 @functools.cache

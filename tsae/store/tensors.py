@@ -1,19 +1,23 @@
 """Tensors in safetensors files, written whole and checked before they are read."""
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
 from tsae.store.files import NotOursError, check, replacing
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 METADATA_KEY = "tsae"
+COPIED_BYTES = 1 << 24  # at a time
 
 
 def save_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, Any] | None = None) -> None:
@@ -31,21 +35,60 @@ def save_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: Ma
         )
 
 
-def load_tensors(path: Path) -> dict[str, "torch.Tensor"]:
-    """Read every tensor of a safetensors file; large ones are memory-mapped.
+class Column(NamedTuple):
+    """The numbers of a tensor, in a file of their own."""
+
+    file: IO[bytes]
+    dtype: str
+    """As safetensors names it."""
+    shape: tuple[int, ...]
+
+
+def save_columns(path: Path, columns: Mapping[str, Column], metadata: Mapping[str, Any]) -> None:
+    """Write the file that `save_tensors` would write of these tensors, all of one dtype, without having them in memory.
+
+    The format is that of https://huggingface.co/docs/safetensors: the length of a header, the header, and the tensors.
+    """
+    header: dict[str, Any] = {"__metadata__": {METADATA_KEY: json.dumps(metadata)}}
+    end = 0
+    for name, column in sorted(columns.items()):
+        start, end = end, end + column.file.seek(0, os.SEEK_END)
+        header[name] = {"dtype": column.dtype, "shape": column.shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, column in sorted(columns.items()):
+            column.file.seek(0)
+            shutil.copyfileobj(column.file, file, COPIED_BYTES)
+
+
+def load_tensors(path: Path, checked: bool = True) -> dict[str, "torch.Tensor"]:
+    """Read every tensor of a safetensors file; large ones are memory-mapped. Without `checked` the caller has checked the file.
 
     Raises:
         ValueError: the file is missing, damaged, truncated or not safetensors.
     """
-    check(path)
+    if checked:
+        check(path)
     with _opened(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
+def load_rows(path: Path, names: Sequence[str], rows: slice) -> "list[np.ndarray]":
+    """Read some rows of tensors whose file has been checked. They are copies: nothing of the file stays in memory.
+
+    Raises:
+        ValueError: the file is missing or not safetensors.
+    """
+    with _opened(path, "np") as file:
+        return [file.get_slice(name)[rows] for name in names]
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, framework: str = "pt") -> Iterator[Any]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework=framework) as file:
             yield file
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from error

@@ -9,7 +9,7 @@ import numpy as np
 
 from tsae.profile.inputs import Tokens
 from tsae.text.cut import cut_for
-from tsae.text.documents import Document
+from tsae.text.documents import Catalogue
 
 # The rest of a held-out document is lost, since it may not be trained on. So a document longer than LONGEST times the largest
 # piece stays in training while shorter ones of its source suffice. docs/methods.md says what that was measured to change.
@@ -19,26 +19,28 @@ LONGEST = 4
 MOST_DOCUMENTS = 10
 
 
-class TokenizedDocument(NamedTuple):
-    """Tokens of a document or of a piece of it, without BOS."""
+class Piece(NamedTuple):
+    """A part of a document that is held out."""
 
     line: int
-    """Index of its line in the documents file."""
-    ids: np.ndarray
-    """Token ids (n,) int32."""
+    """Index of the document's line in the documents file."""
+    start: int
+    """Its first token in the document, which has no BOS."""
+    stop: int
+    """The token after its last one."""
 
 
-Read = Callable[[Sequence[int]], Iterator[TokenizedDocument]]
+Lengths = Callable[[np.ndarray], Iterator[int]]
 
 
 @dataclass
 class _Source:
-    lines: list[int]
-    """Lines of its documents, shuffled."""
+    lines: np.ndarray
+    """Lines of its documents, shuffled (n,)."""
     wanted: int
     """Tokens to hold out."""
-    taken: dict[int, TokenizedDocument] = field(default_factory=dict)
-    """Whole documents to hold out, by line."""
+    taken: dict[int, int] = field(default_factory=dict)
+    """Documents to hold out: line -> length [tokens]."""
 
     @property
     def most(self) -> int:
@@ -46,9 +48,7 @@ class _Source:
         return len(self.lines) // 2
 
 
-def hold_out(
-    documents: Sequence[Document], order: Sequence[int], read: Read, settings: Tokens
-) -> list[TokenizedDocument]:
+def hold_out(catalogue: Catalogue, order: np.ndarray, lengths: Lengths, settings: Tokens) -> list[Piece]:
     """Choose pieces of documents that fill the held-out split exactly.
 
     Each source gets its share of the corpus in characters, but at most half of its documents; sources with more documents make
@@ -56,9 +56,10 @@ def hold_out(
     text. A document no longer than the pieces of its source is held out whole.
 
     Args:
-        documents: the corpus.
-        order: shuffled indices of the documents to choose from.
-        read: tokenizes documents, in the order of the indices that it gets.
+        catalogue: the corpus.
+        order: shuffled lines of the documents to choose from (n,).
+        lengths: yields the lengths of documents in the order of the lines that it gets, each tokenized when it is asked for
+            [tokens].
         settings: sizes, the least number of documents, the largest share of one, and the seed of the places.
 
     Returns:
@@ -69,16 +70,14 @@ def hold_out(
     """
     size, n_least = settings.heldout_text, settings.heldout_documents
     longest = settings.heldout_longest
-    lines: dict[int, list[int]] = {}
-    for line in order:
-        lines.setdefault(documents[line].source, []).append(line)
-    n_characters = sum(len(documents[line].text) for line in order)
-    _check_number(n_least, sum(len(lines_of) // 2 for lines_of in lines.values()), len(order), n_characters)
-    sources = _sources(documents, lines, size)
+    n_characters = int(catalogue.n_characters[order].sum())
+    n_documents = np.unique(catalogue.sources[order], return_counts=True)[1]
+    _check_number(n_least, int((n_documents // 2).sum()), len(order), n_characters)
+    sources = _sources(catalogue, order, size)
     missing = 0
     for source in sorted(sources.values(), key=lambda source: len(source.lines)):
         source.wanted += missing
-        missing = _take(source, read, longest)
+        missing = _take(source, lengths, longest)
         source.wanted -= missing
     if missing:
         raise ValueError(
@@ -86,55 +85,54 @@ def hold_out(
             f"{longest} tokens from one (tokens.heldout_share: {settings.heldout_share:g}), hold {size - missing}; lower it, "
             "or add to corpus.sources"
         )
-    _add_documents(sources, documents, order, read, settings)
+    _add_documents(sources, catalogue, order, lengths, settings)
     pieces = {
-        document.line: _piece(document, length, settings.seed)
+        line: _piece(line, whole, length, settings.seed)
         for source in sources.values()
-        for document, length in zip(
-            source.taken.values(),
-            lengths_of_pieces([len(each.ids) for each in source.taken.values()], source.wanted),
-            strict=True,
+        for (line, whole), length in zip(
+            source.taken.items(), lengths_of_pieces(list(source.taken.values()), source.wanted), strict=True
         )
     }
-    return [pieces[line] for line in order if line in pieces]
+    return [pieces[line] for line in order[np.isin(order, list(pieces))].tolist()]
 
 
-def _sources(documents: Sequence[Document], lines: dict[int, list[int]], size: int) -> dict[int, _Source]:
+def _sources(catalogue: Catalogue, order: np.ndarray, size: int) -> dict[int, _Source]:
     """Sources by number, each with its tokens of the split in proportion to its characters."""
-    numbers = sorted(lines)
-    characters = np.cumsum([sum(len(documents[line].text) for line in lines[number]) for number in numbers])
+    source_of, n_characters = catalogue.sources[order], catalogue.n_characters[order]
+    numbers = np.unique(source_of).tolist()
+    characters = np.cumsum([n_characters[source_of == number].sum() for number in numbers])
     ends = np.rint(size * (characters / characters[-1])).astype(int).tolist()
     return {
-        number: _Source(lines[number], end - start)
+        number: _Source(order[source_of == number], end - start)
         for number, start, end in zip(numbers, [0, *ends[:-1]], ends, strict=True)
     }
 
 
-def _take(source: _Source, read: Read, longest: int) -> int:
+def _take(source: _Source, lengths: Lengths, longest: int) -> int:
     """Take documents until they hold the wanted tokens, and return how many are missing."""
     missing = source.wanted
-    for document in _long_ones_last(source.lines, read, longest):
+    for line, length in _long_ones_last(source.lines, lengths, longest):
         if missing <= 0 or len(source.taken) == source.most:
             break
-        source.taken[document.line] = document
-        missing -= min(len(document.ids), longest)
+        source.taken[line] = length
+        missing -= min(length, longest)
     return max(0, missing)
 
 
 def _add_documents(
-    sources: dict[int, _Source], documents: Sequence[Document], order: Sequence[int], read: Read, settings: Tokens
+    sources: dict[int, _Source], catalogue: Catalogue, order: np.ndarray, lengths: Lengths, settings: Tokens
 ) -> None:
     """Take more documents until there are as many as asked for, which makes their pieces shorter."""
     n_taken = sum(len(source.taken) for source in sources.values())
-    for document in _long_ones_last(order, read, settings.heldout_longest):
+    for line, length in _long_ones_last(order, lengths, settings.heldout_longest):
         if n_taken >= settings.heldout_documents:
             return
-        source = sources[documents[document.line].source]
+        source = sources[int(catalogue.sources[line])]
         n_most = min(source.most, MOST_DOCUMENTS * source.wanted * settings.heldout_documents // settings.heldout_text)
-        if document.line not in source.taken and len(source.taken) < min(n_most, source.wanted):
-            source.taken[document.line] = document
+        if line not in source.taken and len(source.taken) < min(n_most, source.wanted):
+            source.taken[line] = length
             n_taken += 1
-    n_characters = sum(len(documents[line].text) for line in order)
+    n_characters = int(catalogue.n_characters[order].sum())
     _check_number(settings.heldout_documents, n_taken, len(order), n_characters)
 
 
@@ -148,15 +146,15 @@ def _check_number(n_least: int, n_most: int, n_documents: int, n_characters: int
         )
 
 
-def _long_ones_last(lines: Sequence[int], read: Read, longest: int) -> Iterator[TokenizedDocument]:
-    """Documents with any token in order, then those that are too long, shortest first."""
+def _long_ones_last(lines: np.ndarray, lengths: Lengths, longest: int) -> Iterator[tuple[int, int]]:
+    """Line and length of documents with any token in order, then those that are too long, shortest first."""
     too_long = []
-    for document in read(lines):
-        if len(document.ids) > LONGEST * longest:
-            too_long.append(document)
-        elif len(document.ids) > 0:
-            yield document
-    yield from sorted(too_long, key=lambda document: len(document.ids))
+    for line, length in zip(lines, lengths(lines), strict=True):
+        if length > LONGEST * longest:
+            too_long.append((int(line), length))
+        elif length > 0:
+            yield int(line), length
+    yield from sorted(too_long, key=lambda document: document[1])
 
 
 def lengths_of_pieces(whole: Sequence[int], size: int) -> list[int]:
@@ -178,6 +176,6 @@ def lengths_of_pieces(whole: Sequence[int], size: int) -> list[int]:
     return lengths
 
 
-def _piece(document: TokenizedDocument, length: int, seed: int) -> TokenizedDocument:
-    start = np.random.default_rng([seed, document.line]).integers(len(document.ids) - length + 1)
-    return document._replace(ids=document.ids[start : start + length])
+def _piece(line: int, whole: int, length: int, seed: int) -> Piece:
+    start = int(np.random.default_rng([seed, line]).integers(whole - length + 1))
+    return Piece(line, start, start + length)

@@ -1,14 +1,15 @@
 """The training or held-out split as token sequences of fixed length, and the tokenizer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 
 from tsae.store import files
 from tsae.store.reasons import first_line_of
-from tsae.store.tensors import load_metadata, load_tensors
+from tsae.store.tensors import load_metadata, load_rows, load_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,6 +52,35 @@ def load_tokens(path: Path) -> TokenSplit:
     if split is None or not _fits(split):
         raise ValueError(f"{path}: not a token split of this version; {files.REMEDY}")
     return split
+
+
+class TokenText(NamedTuple):
+    """The tokens of a split one after the other, of which memory holds only those that are read."""
+
+    n_tokens: int
+    """Tokens of the split, BOS included."""
+    read: Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+    """The ids of the tokens from one place up to another, and the document of each, -1 at BOS (n,) int64."""
+
+
+def open_text(path: Path) -> TokenText:
+    """Open a split that `write_tokens` wrote.
+
+    Raises:
+        ValueError: as `load_tokens`.
+    """
+    split = load_tokens(path)
+    n_sequences, n_ctx = split.ids.shape
+
+    def read(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = slice(start // n_ctx, -(-stop // n_ctx))
+        inside = slice(start - rows.start * n_ctx, stop - rows.start * n_ctx)
+        ids, documents = (
+            column.ravel()[inside].astype(np.int64) for column in load_rows(path, ("ids", "documents"), rows)
+        )
+        return ids, documents
+
+    return TokenText(n_sequences * n_ctx, read)
 
 
 def _fits(split: TokenSplit) -> bool:

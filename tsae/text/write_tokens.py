@@ -1,21 +1,21 @@
 """The stage that tokenizes documents: splits them into training and held-out text, packed into sequences of fixed length."""
 
 import logging
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from tsae.profile.inputs import Tokens
 from tsae.profile.shape import check_context
 from tsae.store import files
 from tsae.store.arguments import Folder
-from tsae.store.tensors import save_tensors
-from tsae.text.documents import Document, read_documents
-from tsae.text.heldout import TokenizedDocument, hold_out
+from tsae.store.tensors import Column, save_columns
+from tsae.text.documents import Catalogue, read_catalogue
+from tsae.text.heldout import hold_out
 from tsae.text.tokens import load_tokenizer
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-BATCH_DOCUMENTS = 64
+BATCH_DOCUMENTS = 256
+BLOCK_TOKENS = 1 << 20  # that wait in memory to be packed
 
 
 def write_tokens(
@@ -53,88 +54,88 @@ def write_tokens(
     bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if bos is None:
         raise ValueError(f"{model}: the tokenizer has neither BOS nor EOS; set bos_token in tokenizer_config.json")
-    corpus = list(read_documents(documents))
-    order = _shuffled(corpus, settings.seed)
-    reader = _Reader(corpus, tokenizer)
-    heldout_pieces = hold_out(corpus, order, reader.read, settings)
-    held = {piece.line for piece in heldout_pieces}
-    rest = [line for line in order if line not in held]
-    n_lost = sum(len(document.ids) for document in reader.read(list(held))) - settings.heldout_text
-    train_documents, n_train = _take_training(rest, reader, settings, n_lost, batch_size)
+    catalogue = read_catalogue(documents)
+    order = np.random.default_rng(settings.seed).permutation(np.flatnonzero(catalogue.is_first))
+    reader = _Reader(catalogue, tokenizer)
+    pieces = hold_out(catalogue, order, reader.lengths, settings)
+    held = np.array([piece.line for piece in pieces])
+    n_lost = sum(reader.lengths(held)) - settings.heldout_text
     metadata = {
         "bos": bos,
         "n_ctx": settings.n_ctx,
         "n_vocabulary": len(tokenizer),
-        "n_documents": len(corpus),
+        "n_documents": len(catalogue.starts),
         "seed": settings.seed,
-        "documents_sha256": files.sha256(documents),
+        "documents_sha256": files.known_sha256(documents),
     }
-    n_sources = 1 + max(document.source for document in corpus)
-    n_heldout = _n_sequences(settings.heldout, settings.n_ctx)
-    for path, n_sequences, split in ((train, n_train, train_documents), (heldout, n_heldout, heldout_pieces)):
-        ids, indices = _pack(split, n_sequences, settings.n_ctx, bos)
-        source_tokens = [0] * n_sources
-        lines, lengths = indices[:, 1:].unique(return_counts=True)
-        for line, n_tokens in zip(lines.tolist(), lengths.tolist(), strict=True):
-            source_tokens[corpus[line].source] += n_tokens
-        save_tensors(path, {"ids": ids, "documents": indices}, metadata | {"source_tokens": source_tokens})
-        LOG.info(
-            "%s: %d documents, the largest %.1f%% of the text; tokens by source: %s",
-            path,
-            len(lines),
-            100 * lengths.max() / lengths.sum(),
-            ", ".join(map(str, source_tokens)),
-        )
+    training = _training(order[~np.isin(order, held)], reader, settings, n_lost, batch_size)
+    _write_split(train, training, catalogue.sources, metadata)
+    parts = (
+        document._replace(ids=document.ids[piece.start : piece.stop])
+        for piece, document in zip(pieces, reader.read(held), strict=True)
+    )
+    _write_split(heldout, parts, catalogue.sources, metadata)
 
 
-def _shuffled(corpus: Sequence[Document], seed: int) -> list[int]:
-    """Shuffled indices of the documents, of equal texts only the first."""
-    first_with: dict[str, int] = {}
-    for line, document in enumerate(corpus):
-        first_with.setdefault(document.text, line)
-    order: list[int] = np.random.default_rng(seed).permutation(list(first_with.values())).tolist()
-    return order
+class TokenizedDocument(NamedTuple):
+    """Tokens of a document or of a piece of it, without BOS."""
+
+    line: int
+    """Index of its line in the documents file."""
+    ids: np.ndarray
+    """Token ids (n,) int32."""
 
 
 class _Reader:
-    """Tokenizes each document when it is first asked for, with the following ones of its batch."""
+    """Tokenizes documents when they are asked for, with the following ones of their batch."""
 
-    def __init__(self, corpus: Sequence[Document], tokenizer: "PreTrainedTokenizerBase"):
-        self._corpus, self._tokenizer = corpus, tokenizer
-        self._known: dict[int, np.ndarray] = {}
+    def __init__(self, catalogue: Catalogue, tokenizer: "PreTrainedTokenizerBase"):
+        self._catalogue, self._tokenizer = catalogue, tokenizer
+        self._lengths = np.full(len(catalogue.starts), -1, dtype=np.int32)  # tokens; -1: not yet known
 
-    def read(self, lines: Sequence[int]) -> Iterator[TokenizedDocument]:
+    def read(self, lines: np.ndarray) -> Iterator[TokenizedDocument]:
         """Documents in the order of `lines`."""
-        for start in range(0, len(lines), BATCH_DOCUMENTS):
-            batch = lines[start : start + BATCH_DOCUMENTS]
-            if new := [line for line in batch if line not in self._known]:
-                # A document that spells out <|endoftext|> must not become a second BOS.
-                encoded = self._tokenizer(
-                    [self._corpus[line].text for line in new],
-                    add_special_tokens=False,
-                    split_special_tokens=True,
-                    verbose=False,
-                )
-                for line, ids in zip(new, encoded["input_ids"], strict=True):
-                    self._known[line] = np.asarray(ids, dtype=np.int32)
-            for line in batch:
-                yield TokenizedDocument(line, self._known[line])
+        for batch in _batches(lines):
+            # A document that spells out <|endoftext|> must not become a second BOS.
+            encoded = self._tokenizer(
+                [document.text for document in self._catalogue.read(batch)],
+                add_special_tokens=False,
+                split_special_tokens=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
+            for line, ids in zip(batch.tolist(), encoded["input_ids"], strict=True):
+                self._lengths[line] = len(ids)
+                yield TokenizedDocument(line, np.asarray(ids, dtype=np.int32))
+
+    def lengths(self, lines: np.ndarray) -> Iterator[int]:
+        """Lengths of documents [tokens] in the order of `lines`."""
+        for batch in _batches(lines):
+            for _ in self.read(batch[self._lengths[batch] < 0]):
+                pass
+            yield from self._lengths[batch].tolist()
 
 
-def _take_training(
-    lines: Sequence[int], reader: _Reader, settings: Tokens, n_lost: int, batch_size: int
-) -> tuple[list[TokenizedDocument], int]:
-    """Documents that together fill the training split, and its number of sequences. `n_lost`: tokens beside held-out pieces."""
-    n_sequences, n_text = _n_sequences(settings.train, settings.n_ctx), settings.n_ctx - 1
-    wanted = n_sequences * n_text
-    taken, n_tokens = [], 0
+def _batches(lines: np.ndarray) -> Iterator[np.ndarray]:
+    return (lines[start : start + BATCH_DOCUMENTS] for start in range(0, len(lines), BATCH_DOCUMENTS))
+
+
+def _training(
+    lines: np.ndarray, reader: _Reader, settings: Tokens, n_lost: int, batch_size: int
+) -> Iterator[TokenizedDocument]:
+    """Documents that together fill the training split. `n_lost`: tokens beside held-out pieces."""
+    n_text = settings.n_ctx - 1
+    wanted = -(-settings.train // settings.n_ctx) * n_text
+    n_tokens = 0
     with tqdm(total=wanted, unit="token", unit_scale=True, disable=None) as progress:
         for document in reader.read(lines):
-            taken.append(document)
-            n_tokens += len(document.ids)
-            progress.update(len(document.ids))
-            if n_tokens >= wanted:
-                return taken, n_sequences
+            taken = document.ids[: wanted - n_tokens]
+            yield document._replace(ids=taken)
+            n_tokens += len(taken)
+            progress.update(len(taken))
+            if n_tokens == wanted:
+                return
     n_whole = n_tokens // n_text
     found = (
         f"tokens.train: the corpus is too small: {settings.train} needs {wanted} tokens of text, and the documents of which nothing "
@@ -156,21 +157,63 @@ def _take_training(
         n_whole * settings.n_ctx,
         settings.train,
     )
-    return taken, n_whole
 
 
-def _pack(documents: Sequence[TokenizedDocument], n_sequences: int, n_ctx: int, bos: int) -> tuple[torch.Tensor, ...]:
-    """Token ids and document indices of whole sequences, each (n_sequences, n_ctx) int32."""
-    ids = np.concatenate([document.ids for document in documents])
-    indices = np.repeat([document.line for document in documents], [len(document.ids) for document in documents])
-    shape = (n_sequences, n_ctx - 1)
-    size = n_sequences * (n_ctx - 1)
-    return tuple(
-        torch.nn.functional.pad(torch.from_numpy(column[:size].astype(np.int32)).view(shape), (1, 0), value=first)
-        for column, first in ((ids, bos), (indices, -1))
+def _write_split(
+    path: Path, documents: Iterable[TokenizedDocument], sources: np.ndarray, metadata: Mapping[str, Any]
+) -> None:
+    """Write the whole sequences that documents fill. They wait in nameless files, which end with the process."""
+    lengths = np.zeros(len(sources), dtype=np.int64)  # tokens of each document in the split
+    n_sequences = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent) as ids, tempfile.TemporaryFile(dir=path.parent) as lines:
+        for block in _sequences(documents, metadata["n_ctx"], metadata["bos"]):
+            with files.naming(path):
+                ids.write(block.ids.tobytes())
+                lines.write(block.lines.tobytes())
+            n_sequences += len(block.ids)
+            np.add.at(lengths, block.lines[:, 1:].ravel(), 1)
+        source_tokens = np.zeros(1 + sources.max(), dtype=np.int64)
+        np.add.at(source_tokens, sources, lengths)
+        shape = (n_sequences, metadata["n_ctx"])
+        columns = {"ids": Column(ids, "I32", shape), "documents": Column(lines, "I32", shape)}
+        save_columns(path, columns, {**metadata, "source_tokens": source_tokens.tolist()})
+    LOG.info(
+        "%s: %d documents, the largest %.1f%% of the text; tokens by source: %s",
+        path,
+        np.count_nonzero(lengths),
+        100 * lengths.max() / lengths.sum(),
+        ", ".join(map(str, source_tokens)),
     )
 
 
-def _n_sequences(size: int, n_ctx: int) -> int:
-    """Sequences that hold `size` tokens, BOS included."""
-    return -(-size // n_ctx)
+class _Block(NamedTuple):
+    """Whole sequences, BOS first."""
+
+    ids: np.ndarray  # (n, n_ctx) int32
+    lines: np.ndarray  # (n, n_ctx) int32, of their documents; -1 at BOS
+
+
+def _sequences(documents: Iterable[TokenizedDocument], n_ctx: int, bos: int) -> Iterator[_Block]:
+    """The sequences that documents fill, one after the other, without a last one that is not whole."""
+    waiting, n_waiting = [np.empty((2, 0), dtype=np.int32)], 0
+    for document in documents:
+        waiting.append(np.stack([document.ids, np.full_like(document.ids, document.line)]))
+        n_waiting += len(document.ids)
+        if n_waiting >= BLOCK_TOKENS:
+            block, rest = _pack(np.concatenate(waiting, axis=1), n_ctx, bos)
+            yield block
+            waiting, n_waiting = [rest], rest.shape[1]
+    yield _pack(np.concatenate(waiting, axis=1), n_ctx, bos)[0]
+
+
+def _pack(text: np.ndarray, n_ctx: int, bos: int) -> tuple[_Block, np.ndarray]:
+    """The whole sequences of a text of ids and lines (2, n), and the tokens that are left (2, m)."""
+    n_sequences = text.shape[1] // (n_ctx - 1)
+    size = n_sequences * (n_ctx - 1)
+    columns = text[:, :size].reshape(2, n_sequences, n_ctx - 1)
+    padded = (
+        np.pad(column, ((0, 0), (1, 0)), constant_values=first)
+        for column, first in zip(columns, (bos, -1), strict=True)
+    )
+    return _Block(*padded), text[:, size:]
