@@ -18,7 +18,15 @@ html_title = f"tsae {__version__}"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click", "pages"]
 root_doc = "README"
 navigation = {
-    "How to": ["docs/other_models", "docs/python", "docs/explorer", "docs/gpu", "docs/clusters", "docs/sharing"],
+    "How to": [
+        "docs/other_models",
+        "docs/python",
+        "docs/explorer",
+        "docs/gpu",
+        "docs/clusters",
+        "docs/sharing",
+        "docs/release",
+    ],
     "Reproduction": ["docs/reproduction", "docs/reconstruction", "docs/features", "docs/released", "notebooks/README"],
     "Methods": ["docs/methods", "docs/metrics", "docs/measuring"],
     "Performance": ["docs/performance", "docs/pipeline", "docs/scale"],
