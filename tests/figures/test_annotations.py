@@ -73,7 +73,7 @@ def test_the_smallest_table_no_worse_than_the_largest_baseline_is_pointed_at(tmp
         for point, value in nmse.items()
     }
     ax = draw("expansion", tmp_path, {"expansion": [one for of in rows.values() for one in of]})[0]
-    assert said(ax) == ["4x with a table\nbeats 16x without"]
+    assert said(ax) == ["4x with a table\n≤ 16x without"]
     assert arrows(ax) == [(near((16, 0.3)), near((4, 0.28)))]
     few = [*rows["none", 2], *rows["none", 16], *rows["learned", 2]]
     assert said(draw("expansion", tmp_path, {"expansion": few})[0]) == []

@@ -111,5 +111,5 @@ def _mark_largest_baseline(ax: Axes, rows: pd.DataFrame, largest: float, against
     ax.set_ylim(bottom - 0.3 * (top - bottom), top)
     style = {"arrowstyle": "-|>", "color": "0.35", "lw": 0.8, "shrinkA": 4, "shrinkB": 4}
     ax.annotate("", (smallest, as_good.loc[smallest, "value"]), (largest, mark), arrowprops=style)
-    text = f"{smallest:g}x with a table\nbeats {largest:g}x without"
+    text = f"{smallest:g}x with a table\n≤ {largest:g}x without"
     ax.text(0.04, 0.03, text, transform=ax.transAxes, fontsize="small", color="0.25")
