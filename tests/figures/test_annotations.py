@@ -9,6 +9,7 @@ import pytest
 from fixtures.drawing import draw, drawn, sae
 from fixtures.measured import BASELINE, REMAINDER, TOKENIZED, near, row
 from matplotlib.axes import Axes
+from matplotlib.text import Annotation
 
 WITHOUT = "topk-k4-x4-learned-nounigram"
 
@@ -18,10 +19,10 @@ def said(ax: Axes) -> list[str]:
     return [text.get_text() for text in ax.texts if text.get_text()]
 
 
-def arrows(ax: Axes) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+def arrows(ax: Axes) -> list[Any]:
     """From where to where the arrows without a text go."""
-    found = [text for text in ax.texts if not text.get_text() and text.arrow_patch]
-    return [tuple(tuple(map(float, end)) for end in (text.xyann, text.xy)) for text in found]  # type: ignore[misc]
+    found = [text for text in ax.texts if isinstance(text, Annotation) and not text.get_text()]
+    return [tuple(tuple(map(float, end)) for end in (text.xyann, text.xy)) for text in found]
 
 
 def curve(subject: str, values: dict[int, float]) -> list[dict[str, Any]]:
