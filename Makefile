@@ -165,7 +165,8 @@ bench: $(READY) $(PEERS_READY)
 	  echo "$(RESULTS)/residuals: there are no residuals, so the quality of reconstructions is not compared; run: make reproduce"; \
 	fi
 	@env $(STEP_ENVIRONMENT) $(BIN)/python benchmarks/kernels.py --rounds $(ROUNDS) --output $(BENCH)
-	@env $(STEP_ENVIRONMENT) $(BIN)/python benchmarks/growth.py --rounds $(ROUNDS) --output $(BENCH)
+	@env $(STEP_ENVIRONMENT) PYTHONPATH="$(CURDIR)" $(PEERS)/python benchmarks/growth.py --rounds $(ROUNDS) --output $(BENCH)
+	@$(BIN)/python benchmarks/pictures.py --output $(BENCH)
 	@$(BIN)/python benchmarks/stages.py --results $(RESULTS) --output $(BENCH)
 	@env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/processes.py --config "$(CONFIGFILE)" --results $(RESULTS) --rounds $(PROCESS_ROUNDS) \
 	  --output $(BENCH)

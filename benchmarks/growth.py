@@ -1,22 +1,21 @@
-"""How the training step grows with the batch, the features and k, against plain PyTorch and the encoder's product.
+"""How the training step grows with the batch, the features and k, against plain PyTorch, other tools and the encoder's product.
 
     python benchmarks/growth.py [--rounds 10] [--threads N] [--output results/bench]
 
 One size changes at a time; the others stay as in `BASE`. Contenders take turns, and times are medians over rounds. An exponent
-p means that the time grows as size^p between the two largest sizes.
+p means that the time grows as size^p between the two largest sizes. A tool that is missing or fails is left out.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+import peers
 import torch
 from measure import arguments_of_steps, compare, describe_machine, in_words, table
-from steps import Contender, Shape, dense, make_batches, ours, product
+from steps import LABELS, REFERENCE, Contender, Shape, dense, make_batches, ours, product
 
-from tsae.figures import style as plots
 from tsae.store.files import write_json
 
 BASE = Shape(2048, 576, 4608, 32)
@@ -25,30 +24,30 @@ SIZES = {
     "n_features": [1152, 2304, 4608, 9216, 18432],
     "k": [8, 16, 32, 64, 128, 256],
 }
-LABELS = {"n_tokens": "tokens in a batch", "n_features": "features", "k": "k, active features per token"}
-REFERENCE = "encoder product"
 CONTENDERS: dict[str, Callable[[Shape], Contender]] = {
     REFERENCE: product,
     "dense PyTorch": dense,
+    "SAELens, sparse": partial(peers.sae_lens, sparse=True),
+    "sparsify, fused Adam": partial(peers.sparsify, optimizer="fused adam"),
     "ours": ours,
     "ours, learned table": partial(ours, tokenized=True),
-}
-STYLES: dict[str, dict[str, Any]] = {
-    REFERENCE: {"color": "black", "linestyle": ":"},
-    "dense PyTorch": {"color": plots.PUBLISHED, "marker": "^", "linestyle": "--"},
-    "ours": {"color": plots.COLOURS["baseline"], "marker": "o"},
-    "ours, learned table": {"color": plots.COLOURS["tokenized"], "marker": "D"},
 }
 WARM_UPS = 2
 
 
 def measure_shape(shape: Shape, rounds: int) -> dict[str, dict[str, float]]:
-    """Time of a step of every contender."""
+    """Time of a step of every contender that runs."""
     batches = make_batches(shape)
-    steps = {name: build(shape).step for name, build in CONTENDERS.items()}
-    for turn in range(WARM_UPS):
-        for step in steps.values():
-            step(batches[turn])
+    steps = {}
+    for name, build in CONTENDERS.items():
+        try:
+            step = build(shape).step
+            for turn in range(WARM_UPS):
+                step(batches[turn])
+        except Exception as error:  # any failure of a tool is its result
+            print(f"{name} failed at {shape}: {type(error).__name__}: {error}", flush=True)
+        else:
+            steps[name] = step
     timings = compare(steps, steps[REFERENCE], batches, rounds, shape.repeats)
     return {name: timing.summary(shape.n_tokens) for name, timing in timings.items()}
 
@@ -85,30 +84,15 @@ def show(rows: list[dict[str, Any]]) -> str:
         lines = []
         for name in CONTENDERS:
             points = chosen(rows, axis, name)
-            times = {f"{size}": f"{ms:.1f}" for size, ms in points}
-            lines.append({f"step [ms] by {LABELS[axis]}": name} | times | {"exponent": f"{exponent(points):.2f}"})
+            times = dict.fromkeys(map(str, SIZES[axis]), "failed") | {f"{size}": f"{ms:.1f}" for size, ms in points}
+            grows = f"{exponent(points):.2f}" if len(points) > 1 else ""
+            lines.append({f"step [ms] by {LABELS[axis]}": name} | times | {"exponent": grows})
         tables.append(table(lines))
     return "\n\n".join(tables)
 
 
-def draw(rows: list[dict[str, Any]], outputs: list[Path]) -> None:
-    """A panel per axis, both axes logarithmic."""
-    fig, axes = plots.figure(len(SIZES), sharey=True)
-    for ax, (axis, sizes) in zip(axes, SIZES.items(), strict=True):
-        for name, style in STYLES.items():
-            points = chosen(rows, axis, name)
-            ax.plot([size for size, _ in points], [ms for _, ms in points], label=name, **style)
-        plots.log2_ticks(ax, sizes[::2] if len(sizes) > 5 else sizes)
-        ax.set_xlim(min(sizes) / 1.3, max(sizes) * 1.3)
-        ax.set_xlabel(LABELS[axis])
-    plots.log_axis(axes[0], "y", [row["ms"] for row in rows])
-    axes[0].set_ylabel("time of a step [ms]")
-    plots.legend_above(fig, axes[0], columns=4)
-    plots.save(fig, outputs)
-
-
 def main() -> None:
-    """Measure, print and draw."""
+    """Measure and print."""
     arguments = arguments_of_steps(__doc__).parse_args()
     torch.set_num_threads(arguments.threads)
     machine = describe_machine()
@@ -116,7 +100,6 @@ def main() -> None:
     rows = measure(arguments.rounds)
     print(show(rows))
     write_json(arguments.output / "growth.json", {"machine": machine, "rounds": arguments.rounds, "rows": rows})
-    draw(rows, [arguments.output / f"growth.{ending}" for ending in ("svg", "png")])
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from tsae.sae.sae import SAE
 from tsae.training.batches import Batch
 from tsae.training.trainer import Trainer
 
+REFERENCE = "encoder product"
+LABELS = {"n_tokens": "tokens in a batch", "n_features": "features", "k": "k, active features per token"}
 LR = 1e-3
 N_VOCABULARY = 49152  # of SmolLM2
 

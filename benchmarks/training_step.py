@@ -30,14 +30,13 @@ from measure import (
     settle_memory,
     table,
 )
-from steps import Contender, Shape, dense, make_batches, our_product, ours, product
+from steps import REFERENCE, Contender, Shape, dense, make_batches, our_product, ours, product
 from torch import Tensor
 
 from tsae.store.files import write_json
 from tsae.training.batches import Batch
 
 SHAPES = [Shape(4096, 576, 9216, 32), Shape(4096, 768, 12288, 30), Shape(512, 576, 2304, 32)]
-REFERENCE = "encoder product"
 CONTENDERS: dict[str, Callable[[Shape], Contender]] = {
     REFERENCE: product,
     "ours, the product alone": our_product,

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import captions
 import cost
 import declared
 import findings
@@ -28,7 +29,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     block.__name__: block
     for module in (cost, declared, findings, kept, licences, performance, tables)
     for block in module.BLOCKS
-}
+} | captions.BLOCKS
 BLOCK = re.compile(r"(<!-- begin (\w+) -->).*?(<!-- end \2 -->)", re.DOTALL)
 
 
@@ -75,7 +76,8 @@ def keep_run() -> None:
         {"config_sha256": manifest()["config_sha256"], "claims": json.loads(record.to_json(orient="records"))},
     )
     (ROOT / "docs/figures").mkdir(exist_ok=True)
-    for figure in (*sorted(FIGURES.glob("*.png")), performance.BENCH / "growth.png"):
+    of_steps = [performance.BENCH / f"{name}.png" for name in ("growth", "peers")]
+    for figure in (*sorted(FIGURES.glob("*.png")), *of_steps):
         if figure.is_file():
             shutil.copyfile(figure, ROOT / "docs/figures" / figure.name)
 

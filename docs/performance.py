@@ -143,8 +143,10 @@ def growth() -> str:
     tables = []
     for axis, label in labels.items():
         contenders = list(dict.fromkeys(row["contender"] for row in rows))
+        sizes = dict.fromkeys((str(row[axis]) for row in rows if row["axis"] == axis), "failed")
         lines: list[dict[str, object]] = [
             {f"step [ms] by {label}": name}
+            | sizes
             | {str(row[axis]): f"{row['ms']:.1f}" for row in rows if (row["axis"], row["contender"]) == (axis, name)}
             for name in contenders
         ]

@@ -7,64 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from fixtures import ROOT
+from fixtures.drawing import draw, drawn, sae, ticks
 from fixtures.measured import BASELINE, REMAINDER, TOKENIZED, near, row, table
-from matplotlib.axes import Axes
-from matplotlib.container import ErrorbarContainer
 
 from tsae.claims.ledger import load_ledger
-from tsae.figures.draw import draw as drawing_of
 from tsae.figures.draw import draw_figure
-from tsae.figures.inputs import Inputs
-from tsae.figures.style import save
 from tsae.profile.config import Headline
 from tsae.profile.figures import FIGURES, caption_of, title_of
 
 BUDGETS = {BASELINE: 0.2, f"{TOKENIZED}-budget0.25": 0.4, TOKENIZED: 0.1}
 AUTHORS = {"start": "authors"}
-
-
-def sae(subject: str, metrics: dict[Any, float], **columns: Any) -> list[dict[str, Any]]:
-    """Rows of one SAE: its settings from its id, a metric by its name, or by name and `at`."""
-    kind = subject.split("-")[3]
-    settings: dict[str, Any] = {"architecture": "topk", "k": 4, "expansion": 4.0, "table": kind, "budget": 1.0}
-    settings |= {"encoder_input": "residual", "rows": "unigram", "start": "centred", "topk_relu": True}
-    settings |= {} if kind == "none" else {"lookup_scale": 0.5}
-    settings |= {"encoder_input": "remainder"} if subject.endswith("remainder") else {}
-    named = [name if isinstance(name, tuple) else (name, None) for name in metrics]
-    values = zip(named, metrics.values(), strict=True)
-    return [row(subject, metric, value, at=at, **settings | columns) for (metric, at), value in values]
-
-
-def draw(figure: str, folder: Path, tables: dict[str, list[dict[str, Any]]], remainder: bool = True) -> list[Any]:
-    """Draw a figure from tables, each a list of rows, and save it: its panels, row by row."""
-    paths = [ROOT / "config/claims.yaml", ROOT / "config/published.yaml"]
-    for name, rows in tables.items():
-        paths.append(folder / f"{name}.csv")
-        table(*rows).to_csv(paths[-1], index=False)
-    roles = Headline(BASELINE, TOKENIZED, REMAINDER if remainder else None).roles
-    inputs = Inputs.read(paths, roles, simple_threshold=0.5, bootstrap=50, seed=0)
-    drawing = drawing_of(figure, inputs)
-    save(drawing.figure, [folder / f"{figure}.svg"], *drawing.shown)
-    return list(drawing.figure.axes)
-
-
-def drawn(ax: Axes) -> dict[str, list[tuple[float, float]]]:
-    """By label, the points with error bars, to six places; those of a label that is drawn twice together."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    for bars in ax.containers:
-        if isinstance(bars, ErrorbarContainer):
-            data = (np.asarray(part, float).round(6).tolist() for part in bars.lines[0].get_data())
-            points = zip(*data, strict=True)
-            found.setdefault(str(bars.get_label()), []).extend(points)
-    return found
-
-
-def ticks(ax: Axes) -> list[str]:
-    return [tick.get_text() for tick in ax.get_xticklabels()]
 
 
 def test_dead_features_are_drawn_at_the_offset_of_the_input(tmp_path: Path) -> None:
@@ -191,7 +146,8 @@ def test_where_encoders_differ_at_the_start_the_axis_says_so(tmp_path: Path) -> 
     for rows, labels in ((authors, ["0\n1", "0.25\n0.75"]), (centred, ["0", "0.25"])):
         ax = draw("init_sweep", tmp_path, {"init": rows})[0]
         assert ticks(ax) == labels
-        assert ("encoder" in ax.get_xlabel()) == (rows is authors)
+        assert ("encoder" in ax.get_figure().get_supxlabel()) == (rows is authors)
+        assert "baseline" not in ax.get_legend_handles_labels()[1]
 
 
 def test_parameters_are_shown_where_the_table_has_them(tmp_path: Path) -> None:

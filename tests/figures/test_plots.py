@@ -11,6 +11,7 @@ from fixtures.measured import BASELINE, REMAINDER, TOKENIZED, near, row, table
 from matplotlib.colors import to_rgb
 
 from tsae.figures import style as plots
+from tsae.figures.labels import LUMA
 from tsae.profile import families
 from tsae.profile.config import Headline
 
@@ -25,9 +26,10 @@ def test_families_are_apart_in_colour_marker_line_and_grey() -> None:
     styles = [plots.style_of(family) for family in FAMILIES]
     for key in ("color", "marker", "ls", "label"):
         assert len({style[key] for style in styles}) == len(FAMILIES) == 4
-    # Luma as grey printing has it; neighbours in it are told apart by markers and lines too.
-    greys = sorted(sum(w * c for w, c in zip((0.299, 0.587, 0.114), to_rgb(s["color"]), strict=True)) for s in styles)
-    assert min(b - a for a, b in itertools.pairwise(greys)) > 0.1
+    # Neighbours in grey are told apart by markers and lines too.
+    grey = {s["label"]: sum(w * c for w, c in zip(LUMA, to_rgb(s["color"]), strict=True)) for s in styles}
+    assert min(b - a for a, b in itertools.pairwise(sorted(grey.values()))) > 0.15
+    assert grey[families.LEARNED] - grey[families.BASELINE] > 0.35
 
 
 def test_a_table_falls_into_its_families() -> None:

@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import captions
 import fill
 import pandas as pd
 import pytest
@@ -39,6 +40,12 @@ def test_the_table_of_figures_is_up_to_date() -> None:
     assert f"<!-- begin figures -->\n{figures}\n<!-- end figures -->" in (ROOT / "README.md").read_text(), (
         "run `make docs`"
     )
+
+
+def test_captions_under_figures_are_those_of_their_modules() -> None:
+    pages = "\n".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    for name, caption in captions.BLOCKS.items():
+        assert f"<!-- begin {name} -->\n{caption()}\n<!-- end {name} -->" in pages, "run `make docs`"
 
 
 PAGES = fill.pages()

@@ -72,6 +72,15 @@ def baselines(layer: int) -> dict[str, list[Measurement]]:
     return {"unigram-residuals": detections, "conditional-means": detections, "residuals": cosines}
 
 
+def phrases_of(job: Job, failed: bool) -> pd.DataFrame:
+    """The phrase table of an SAE, without a row if it failed."""
+    seen = job.point.encoder_input
+    score = 0.3 if seen == "without_unigram" else 0.5
+    counts = {"firings": 4, "lost": 3, "lost_matched": 1}
+    labels = {"layer": job.layer, "seed": job.seed, "table": job.point.table, "encoder_input": seen}
+    return pd.DataFrame([{"text": " a b", "score": score} | counts | labels]).iloc[: 1 - failed]
+
+
 class Tables:
     """The tables of a run of the smoke profile in which some SAEs failed."""
 
@@ -89,17 +98,6 @@ class Tables:
                     measured += [Measurement(m, 0.5, 0.4, 0.6) for m in DEFINITIONS if m.startswith("phrase")]
                 files.append(folder / f"metrics/{job.id}.json")
                 write_measurements(files[-1], job.labels, {job.subject: stopped if job.id in failed else measured})
-                tokens = pd.DataFrame(
-                    {
-                        "text": " a b",
-                        "token": ["\n", " a", " b"],
-                        "of_phrase": [False, True, True],
-                        "activation": [None, 1.5, 3],
-                        "activation_without": [None, 0, 2],
-                    }
-                )
-                examples = folder / f"{job.id}.examples.csv"
-                write_text(examples, tokens.iloc[: 3 * int(job.id not in failed)].to_csv(index=False))
             write_table(folder / f"tables/{block}.csv", files)
         for layer in (1, 2):
             write_measurements(folder / f"layer{layer}.json", {"layer": layer}, baselines(layer))
@@ -116,6 +114,8 @@ class Tables:
                 measured = [Measurement(metric, value, value, value) for metric in ("nmse", "ce_added")]
                 rows += labelled(labels | {"step": step, "tokens": 128 * step}, measured)
         write_text(folder / "curves.json", json.dumps(rows))
+        phrases = pd.concat(phrases_of(job, job.id in failed) for job in SMOKE.jobs("encoder"))
+        write_text(folder / "tables/phrases.csv", phrases.to_csv(index=False))
         write_table(folder / "tables/curves.csv", [folder / "curves.json"])
 
     def run(self) -> selection.Run:
@@ -126,9 +126,8 @@ class Tables:
 
     def draw(self, figure: str) -> tuple[list[Any], str]:
         """Draw a figure: its panels, row by row, and the text of the SVG."""
-        examples = [self.folder / f"{job.id}.examples.csv" for job in SMOKE.jobs("encoder")]
         files = [ROOT / "config/claims.yaml", ROOT / "config/published.yaml"]
-        paths = [*(self.folder / "tables").glob("*.csv"), *examples, *files]
+        paths = [*(self.folder / "tables").glob("*.csv"), *files]
         drawing = draw(figure, Inputs.read(paths, SMOKE.headline().roles, simple_threshold=0.5, bootstrap=20, seed=0))
         svg = self.folder / f"{figure}.svg"
         save(drawing.figure, [svg], *drawing.shown)
@@ -140,10 +139,10 @@ def job_of(subject: str, layer: int) -> str:
     return found
 
 
-def places(ax: Axes, label: str) -> list[float]:
-    """Where the points with a label are, along x."""
+def places(ax: Axes, label: str, along: int = 0) -> list[float]:
+    """Where the points with a label are, along x or y."""
     drawn = [bars for bars in ax.containers if isinstance(bars, ErrorbarContainer) and bars.get_label() == label]
-    return [x for bars in drawn for x in np.asarray(bars.lines[0].get_xdata(), float).tolist()]
+    return [x for bars in drawn for x in np.asarray(bars.lines[0].get_data()[along], float).tolist()]
 
 
 def tick_labels(ax: Axes) -> list[str]:
@@ -182,10 +181,10 @@ def test_a_figure_names_what_failed_and_draws_the_rest_in_its_place(tmp_path: Pa
             assert places(found[0], "unigram residuals") == pytest.approx([0.065, 1.065])
         case "reconstruction_by_layer":
             for ax in found:
-                assert tick_labels(ax) == ["1", "2"]
-                assert places(ax, "tokenized, learned table") == pytest.approx([1])
-                assert places(ax, "tokenized, remainder") == pytest.approx([0.16, 1.16])
-                assert places(ax, "baseline") == pytest.approx([-0.16, 0.84])
+                assert [tick.get_text() for tick in found[0].get_yticklabels()] == ["layer 1", "layer 2"]
+                assert places(ax, "tokenized, learned table", 1) == pytest.approx([1])
+                assert places(ax, "tokenized, remainder", 1) == pytest.approx([0.26, 1.26])
+                assert places(ax, "baseline", 1) == pytest.approx([-0.26, 0.74])
 
 
 def test_no_smaller_baseline_takes_the_place_of_the_largest(tmp_path: Path) -> None:
@@ -203,23 +202,16 @@ def test_a_table_that_failed_is_compared_with_nothing(tmp_path: Path) -> None:
     assert f"{TOKENIZED} (layer 2, seed 0)" in text
 
 
-@pytest.mark.parametrize("failed", [[], ["topk-k4-x4-learned"], [job.subject for job in SMOKE.jobs("encoder")]])
-def test_the_example_of_an_sae_that_failed_is_missing_alone(tmp_path: Path, failed: list[str]) -> None:
-    found, text = Tables(tmp_path, [job_of(subject, 2) for subject in dict.fromkeys(failed)]).draw("encoder_ablation")
-    rows = [label.get_text() for label in found[-1].get_yticklabels()]
-    whole = ["learned table, whole", "learned table, whole, removed", "learned table, trained without"]
-    activations = [label.get_text() for label in found[-1].texts]
-    match len(failed):
-        case 0:
-            assert rows == whole
-            assert activations == ["·", "1.5", "3", "·", "·", "2", "·", "1.5", "3"]
-        case 1:
-            assert rows == whole[2:]
-            assert activations == ["·", "1.5", "3"]
-        case _:
-            assert rows == activations == []
-            assert "no phrase is frequent enough" in text
-    assert tick_labels(found[-1]) == (["↵", "a", "b"] if rows else [])
+@pytest.mark.parametrize("failed", [[], ["topk-k4-x4-learned"]])
+def test_phrases_are_paired_only_where_both_saes_are_there(tmp_path: Path, failed: list[str]) -> None:
+    found, text = Tables(tmp_path, [job_of(subject, 2) for subject in failed]).draw("encoder_ablation")
+    assert [label.get_text() for label in found[2].get_yticklabels()] == ["learned table"]
+    means = [places(ax, "mean") for ax in found[2:]]
+    if failed:
+        assert text.count("not measured") == 2 and means == [[], []]
+    else:
+        assert means == [pytest.approx([50]), pytest.approx([-20])]
+        assert text.count("a b") == 2  # the phrase is named
 
 
 def taken(declared: dict[str, Any], run: selection.Run) -> list[Measured]:

@@ -40,7 +40,7 @@ def draw_figure(
 
     Args:
         figure: its name.
-        results: tables, examples of phrases (.csv), sums over documents (.safetensors), claims.yaml and published.yaml.
+        results: tables (.csv), sums over documents (.safetensors), claims.yaml and published.yaml.
         headline: ids of the headline SAEs, as far as the profile has them.
         simple_threshold: share of activation mass on one token from which a feature is simple.
         bootstrap: bootstrap samples.

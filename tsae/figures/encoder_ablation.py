@@ -2,29 +2,31 @@
 
 Claim C10: without the unigram direction in its input, an encoder no longer activates on the tokens of a phrase such as
 " Golden Gate Bridge". For each frequent phrase of the training text, the feature that covers it best is chosen in one
-half of the documents and measured in the other. Top left are means over all phrases. Recall is how often that feature
+half of the documents and measured in the other. Above are means over all phrases. Recall is how often that feature
 fires, averaged over the phrase's tokens. Coverage is its recall on the weakest token less how often it fires on other
-tokens of the same documents. Grey lines are the coverage of an untrained encoder. Top right is the share of the features'
-firings on their phrases that is lost when the trained encoder's input loses its part along unigram directions: those of
-all the phrase's tokens, or the token's own. In the controls the input moves as far along another token's direction, or
-loses its part along that. Hollow markers are SAEs trained without the direction. Bars are 95% bootstrap intervals over
-phrases, small dots are seeds. Below is one phrase in its context for the lowest seed: the activation of each SAE's
-feature on every token, with the token's unigram direction and without.
+tokens of the same documents. Grey lines are the coverage of an untrained encoder. On the right is the share of the
+features' firings on their phrases that is lost when the trained encoder's input loses its part along unigram directions:
+those of all the phrase's tokens, or the token's own. In the controls the input moves as far along another token's
+direction, or loses its part along that. Hollow markers are SAEs trained without the direction. Bars are 95% bootstrap
+intervals over phrases, small dots are seeds. Below, every dot is one phrase, the mean of its seeds, and the mark on top
+the mean with its 95% interval over phrases, paired. On the left is how many more of a phrase's firings are lost without
+the token's own direction than when the input moves as far along another token's; there the mean is over all firings. On
+the right is the coverage by an SAE trained without the direction less that by one trained with it. Phrases of several
+words that are furthest to the left and right are named.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
-from matplotlib.patches import Rectangle
 
+from tsae.claims.phrases import PhraseColumn, Phrases, measure_phrases
+from tsae.claims.selection import NotMeasuredError, Run
 from tsae.figures.inputs import Drawing, Inputs
-from tsae.figures.style import COLOURS, TABLES, bars, draw_seeds, grid, key, layers_of, legend_above, over_seeds
-from tsae.store.files import check
+from tsae.figures.labels import key, legend_above
+from tsae.figures.style import COLOURS, SHORT, TABLES, bars, draw_seeds, grid, layers_of, over_seeds
 
 NEEDS = {
     "category": "Features",
@@ -37,7 +39,7 @@ NEEDS = {
             "against": [],
         },
     },
-    "examples": True,
+    "tables": ["phrases"],
 }
 SCORES = {"phrase_coverage": "coverage", "phrase_token_recall": "recall"}
 LOST = {
@@ -51,28 +53,33 @@ INPUTS: dict[str, tuple[str, dict[str, Any]]] = {
     "remainder": ("what the table leaves", {"marker": "s"}),
     "without_unigram": ("trained without unigram direction", {"marker": "o", "mfc": "white"}),
 }
-SEEN = {"residual": "whole", "remainder": "remainder", "without_unigram": "trained without"}
 FLOOR: dict[str, Any] = {"marker": "_", "markersize": 9, "ls": "", "color": "0.55"}
 Kind = tuple[str, str]  # an SAE's table and encoder_input
+# The first of two columns of the phrase tables, and what differs in the second, which is subtracted.
+PAIRS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+    "firings lost: own direction \u2212 as far along another's\n(percentage points, one phrase each)": (
+        {"column": "lost"},
+        {"column": "lost_matched"},
+    ),
+    "coverage: trained without the direction \u2212 with it\n(percentage points, one phrase each)": (
+        {"column": "score", "encoder_input": "without_unigram"},
+        {"encoder_input": "residual"},
+    ),
+}
+DOT: dict[str, Any] = {"marker": "o", "markersize": 2.2, "ls": "", "alpha": 0.5, "mew": 0}
+MEAN: dict[str, Any] = {"marker": "d", "color": "black", "markersize": 4.5, "zorder": 5, "label": "mean"}
 
 
 def draw(inputs: Inputs) -> Drawing:
-    """Two panels of means over phrases, and below them one phrase, at the middle layer."""
-    table = inputs.table("encoder")
+    """Two panels of means over phrases, and two of paired differences per phrase, at the middle layer."""
+    table, phrases = inputs.table("encoder"), inputs.table("phrases")
     layers = layers_of(table)
     layer = layers[len(layers) // 2]
     found = dict(iter(table[table["layer"] == layer].groupby(["table", "encoder_input"])))
     groups = {(kind, name): found[kind, name] for kind in TABLES for name in INPUTS if (kind, name) in found}
-    files = {path.name: path for path in inputs.examples if path.parent.name == f"layer{layer}"}
-    examples = {sae: tokens for sae, rows in groups.items() if len(tokens := _example_of(rows, files))}
+    run = Run({"encoder": table, "phrases": phrases}, inputs.roles, 0, bootstrap=inputs.bootstrap, seed=inputs.seed)
 
-    fig, ((scores, lost), (left, right)) = grid(2, 2, height=2.7, width_ratios=[2, 3])
-    gridspec = left.get_gridspec()
-    assert gridspec is not None
-    left.remove()
-    right.remove()
-    panel = fig.add_subplot(gridspec[1, :])
-
+    fig, ((scores, lost), below) = grid(2, 2, height=2.5, width_ratios=[2, 3])
     for place, (sae, rows) in enumerate(groups.items()):
         offset = 0.14 * (place - (len(groups) - 1) / 2)
         _draw_metrics(scores, SCORES, sae, rows, offset)
@@ -89,9 +96,18 @@ def draw(inputs: Inputs) -> Drawing:
     scores.set_ylim(min(0, scores.get_ylim()[0]), 100)
     lost.set_ylim(bottom=0)
     scores.set_title(f"layer {layer}")
-    lost.set_title("by the unigram direction that the encoder's input loses", fontsize="small")
-    _draw_examples(panel, examples)
-    legend_above(fig, scores, key("untrained encoder", **FLOOR), columns=2)
+    lost.set_title("the encoder's input loses a unigram direction, or moves along it", fontsize="small")
+    tables = [kind for kind in TABLES if any(kind == of for of, _ in groups)]
+    for ax, (label, (first, second)) in zip(below, PAIRS.items(), strict=True):
+        for row, kind in enumerate(tables):
+            measure = Phrases.model_validate({"kind": "phrases", "of": {"table": kind, **first}, "to": second})
+            _draw_pairs(ax, row, kind, measure, run, layer)
+        ax.axvline(0, color="0.75", lw=0.8, zorder=0)
+        ax.set_yticks(range(len(tables)), [SHORT[TABLES[kind]] for kind in tables])
+        ax.set_ylim(len(tables) - 0.4, -0.6)
+        ax.set_xlabel(label, fontsize="small")
+    marks = (key("untrained encoder", **FLOOR), key("one phrase", **DOT))
+    legend_above(fig, scores, *marks)
     return Drawing(fig, (table,))
 
 
@@ -100,64 +116,51 @@ def _draw_metrics(ax: Axes, metrics: Mapping[str, str], sae: Kind, rows: pd.Data
     table, (name, style) = TABLES[sae[0]], INPUTS[sae[1]]
     measured = rows[rows["metric"].isin(list(metrics))]
     summary = over_seeds(measured, "metric").reindex(list(metrics)) * 100
-    style = style | {"ls": "", "color": COLOURS[table], "label": f"{table}: {name}"}
+    style = style | {"ls": "", "color": COLOURS[table], "label": f"{SHORT[table]}: {name}"}
     ax.errorbar([x + offset for x in range(len(metrics))], summary["value"], yerr=bars(summary), **style)
     if measured["seed"].nunique() > 1:
         draw_seeds(ax, [list(metrics).index(m) + offset for m in measured["metric"]], measured["value"] * 100)
 
 
-def _example_of(rows: pd.DataFrame, files: Mapping[str, Path]) -> pd.DataFrame:
-    """The first phrase token by token, of the first seed whose training did not fail."""
-    saes = rows.sort_values("seed")
-    trained = saes[saes["metric"] != "failed"]
-    first = (saes if trained.empty else trained).iloc[0]
-    path = files[f"{first['subject']}-s{first['seed']}.examples.csv"]
-    check(path)
-    tokens = pd.read_csv(path, keep_default_na=False)
-    return tokens[tokens["text"] == tokens["text"].iloc[0]] if len(tokens) else tokens
-
-
-def _draw_examples(panel: Axes, examples: Mapping[Kind, pd.DataFrame]) -> None:
-    """Draw a row per SAE and input: the activation of its feature on every token of a phrase."""
-    strips = [
-        (sae, column, f"{TABLES[sae[0]].removeprefix('tokenized, ')}, {SEEN[sae[1]]}{ending}")
-        for sae in examples
-        for column, ending in (("activation", ""), ("activation_without", ", removed"))
-        if column == "activation" or sae[1] != "without_unigram"
-    ]
-    for row, (sae, column, _) in enumerate(strips):
-        activations = {
-            name: pd.to_numeric(examples[sae][name], errors="coerce") for name in ("activation", "activation_without")
-        }
-        largest = max(np.nanmax(values.abs()) for values in activations.values())
-        colour = np.array(to_rgb(COLOURS[TABLES[sae[0]]]))
-        for place, value in enumerate(activations[column].to_numpy(float)):
-            share = 0.85 * abs(value) / largest if value and np.isfinite(value) else 0.0
-            panel.add_patch(Rectangle((place - 0.5, row - 0.5), 1, 1, color=1 - share * (1 - colour), lw=0))
-            text = f"{value:.3g}" if value and np.isfinite(value) else "·"
-            text_colour = "white" if share > 0.6 else "black"
-            panel.text(place, row, text, ha="center", va="center", fontsize=6, color=text_colour)
-    panel.set_yticks(range(len(strips)), [label for _, _, label in strips], fontsize="x-small")
-    panel.spines[:].set_visible(False)
-    panel.tick_params(length=0)
-    if not examples:
-        panel.set_xticks([])
-        panel.set_title("no phrase is frequent enough", fontsize="small")
+def _draw_pairs(ax: Axes, row: int, table: str, measure: Phrases, run: Run, layer: int) -> None:
+    """Draw the difference of two columns for every phrase in a row of the panel, and the mean with its interval."""
+    try:
+        mean = measure_phrases(run, measure, layer)
+    except NotMeasuredError:
+        ax.text(
+            0.5, row, "not measured", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize="small"
+        )
         return
-    found = next(iter(examples.values()))
-    panel.set_xticks(range(len(found)), [_readable(token) for token in found["token"]], rotation=40, ha="right")
-    panel.set_xlim(-0.5, len(found) - 0.5)
-    panel.set_ylim(len(strips) - 0.5, -0.5)
-    (inside,) = np.nonzero(found["of_phrase"].to_numpy(bool))
-    outline = Rectangle((inside[0] - 0.5, -0.5), len(inside), len(strips), fill=False, color="black", lw=1.2)
-    panel.add_patch(outline)
-    outline.set_clip_on(False)
-    panel.set_title(
-        f"activation of the feature of “{_readable(found['text'].iloc[0])}” (unigram direction removed at test time, or in training)",
-        fontsize="small",
-    )
+    values = 100 * _differences(run.tables["phrases"], measure, layer)
+    heights = dict(zip(values.index, row + _apart(values.to_numpy()), strict=True))
+    ax.plot(values, list(heights.values()), color=COLOURS[TABLES[table]], **DOT)
+    value, low, high = (100 * number for number in mean[:3])
+    ax.errorbar(value, row - 0.42, xerr=[[value - low], [high - value]], ls="", **MEAN)
+    words = values[[" " in text.strip() for text in values.index]]
+    for text in {str(words.idxmin()), str(words.idxmax())} if len(words) else ():
+        style: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "top", "fontsize": "x-small"}
+        line = {"arrowstyle": "-", "lw": 0.4, "color": "0.6", "shrinkA": 0, "shrinkB": 1}
+        ax.annotate(text.strip(), (values[text], heights[text]), (0, -14), arrowprops=line, **style)
 
 
-def _readable(token: str) -> str:
-    """A token as a label."""
-    return token.strip(" ").replace("\n", "↵").replace("$", r"\$") or "␣"
+def _differences(phrases: pd.DataFrame, measure: Phrases, layer: int) -> "pd.Series[float]":
+    """The difference of two columns for every phrase that both have, by its text, the mean of the seeds."""
+
+    def values(of: PhraseColumn) -> "pd.Series[float]":
+        chosen = (phrases["table"] == of.table) & (phrases["encoder_input"] == of.encoder_input)
+        rows = phrases[chosen & (phrases["layer"] == layer)].set_index(["text", "seed"])
+        return rows[of.column] / rows["firings"] if of.column.startswith("lost") else rows[of.column]
+
+    return (values(measure.of) - values(measure.second)).dropna().groupby("text").mean()
+
+
+def _apart(values: np.ndarray, bins: int = 40, tallest: float = 0.5) -> np.ndarray:
+    """Offsets (n,) that keep near values from hiding each other: those of a bin are stacked about zero."""
+    if not len(values):
+        return np.zeros(0)
+    width = max(np.ptp(values) / bins, 1e-9)
+    places = pd.Series(np.floor((values - values.min()) / width))
+    rank = places.groupby(places).cumcount()
+    size = places.groupby(places).transform("size")
+    offsets = (rank - (size - 1) / 2).to_numpy(float)
+    return offsets * min(0.08, tallest / max(1, int(size.max())))

@@ -5,22 +5,21 @@ axis is the length of the mean of the encoder's input when training starts, divi
 inputs to it; a centred input is at zero. The y axes are the share of features that fire on no held-out token (left) and
 held-out NMSE (right). Filled markers, joined by a line, are SAEs from which all, half or none of that mean was
 subtracted. Half-filled markers have the authors' start, in which b_dec is zero. Hollow markers, if the profile has any,
-see the residual without the direction of the token's unigram residual, so their NMSE belongs to another task. Markers
-are means over seeds; small dots are seeds, where there are several. Bars are the 95% interval of one seed (the mean of
+see the residual without the direction of the token's unigram residual, so their NMSE belongs to another task. The axis of
+NMSE does not begin at zero. Markers are means over seeds; small dots are seeds, where there are several. Bars are the 95% interval of one seed (the mean of
 the seeds' own) over features or held-out documents.
 """
 
 import pandas as pd
 
 from tsae.figures.inputs import Drawing, Inputs
+from tsae.figures.labels import key, legend_above
 from tsae.figures.style import (
     TABLES,
     bars,
     draw_seeds,
     figure,
-    key,
     layers_of,
-    legend_above,
     over_seeds,
     start_at_zero,
     style_of,
@@ -63,7 +62,8 @@ def draw(inputs: Inputs) -> Drawing:
         ax.set_xlabel("offset of the encoder's input at the start\n(length of its mean / its spread)")
         ax.set_ylabel(label)
         ax.set_title(f"layer {layer}")
-        start_at_zero(ax)
+        if metric != "nmse":
+            start_at_zero(ax)
     # Filled markers have labels; a family without any needs an entry.
     filled = {drawn.get_label() for ax in axes for drawn in ax.containers}
     marks = [key(**style_of(name)) for name in table["family"].cat.categories if name not in filled]

@@ -11,8 +11,6 @@ from matplotlib.figure import Figure
 from tsae.measure.table import COLUMNS, read_table
 from tsae.profile.config import Role
 
-EXAMPLES = ".examples.csv"
-
 
 class Drawing(NamedTuple):
     """A figure, and the tables whose SAEs it shows; the figure names those that failed in training."""
@@ -26,13 +24,11 @@ class Inputs:
     """The results in a figure's `NEEDS`, as far as the profile has them, and settings of the run."""
 
     tables: Mapping[str, pd.DataFrame]
-    """By name: blocks of the sweep, `baselines`, `curves`, `released`."""
+    """By name: blocks of the sweep, `baselines`, `curves`, `phrases`, `released`."""
     files: Mapping[str, Path]
     """`claims`: the ledger; `published`: the authors' numbers."""
     sums: tuple[Path, ...]
     """Sums over held-out documents, as `load_sums_of_run` takes them."""
-    examples: tuple[Path, ...]
-    """Activations on a phrase, token by token: `layer{L}/{subject}-s{seed}.examples.csv`."""
     roles: Mapping[Role, str]
     """Ids of the headline SAEs: `baseline`, `tokenized` and, if the profile has one, `remainder`."""
     simple_threshold: float
@@ -54,11 +50,8 @@ class Inputs:
         tables: dict[str, pd.DataFrame] = {}
         files: dict[str, Path] = {}
         sums: list[Path] = []
-        examples: list[Path] = []
         for path in paths:
-            if path.name.endswith(EXAMPLES):
-                examples.append(path)
-            elif path.suffix == ".csv":
+            if path.suffix == ".csv":
                 tables[path.stem] = read_table(path)
             elif path.suffix == ".yaml":
                 files[path.stem] = path
@@ -66,7 +59,7 @@ class Inputs:
                 sums.append(path)
             else:
                 raise ValueError(f"{path}: a figure is drawn from .csv, .yaml and .safetensors files")
-        return cls(tables, files, tuple(sums), tuple(examples), roles, simple_threshold, bootstrap, seed)
+        return cls(tables, files, tuple(sums), roles, simple_threshold, bootstrap, seed)
 
     def table(self, name: str) -> pd.DataFrame:
         """A table.

@@ -6,27 +6,23 @@ row of each sequence (a), and for a sample of all positions (b). Token-biases ar
 paper's form and of the one whose encoder sees the remainder. Conditional means, the mean training residual of each
 token, need no SAE and serve as comparison. Large markers are means over seeds with the 95% interval of one over held-out
 documents (the mean of the seeds' own); small dots are seeds, where there are several. Shaded ranges, in each table's
-colour, are the authors' for GPT-2, layers 5 to 10. Stars, if the profile has any, are the token-biases of SAEs of the
+colour, are the authors' for GPT-2, layers 5 to 10. The y axis need not begin at zero. Stars, if the profile has any, are the token-biases of SAEs of the
 same k and size that the authors released.
 """
 
 from typing import Any
 
-from matplotlib.patches import Patch
-
 from tsae.claims.ledger import load_ledger, published_range
 from tsae.figures.inputs import Drawing, Inputs
+from tsae.figures.labels import key, label_ends, legend_above, readable
 from tsae.figures.style import (
     COLOURS,
     MARKERS,
-    PUBLISHED,
     RELEASED,
     draw_by_layer,
     figure,
-    key,
     label_layers,
     layers_of,
-    legend_above,
     of_the_same_size,
     pick,
 )
@@ -78,13 +74,17 @@ def draw(inputs: Inputs) -> Drawing:
         for _, theirs in released[released["metric"] == metric].groupby("subject"):
             draw_by_layer(ax, theirs, layers, -0.34, 100, color=COLOURS["token-biases"], **RELEASED)
         label_layers(ax, layers)
-        ax.set_ylim(0, 100)
         ax.set_title(title)
     for name, (low, high) in published.items():
-        axes[0].axhspan(low * 100, high * 100, color=COLOURS[name], alpha=0.12, lw=0)
+        axes[0].axhspan(low * 100, high * 100, color=COLOURS[name], alpha=0.15, lw=0, zorder=0)
+        # At the end of the range that is further from what was measured.
+        of, subject = tables[name]
+        above = pick(of, subject, "last_token_detection")["value"].mean() > (low + high) / 2
+        style = {"color": readable(COLOURS[name]), "fontsize": "x-small", "va": "bottom" if above else "top"}
+        axes[0].text(-0.47, 100 * (low if above else high), f"published (GPT-2): {name}", **style)
+    axes[0].set_ylim(top=100)
     axes[0].set_ylabel("last token named (%)")
-    marks: list[Any] = [Patch(color=PUBLISHED, alpha=0.3, lw=0, label="published range (GPT-2)")]
-    if len(released):
-        marks.append(key("token-biases released by the authors", **RELEASED))
-    legend_above(fig, axes[0], *marks, columns=3)
+    named = label_ends(axes, {name: name for name in TABLES})
+    marks = [key("token-biases released by the authors", **RELEASED)] if len(released) else []
+    legend_above(fig, axes[0], *marks, without=named)
     return Drawing(fig, (headline,))

@@ -1,7 +1,7 @@
 """NMSE and CE added against L0, by architecture: baseline, tables, remainder.
 
 Claim C1: at equal sparsity a tokenized SAE reconstructs better, for TopK and for ReLU. Each point is one setting, at its
-measured L0 and its held-out NMSE (above) or CE added (below); lower and further left is better. Architectures have a
+measured L0 and its held-out NMSE (above) or CE added (below); the arrow points to what is better. Architectures have a
 column each. Colour, marker and line show the table and the encoder's input: the residual, or, with the remainder, what
 the table leaves. Points are means over seeds; small dots are seeds, where there are several. Horizontal and vertical bars
 are the 95% interval of one seed over held-out documents (the mean of the seeds' own). Faint hollow markers are the
@@ -18,19 +18,18 @@ from matplotlib.axes import Axes
 
 from tsae.claims.ledger import load_published
 from tsae.figures.inputs import Drawing, Inputs
+from tsae.figures.labels import key, label_ends, legend_above, point_to_better
 from tsae.figures.style import (
     COLOURS,
     MARKERS,
-    PUBLISHED,
     RELEASED,
+    SHORT,
     TABLES,
     bars,
     draw_seeds,
     families_in,
     grid,
-    key,
     layers_of,
-    legend_above,
     log_axis,
     of_the_same_size,
     over_seeds,
@@ -77,11 +76,9 @@ def draw(inputs: Inputs) -> Drawing:
                 style = style_of(name) | RELEASED | {"label": None, "zorder": 5}
                 drawn.append(_draw_family(ax, family, metric, scale, **style))
             curves = published[(published["metric"] == metric) & (published["architecture"] == architecture)]
-            for kind, curve in curves.groupby("table"):
-                # It is unknown whether their tables were fixed or learned.
-                name = TABLES["none" if kind == "none" else "learned"]
+            for kind, curve in curves.groupby("table", sort=False):
                 x, y = list(curve["l0"]), list(curve["value"] * scale)
-                ax.plot(x, y, MARKERS[name], mfc="none", color=COLOURS[name], alpha=0.4, zorder=1)
+                ax.plot(x, y, **_published(str(kind)))
                 drawn.append((x, y))
             log_axis(ax, "x", [x for xs, _ in drawn for x in xs])
             heights += [y for _, ys in drawn for y in ys]
@@ -90,11 +87,21 @@ def draw(inputs: Inputs) -> Drawing:
         row[0].set_ylabel(label)
     for ax in panels[-1]:
         ax.set_xlabel("L0 (active features per token)")
-    marks = [key("published (GPT-2, layer 8)", PUBLISHED, ls="", marker="o", mfc="none")]
-    if len(released):
-        marks.append(key("released by the authors", **RELEASED))
-    legend_above(fig, panels[0][0], *marks)
+    for row in panels:
+        point_to_better(row[0])
+    fullest = max(panels[0], key=lambda ax: len(ax.containers))
+    named = label_ends([*(ax for ax in panels[0] if ax is not fullest), fullest], SHORT)
+    marks = [key("released by the authors", **RELEASED)] if len(released) else []
+    legend_above(fig, panels[0][0], *marks, without=named)
     return Drawing(fig, (table,))
+
+
+def _published(kind: str) -> dict[str, Any]:
+    """Style of the authors' SAEs, whose tables are not known to be fixed or learned."""
+    name = TABLES["none" if kind == "none" else "learned"]
+    label = f"published, {'baseline' if kind == 'none' else 'tokenized'} (GPT-2, layer 8)"
+    style: dict[str, Any] = {"marker": MARKERS[name], "ls": "", "mfc": "none", "mew": 0.6, "alpha": 0.5, "zorder": 1}
+    return style | {"color": COLOURS[name], "label": label}
 
 
 def _draw_family(

@@ -5,7 +5,7 @@ loss, is the number of the baseline's tokens divided by the number that a tokeni
 or CE added (b). Tokenized SAEs were trained on an eighth, a quarter, half and all of the tokens, each with its own whole
 learning rate schedule, and log(metric) is interpolated in log(tokens). On one schedule, as the authors count, is the
 ratio of the training steps after which checkpoints of one training first match the baseline's end; that judges the
-tokenized SAE before its learning rate has fallen. A profile may lack either. Both use held-out tokens. Large markers are
+tokenized SAE before its learning rate has fallen. A profile may lack either. Lines join the layers of one model. Both use held-out tokens. Large markers are
 for the mean of the seeds, with their 95% interval over held-out documents and seeds, paired; small dots are seeds, where
 there are several. The grey line at 1 means no gain. A hollow coloured marker is a lower bound: the tokenized SAE is as
 good at its first checkpoint, or with the smallest budget. A cross at the bottom is a tokenized SAE that never gets there;
@@ -15,11 +15,13 @@ Pythia-1.4B, from their project page, on one schedule and each over its own laye
 
 import contextlib
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from tsae.claims.ledger import load_published
@@ -27,17 +29,16 @@ from tsae.claims.replicates import Measured, load_sums_of_run
 from tsae.claims.selection import ROLES, NotMeasuredError, Run
 from tsae.claims.speedups import EqualLossSpeedUp, SpeedUp, measure_equal_loss_speedup, measure_speedup
 from tsae.figures.inputs import Drawing, Inputs
+from tsae.figures.labels import key, legend_above
 from tsae.figures.style import (
     COLOURS,
+    LINES,
     MARKERS,
     PUBLISHED,
-    SEED,
     draw_seeds,
     figure,
     headline_families,
-    key,
     layers_of,
-    legend_above,
     log_axis,
 )
 from tsae.profile.config import Role
@@ -117,9 +118,9 @@ def draw(inputs: Inputs) -> Drawing:
         for model, theirs in published[published["metric"] == metric].groupby("model", sort=False):
             first = groups[-1].xs[-1] + 1 + GAP
             xs = [first + x for x in range(len(theirs))]
-            ax.plot(xs, theirs["speedup"], "o", mfc="none", color=PUBLISHED)
+            ax.plot(xs, theirs["speedup"], "o-", mfc="white", lw=0.6, color=PUBLISHED)
             every += list(theirs["speedup"])
-            groups.append(Group(str(model), xs, list(theirs["layer"])))
+            groups.append(Group(f"published,\n{model}", xs, list(theirs["layer"])))
         raised = ax.get_xaxis_transform() + ScaledTranslation(0, 4 / 72, fig.dpi_scale_trans)
         for group in groups:
             middle = sum(group.xs) / len(group.xs)
@@ -128,11 +129,11 @@ def draw(inputs: Inputs) -> Drawing:
         ax.set_xticks([x for g in groups for x in g.xs], [str(layer) for g in groups for layer in g.layers])
         ax.tick_params("x", labelsize="x-small")
         ax.set_xlabel("layer (resid_pre)")
-        ax.set_ylabel(f"speed-up to the baseline's\nfinal {name}")
+        ax.set_ylabel(f"speed-up in {name}")
     log_axis(axes[0], "y", every)
-    marks = [key(name, COLOURS[name], marker=MARKERS[name], ls="") for name in family_of_role.values()]
-    marks += [key("seed", **SEED), key("published", PUBLISHED, ls="", marker="o", mfc="none")]
-    legend_above(fig, axes[0], *marks, columns=4)
+    axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+    marks = [key(name, COLOURS[name], marker=MARKERS[name], ls=LINES[name]) for name in family_of_role.values()]
+    legend_above(fig, axes[0], *marks)
     return Drawing(fig, (curves,))
 
 
@@ -154,11 +155,17 @@ def _draw_group(
     """Draw speed-ups from `first` along x, for all seeds and each seed; returns the heights."""
     heights: list[float] = []
     shown = [role for role in family_of_role if any(of == role for of, _ in found)]
-    for (role, layer), one in found.items():
-        x = first + layers.index(layer) + APART * (shown.index(role) - (len(shown) - 1) / 2)
-        of_seeds = [of[role, layer] for of in alone if (role, layer) in of]
-        family = family_of_role[role]
-        heights += _draw_speedup(ax, x, one, of_seeds if len(of_seeds) > 1 else [], COLOURS[family], MARKERS[family])
+    for role in shown:
+        family, joined = family_of_role[role], []
+        for layer in (layer for of, layer in found if of == role):
+            one = found[role, layer]
+            x = first + layers.index(layer) + APART * (shown.index(role) - (len(shown) - 1) / 2)
+            of_seeds = [of[role, layer] for of in alone if (role, layer) in of]
+            of_seeds = of_seeds if len(of_seeds) > 1 else []
+            drawn = _draw_speedup(ax, x, one, of_seeds, COLOURS[family], MARKERS[family])
+            heights += drawn
+            joined.append((x, drawn[0] if one.value > 0 else math.nan))
+        ax.plot(*zip(*joined, strict=True), color=COLOURS[family], ls=LINES[family], lw=0.8, zorder=1)
     return heights
 
 
@@ -169,10 +176,10 @@ def _draw_speedup(
     heights: list[float] = []
     low, value, high = (min(max(v, found.ends[0]), found.ends[1]) for v in (found.low, found.value, found.high))
     if found.value == 0:
-        ax.plot(x, BELOW, "x", color=colour, transform=ax.get_xaxis_transform())
+        ax.plot(x, BELOW, "x", color=colour, transform=ax.get_xaxis_transform(), label="never as good")
     else:
         style: dict[str, Any] = {"color": colour, "marker": marker} | (
-            {"mfc": "none"} if found.value > found.ends[1] else {}
+            {"mfc": "none", "label": "at least"} if found.value > found.ends[1] else {}
         )
         ax.errorbar(x, value, yerr=[[value - low], [high - value]], **style)
         heights.append(value)

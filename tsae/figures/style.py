@@ -10,33 +10,33 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from tsae.profile.config import Role
 from tsae.profile.families import BASELINE, FAMILIES, FIXED, LEARNED, REMAINDER
 from tsae.store.files import replacing
 
-# One colour per thing in all figures: colour-blind safe (Okabe and Ito, and a brown of Tol's), and distinct in grey.
+# One colour per thing in all figures. The hues of families are told apart by colour-blind readers, their lightness in grey.
 COLOURS = {
-    BASELINE: "#0072B2",
-    FIXED: "#E69F00",
-    LEARNED: "#D55E00",
-    REMAINDER: "#661100",
-    "tokenized": "#D55E00",
-    "token-biases": "#D55E00",
-    "unigram residuals": "#009E73",
-    "conditional means": "#CC79A7",
+    BASELINE: "#00305F",
+    FIXED: "#F5C04E",
+    LEARNED: "#E8772E",
+    REMAINDER: "#A8321E",
+    "tokenized": "#E8772E",
+    "token-biases": "#E8772E",
+    "unigram residuals": "#0F8F6B",
+    "conditional means": "#6A2C82",
     "random residuals": "0.1",
     "random directions": "0.6",
 }
 # Markers and lines of families.
 MARKERS = {BASELINE: "o", FIXED: "s", LEARNED: "D", REMAINDER: "^"}
 LINES = {BASELINE: "-", FIXED: ":", LEARNED: "--", REMAINDER: "-."}
+# What a label beside a line says.
+SHORT = {BASELINE: "baseline", FIXED: "fixed table", LEARNED: "learned table", REMAINDER: "remainder"}
 # Families by table, where the fill of a marker shows the encoder's input.
 TABLES = {"none": BASELINE, "fixed": FIXED, "learned": LEARNED}
 # Labels of architectures.
@@ -49,7 +49,9 @@ SEED: dict[str, Any] = {
     "mew": 0.4,
     "ls": "",
     "zorder": 6,
+    "label": "one seed",
 }
+RANGE = "range of the seeds"
 PUBLISHED = "0.55"  # the authors' numbers: faint grey, or the faint colour of the thing
 METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 PAGE = 7.2  # width of a figure on a page, unscaled [inches]
@@ -62,7 +64,10 @@ def grid(rows: int, columns: int, height: float = 2.2, **options: Any) -> tuple[
     sns.set_theme(style="ticks", context="paper", font_scale=0.85)
     mpl.rcParams |= {
         "svg.hashsalt": "tsae",  # same figure, same bytes
+        # One family, which matplotlib brings; text stays text in svg, and is TrueType in pdf.
+        "font.sans-serif": ["DejaVu Sans"],
         "svg.fonttype": "none",
+        "pdf.fonttype": 42,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.titlesize": "medium",
@@ -200,30 +205,17 @@ def draw_against(ax: Axes, rows: pd.DataFrame, column: str, scale: float = 1.0, 
 
 def draw_seeds(ax: Axes, x: Iterable[float], y: Iterable[float]) -> None:
     """Draw every seed as a small dot."""
-    ax.plot(list(x), list(y), **SEED)
+    if points := list(zip(x, y, strict=True)):
+        ax.plot(*zip(*points, strict=True), **SEED)
 
 
 def draw_curve(ax: Axes, rows: pd.DataFrame, column: str, scale: float = 1.0, **style: Any) -> None:
     """Draw the mean over seeds as a line and their range as a band, against `column`."""
     curve = rows.groupby(column)["value"].agg(["mean", "min", "max"]) * scale
     ax.plot(curve.index, curve["mean"], **style)
-    ax.fill_between(curve.index, curve["min"], curve["max"], color=style["color"], alpha=0.2, lw=0)
-
-
-def key(label: str, color: str = "0.25", **style: Any) -> Line2D:
-    """A legend entry for a line or a marker of any colour."""
-    return Line2D([], [], color=color, label=label, **style)
-
-
-def legend_above(fig: Figure, ax: Axes, *more: Artist, columns: int | None = None) -> None:
-    """Put one legend for all panels above them: what `ax` labels, what others do besides, and more entries."""
-    labelled: dict[str, Any] = {}
-    for panel in (ax, *fig.axes):
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            labelled.setdefault(label, handle)
-    handles = [*labelled.values(), *more]
-    columns = columns or (2 if len(handles) == 4 else min(3, len(handles)))
-    fig.legend(handles=handles, loc="outside upper center", ncols=columns)
+    if (curve["min"] < curve["max"]).any():
+        label = RANGE if rows["seed"].nunique() > 1 else None
+        ax.fill_between(curve.index, curve["min"], curve["max"], color=style["color"], alpha=0.2, lw=0, label=label)
 
 
 def label_layers(ax: Axes, layers: Sequence[int]) -> None:
@@ -260,7 +252,7 @@ def log_axis(ax: Axes, which: str, values: Iterable[float]) -> None:
         return
     getattr(ax, f"set_{which}scale")("log")
     axis: Axis = getattr(ax, f"{which}axis")
-    near = max(values) < 8 * min(values)  # else too many ticks, or none
+    near = max(values) < 4 * min(values)  # else too many ticks, or none
     axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6) if near else (1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())

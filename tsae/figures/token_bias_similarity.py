@@ -16,19 +16,20 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
 from tsae.claims.ledger import load_ledger, published_range
 from tsae.figures.inputs import Drawing, Inputs
+from tsae.figures.labels import legend_above
 from tsae.figures.style import (
     COLOURS,
     PUBLISHED,
+    SHORT,
     draw_against,
     draw_curve,
     grid,
     headline_families,
-    key,
     layers_of,
-    legend_above,
     log2_ticks,
 )
 
@@ -49,6 +50,7 @@ NEEDS = {
 }
 SEEN = 1  # least training count of the compared rows
 BAND = (0.4, 0.9)  # the authors' "similar"
+SIMILAR = Patch(color="0.93", lw=0, label="similar, as the authors say: 0.4 to 0.9")
 TO: dict[str, tuple[str, Any]] = {
     "token_bias": ("token-biases", "-"),
     "unigram": ("unigram residuals", "--"),
@@ -76,7 +78,7 @@ def draw(inputs: Inputs) -> Drawing:
     fig, panels = grid(2, len(layers) + len(by_expansion), height=2.1, sharey=True)
     for row, (family, subject) in zip(panels, subjects.items(), strict=True):
         for ax, layer in zip(row, layers, strict=False):
-            ax.axvspan(*BAND, color="0.93", lw=0, zorder=-1)
+            ax.axvspan(*BAND, color=SIMILAR.get_facecolor(), lw=0, zorder=-1)
             rows = headline[(headline["subject"] == subject) & (headline["layer"] == layer)]
             for target in targets:
                 name, line = TO[target]
@@ -87,7 +89,7 @@ def draw(inputs: Inputs) -> Drawing:
             ax.set_xlim(0, 1)
             if row is panels[-1]:
                 ax.set_xlabel("cosine similarity ≥")
-        row[0].set_ylabel(f"alive features (%)\n{family}")
+        row[0].set_ylabel(f"{SHORT[family]}:\nalive features (%)")
     for row, (suffix, of) in zip(panels, (("", "all"), ("_alive", "alive")), strict=True):
         for ax, layer in zip(row[len(layers) :], by_expansion, strict=True):
             saes = baselines[baselines["layer"] == layer]
@@ -98,18 +100,20 @@ def draw(inputs: Inputs) -> Drawing:
                 similar = rows[rows["metric"] == f"feature_{target}_similar{suffix}"]
                 draw_against(ax, similar, "expansion", 100, color=COLOURS[name], marker="o", ls=line)
             if of == "all":
-                ax.axhline(published_most * 100, color=PUBLISHED, lw=0.6, ls="--", zorder=1)
-                ax.plot(PUBLISHED_EXPANSION, published_share * 100, "o", mfc="none", color=PUBLISHED)
+                most, share = 100 * published_most, 100 * published_share
+                label = f"published, GPT-2: up to {most:.0f}% below {PUBLISHED_EXPANSION}x"
+                ax.axhline(most, color=PUBLISHED, lw=0.8, ls="--", zorder=1, label=label)
+                label = f"published, GPT-2: {share:.0f}% at {PUBLISHED_EXPANSION}x"
+                ax.plot(PUBLISHED_EXPANSION, share, "o", mfc="none", color=PUBLISHED, label=label)
             log2_ticks(ax, [*saes["expansion"], PUBLISHED_EXPANSION])
             ax.tick_params("x", labelsize="x-small")
-            ax.set_title(f"layer {layer}, baseline", fontsize="small")
-            ax.set_ylabel(f"similar, of {of} features (%)", fontsize="small")
+            ax.set_title(f"layer {layer}, baseline")
+            ax.set_ylabel(f"similar, of {of} features (%)")
             if row is panels[-1]:
-                ax.set_xlabel("expansion")
+                ax.set_xlabel("features / d_model")
     for ax in panels[0]:
         ax.set_ylim(0, 100)
-    marks = (key("published (GPT-2)", PUBLISHED, lw=0.6, ls="--", marker="o", mfc="none"),)
-    legend_above(fig, panels[0][0], *marks, columns=3)
+    legend_above(fig, panels[0][0], SIMILAR)
     return Drawing(fig, (headline, expansion))
 
 

@@ -18,8 +18,9 @@ from matplotlib.axes import Axes
 from tsae.claims.replicates import Measured, estimate, load_sums_of_run, sample
 from tsae.claims.selection import NotMeasuredError, Run
 from tsae.figures.inputs import Drawing, Inputs
-from tsae.figures.style import COLOURS, draw_seeds, grid, layers_of, legend_above, style_of
-from tsae.profile.families import FIXED, LEARNED, REMAINDER
+from tsae.figures.labels import legend_above
+from tsae.figures.style import COLOURS, draw_seeds, grid, layers_of, style_of
+from tsae.profile.families import BASELINE, FIXED, LEARNED, REMAINDER
 
 NEEDS = {
     "category": "Reconstruction",
@@ -38,7 +39,7 @@ SHOWN: dict[Any, dict[str, Any]] = {
     ("learned", "unigram", "residual"): style_of(LEARNED),
     ("learned", "unigram", "remainder"): style_of(REMAINDER),
     ("scaled", "unigram", "residual"): {"color": "0.35", "marker": "v", "ls": ":", "label": "fixed rows, each scaled"},
-    ("embedding", "unigram", "residual"): {"color": "#56B4E9", "marker": "P", "ls": "-", "label": "map of embedding"},
+    ("embedding", "unigram", "residual"): {"color": "#4E9FD1", "marker": "P", "ls": "-", "label": "map of embedding"},
     ("fixed", "permuted", "residual"): style_of(FIXED) | PERMUTED | {"label": "fixed, rows permuted"},
     ("learned", "permuted", "residual"): style_of(LEARNED) | PERMUTED | {"label": "learned, rows permuted"},
 }
@@ -73,7 +74,14 @@ def draw(inputs: Inputs) -> Drawing:
         for place, (name, rows) in enumerate(shown.items()):
             offset = 0.08 * (place - (len(shown) - 1) / 2)
             _draw_ratios(ax, run, rows[rows["layer"] == layer], baseline, edges, offset, SHOWN[name])
-        ax.axhline(1, color=COLOURS["baseline"], lw=0.8, zorder=1)
+        ax.axhline(1, color=COLOURS[BASELINE], lw=0.8, zorder=1)
+        style: dict[str, Any] = {
+            "transform": ax.get_yaxis_transform(),
+            "ha": "right",
+            "va": "bottom",
+            "fontsize": "small",
+        }
+        ax.text(1, 1, "baseline", color=COLOURS[BASELINE], **style)
         ax.set_title(f"layer {layer}")
         share = shares[shares["layer"] == layer].set_index("at")["value"].reindex(edges) * 100
         strip.bar(range(len(edges)), share, color="0.75", width=0.7)
@@ -88,7 +96,7 @@ def draw(inputs: Inputs) -> Drawing:
     above[0].set_ylabel("NMSE / baseline's")
     below[0].set_ylabel("held-out\ntokens (%)")
     fig.supxlabel("times that the token was seen in training", fontsize="medium")
-    legend_above(fig, max(above, key=lambda ax: len(ax.containers)), columns=3)
+    legend_above(fig, max(above, key=lambda ax: len(ax.containers)))
     return Drawing(fig, (headline,))
 
 

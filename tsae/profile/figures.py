@@ -89,7 +89,9 @@ class Needs(Section):
     claims: tuple[str, ...] = Field((), description="Claims of the ledger that it illustrates")
     blocks: dict[Name, Shown] = Field({}, description="Blocks of the sweep that it requires")
     optional: tuple[Name, ...] = Field((), description="Blocks, and `released`, that it shows if a profile has them")
-    tables: tuple[Literal["baselines", "curves"], ...] = Field((), description="Tables of no block that it requires")
+    tables: tuple[Literal["baselines", "curves", "phrases"], ...] = Field(
+        (), description="Tables of no block that it requires"
+    )
     sums: tuple[Name, ...] = Field((), description="Blocks, and `curves`, whose sums over documents it reads")
     files: tuple[Literal["claims", "published"], ...] = Field(
         (), description="Files it reads: the ledger, the authors' numbers"
@@ -97,7 +99,6 @@ class Needs(Section):
     compares: bool = Field(
         False, description="It compares the headline's tokenized SAE with its baseline, at every layer"
     )
-    examples: bool = Field(False, description="It reads activations on phrases of the block `encoder`")
 
     @property
     def required(self) -> tuple[str, ...]:

@@ -171,9 +171,8 @@ def results_of_figure(needs):
     sums = sums_of(*(block for block in needs.sums if block != "curves"))
     if "curves" in needs.sums:
         sums += expand("<results>/sums/curves/{job}.safetensors", job=CURVES)
-    examples = expand("<results>/phrases/{job}.examples.csv", job=saes_of("encoder")) if needs.examples else []
     files = [{"claims": LEDGER, "published": PUBLISHED}[name] for name in needs.files]
-    return [*expand("<results>/tables/{table}.csv", table=tables), *sums, *examples, *files]
+    return [*expand("<results>/tables/{table}.csv", table=tables), *sums, *files]
 
 
 def embedding_of_table(wildcards):
