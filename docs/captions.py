@@ -3,9 +3,10 @@
 import functools
 from collections.abc import Callable
 
-from run import ROOT, NotMeasuredError
+from run import ROOT, NotMeasuredError, of_run
 
 from tsae.profile.figures import FIGURES, caption_of, title_of
+from tsae.store import layout
 
 # Of the pictures that benchmarks/pictures.py draws.
 OF_BENCHMARKS = {
@@ -37,7 +38,12 @@ def with_caption(figure: str, title: str, caption: str) -> str:
 
 
 def of_module(figure: str) -> str:
-    """A figure of a run, as its module describes it."""
+    """A figure of a run, as its module describes it; the caption changes with the picture, when a run is finished.
+
+    Raises:
+        NotMeasuredError: there is no finished run.
+    """
+    of_run(layout.MANIFEST)
     return with_caption(figure, title_of(figure), caption_of(figure))
 
 

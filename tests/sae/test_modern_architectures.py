@@ -110,10 +110,8 @@ def test_matryoshkas_nested_loss_and_its_gradients() -> None:
     twins = leaves(W_ENC, B_ENC, W_DEC, normal(D, seed=8), normal(N, D, seed=9))
     pre = X @ twins[0].T + twins[1]
     acts = pre * (pre >= PRE.flatten().topk(K * N).values[-1] - 1e-9)
-    twin = sum(
-        (acts[:, :width] @ twins[2][:width] + twins[3] + twins[4] - TARGET).square().sum(1).mean()
-        for width in (1, 2, 4, 8)
-    )
+    nested = [acts[:, :width] @ twins[2][:width] + twins[3] + twins[4] for width in (1, 2, 4, 8)]
+    twin = torch.stack([(x_hat - TARGET).square().sum(1).mean() for x_hat in nested]).sum()
     torch.testing.assert_close(loss, twin, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(
         torch.autograd.grad(loss, (W_enc, b_enc, W_dec, b_dec, rows)),
@@ -164,6 +162,7 @@ def test_auxk_counts_for_less_with_few_dead_features() -> None:
         auxk.silent[chosen] = DEAD_AFTER + N
         values = active.values.masked_fill(torch.isin(active.features, torch.tensor(chosen)), 0.0)
         loss = auxk.extra_loss(active._replace(values=values), W_DEC, explained, 0.0)
+        assert loss is not None
         assert loss.item() == pytest.approx(COEFFICIENT * share * TARGET.square().sum(1).mean().item(), rel=1e-12)
 
 
