@@ -144,7 +144,7 @@ def drawn(figure: str, output: Path, **tables: pd.DataFrame) -> tuple[list[list[
     """The positions of stars in a figure, and the figure as text."""
     files = {name: ROOT / f"config/{name}.yaml" for name in ("claims", "published")}
     roles = Headline("ours-none", "ours-learned").roles
-    drawing = draw(figure, Inputs(tables, files, (), (), roles, simple_threshold=0.5, bootstrap=50, seed=0))
+    drawing = draw(figure, Inputs(tables, files, (), roles, simple_threshold=0.5, bootstrap=50, seed=0))
     save_figure(drawing.figure, [output], *drawing.shown)
     lines = [line for ax in drawing.figure.axes for line in ax.lines if line.get_marker() == "*"]
     return [np.asarray(line.get_xydata())[0].tolist() for line in lines], output.read_text()
