@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tsae
+from tsae.sae.exchange.repository import write_repository
 from tsae.sae.sae import SAE
 
 SETTINGS: dict[str, Any] = {
@@ -60,6 +61,14 @@ def test_it_is_evaluated_like_those_of_a_profile(trained: Path) -> None:
     value = table.loc[table["metric"] == "nmse", "value"].item()
     assert value == pytest.approx(float(nmse), rel=1e-3)
     assert {"ce_added", "token_bias_unigram_cosine", "feature_token_bias_similarity"} <= set(table["metric"])
+
+
+def test_it_is_shared_like_those_of_a_profile(trained: Path, tmp_path: Path) -> None:
+    tsae.evaluate(trained)
+    (name,) = write_repository([trained], tmp_path / "shared")
+    x, tokens = tsae.heldout(trained)
+    (path,) = (trained / "saes").glob("*/*")
+    assert torch.equal(tsae.load(tmp_path / "shared" / name)(x, tokens), tsae.load(path)(x, tokens))
 
 
 def test_what_is_there_is_not_made_again(trained: Path, tiny_gpt2: Path, texts: list[str]) -> None:

@@ -48,6 +48,7 @@ def train(
     tokens: int = 500_000,
     heldout: int = 16_000,
     seed: int = 0,
+    prefix: str = "",
     folder: str | Path | None = None,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     device: Device = "cpu",
@@ -67,6 +68,8 @@ def train(
         tokens: size of the training text, at most, and tokens trained on [tokens].
         heldout: size of the held-out text [tokens].
         seed: of initialisation, order of data and choice of the held-out text.
+        prefix: text between BOS and a token, where the table's rows start from its residual. In models whose first positions are
+            attention sinks an empty one gives rows that say little of their token; docs/other_models.md says how to measure one.
         folder: where everything is kept, and from where an interrupted call continues; by default nothing is kept.
         tokenizer: of a loaded model.
         device: where the model and the SAE compute, for example `cuda`.
@@ -82,6 +85,7 @@ def train(
     sections = {
         "residuals": {} if layer is None else {"layers": [layer]},
         "tokens": {"train": tokens, "heldout": heldout, "seed": seed, "short_text": "take"},
+        "unigrams": {"prefix": prefix},
         "training": {"tokens": tokens},
         "sweep": {"headline": [{"k": [k], "expansion": [expansion], "table": [table], "seeds": [seed]}]},
     }

@@ -27,6 +27,7 @@ def train_from_files(
     tokens: int = 500_000,
     heldout: int = 16_000,
     seed: int = 0,
+    prefix: str = "",
     settings: Path | None = None,
     device: str = "cpu",
 ) -> str:
@@ -47,6 +48,7 @@ def train_from_files(
         tokens: size of the training text, at most, and tokens trained on [tokens].
         heldout: size of the held-out text [tokens].
         seed: of initialisation, order of data and choice of the held-out text.
+        prefix: text between BOS and a token, where the table's rows start from its residual; see docs/other_models.md.
         settings: a YAML file of further sections of a profile; see config/README.md.
         device: where the model and the SAE compute, for example cuda.
 
@@ -66,6 +68,7 @@ def train_from_files(
         tokens=tokens,
         heldout=heldout,
         seed=seed,
+        prefix=prefix,
         folder=folder,
         device=device,
         settings=more,

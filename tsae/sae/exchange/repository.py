@@ -112,7 +112,7 @@ def trained_in(folder: Path) -> Trained:
     folder = folder.absolute()
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"{folder}: not a finished SAE, it has no config.json; finish its training with `make reproduce`"
+            f"{folder}: not a finished SAE, it has no config.json; finish its training (`make reproduce`, `tsae train`)"
         )
     name = f"{folder.parent.name}/{folder.name}"
     if not SUBFOLDER.fullmatch(name):
@@ -123,7 +123,7 @@ def trained_in(folder: Path) -> Trained:
     metrics, features = (results / path.format(job=name) for path in (layout.MEASUREMENTS, layout.FEATURES))
     for path in (metrics, features):
         if not path.is_file():
-            raise ValueError(f"{folder}: not evaluated, {path} is missing; make it with `make reproduce`")
+            raise ValueError(f"{folder}: not evaluated, {path} is missing; evaluate it (`make reproduce`, `tsae evaluate`)")
     return Trained(folder, metrics, features, name)
 
 
