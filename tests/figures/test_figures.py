@@ -204,10 +204,10 @@ def test_architectures_have_a_column_each(tmp_path: Path) -> None:
 
 
 def test_an_unknown_architecture_is_not_left_out_silently(tmp_path: Path) -> None:
-    rows = sae("jumprelu-k4-x4-none", {"nmse": 0.1, "ce_added": 0.2, "l0": 4}, architecture="jumprelu")
+    rows = sae("topp-k4-x4-none", {"nmse": 0.1, "ce_added": 0.2, "l0": 4}, architecture="topp")
     with pytest.raises(ValueError) as error:
         draw("pareto", tmp_path, {"pareto": [*sae(BASELINE, {"nmse": 0.1, "l0": 4}), *rows]})
-    assert str(error.value).startswith("unknown architecture 'jumprelu'; there are topk, ")
+    assert str(error.value).startswith("unknown architecture 'topp'; there are topk, ")
 
 
 @pytest.mark.parametrize("remainder", [True, False])

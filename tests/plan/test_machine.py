@@ -91,6 +91,8 @@ def lowered(data: dict[str, Any], key: str) -> dict[str, Any]:
     section, _, name = key.partition(".")
     if section == "model":
         return data | {"model": data["model"] | {"vocab_size": data["model"]["vocab_size"] // 2}}
+    if section == "sweep":
+        return data | {"sweep": {block: grids for block, grids in data["sweep"].items() if block != "encoder"}}
     return data | {section: data[section] | {name: data[section][name] * 3 // 4}}
 
 
@@ -101,4 +103,4 @@ def test_lowering_what_is_named_lowers_the_memory() -> None:
     for stage, named in LOWER.items():
         data = lowered(profile.model_dump(mode="json"), named.partition(" ")[0])
         after = {cost.stage: cost.memory for cost in costs(config.parse(data))}
-        assert after[stage] < before[stage], stage
+        assert after.get(stage, 0) < before[stage], stage

@@ -70,7 +70,7 @@ from tsae.profile import config
         ),
         ("sweep.pareto.1.l1", [], "sweep.pareto.1: architecture relu needs l1"),
         ("sweep.pareto.2.topk_relu", [False], "sweep.pareto.2: topk_relu: false says nothing about architecture gated"),
-        ("sweep.pareto.1.architecture", "jumprelu", "sweep.pareto.1.architecture: Input should be 'topk', "),
+        ("sweep.pareto.1.architecture", "topp", "sweep.pareto.1.architecture: Input should be 'topk', "),
         (
             "sweep.encoder.0.encoder_input",
             ["all"],

@@ -137,7 +137,7 @@ def test_a_grid_that_sweeps_the_relu_of_another_architecture_is_refused() -> Non
         ({"k": 0}, "k\n.*greater than or equal to 1"),
         ({"architecture": "relu", "l1": 0}, "l1\n.*greater than 0"),
         ({"architecture": "relu", "l1": float("inf")}, "l1\n.*finite"),
-        ({"architecture": "jumprelu", "k": 4}, "architecture\n.*should be 'topk', "),
+        ({"architecture": "topp", "k": 4}, "architecture\n.*should be 'topk', "),
         ({"k": 4, "expansion": 0}, "expansion\n"),
         ({"k": 4, "encoder_input": "embedding"}, "encoder_input\n.*'residual', 'remainder' or 'without_unigram'"),
         ({"k": 4, "top_k": 4}, "top_k\n.*not permitted"),

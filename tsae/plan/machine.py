@@ -22,7 +22,7 @@ LOWER = {
     "measure_baselines": "tokens.heldout",
     "evaluate": "evaluation.batch_sequences",
     "measure_curve": "evaluation.batch_sequences",
-    "find_phrases": "tokens.train",
+    "find_phrases": "sweep (leave out the block encoder)",
     "measure_phrases": "phrases.n_phrases",
 }
 

@@ -123,7 +123,9 @@ def trained_in(folder: Path) -> Trained:
     metrics, features = (results / path.format(job=name) for path in (layout.MEASUREMENTS, layout.FEATURES))
     for path in (metrics, features):
         if not path.is_file():
-            raise ValueError(f"{folder}: not evaluated, {path} is missing; evaluate it (`make reproduce`, `tsae evaluate`)")
+            raise ValueError(
+                f"{folder}: not evaluated, {path} is missing; evaluate it (`make reproduce`, `tsae evaluate`)"
+            )
     return Trained(folder, metrics, features, name)
 
 
