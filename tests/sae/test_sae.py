@@ -35,6 +35,13 @@ from tsae.store import files
 from tsae.store.tensors import load_tensors, save_tensors
 
 GATED = {"activation.r_mag", "activation.b_mag"}
+OWN = {
+    "gated": GATED,
+    "batchtopk": {"activation.threshold", "activation.n_batches"},
+    "matryoshka": {"activation.batchtopk.threshold", "activation.batchtopk.n_batches"},
+    "auxk": {"activation.silent"},
+    "jumprelu": {"activation.log_threshold"},
+}
 
 
 def start_of(point: Point) -> Start:
@@ -267,7 +274,7 @@ def test_a_checkpoint_holds_the_parameters_as_trained(tmp_path: Path, name: str)
     expected = {"W_enc", "W_dec", "b_enc", "b_dec", "last_fired"}
     expected |= set() if "no table" in name else {"W_lookup"}
     expected |= {"unigram_directions", "mean"} if "without_unigram" in name else set()
-    expected |= GATED if "gated" in name else set()
+    expected |= OWN.get(name.partition(",")[0], set())
     assert set(tensors) == expected
     trained = make_sae(name).state_dict() | {"last_fired": LAST_FIRED}
     for part, tensor in tensors.items():

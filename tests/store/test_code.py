@@ -24,7 +24,7 @@ SAE_STAGES = {
 }
 EDITS = {
     "tsae.text.corpus": {"prepare_documents"},
-    "tsae.text.documents": {"prepare_documents", "tokenize"},
+    "tsae.text.documents": {"prepare_documents", "tokenize", "explore"},
     "tsae.text.tokens": LAYER_STAGES | {"tokenize", "cache_residuals", "unigrams", "ngrams", "find_phrases"},
     "tsae.model.write_model": {"prepare_model"},
     "tsae.residuals.shards": LAYER_STAGES
