@@ -43,7 +43,7 @@ histories = {role: run.history(subject, layer) for role, subject in run.headline
 fig, (ax,) = figure(1, height=2.8)
 for role, history in histories.items():
     ax.plot(history["tokens"], history["heldout_nmse"], color=COLOURS[role], label=role)
-log_axis(ax, "x", histories["baseline"]["tokens"])
+log_axis(ax, "x", pd.concat(histories.values())["tokens"])
 ax.set_xlabel("training tokens")
 ax.set_ylabel(f"held-out NMSE, layer {layer}")
 ax.legend()
@@ -53,12 +53,13 @@ plt.show()
 # **What it shows:**
 
 # %%
-first, last = ({role: history["heldout_nmse"].iloc[at] for role, history in histories.items()} for at in (0, -1))
-print(
-    f"NMSE of the baseline falls from {first['baseline']:.3f} to {last['baseline']:.3f}, of the tokenized SAE from "
-    f"{first['tokenized']:.3f} to {last['tokenized']:.3f}. At the end the tokenized SAE has "
-    f"{last['tokenized'] / last['baseline']:.2f} times the error of the baseline."
-)
+# A training that failed may have no history.
+ends = {role: list(history["heldout_nmse"].iloc[[0, -1]]) for role, history in histories.items() if len(history)}
+for role, (first, last) in ends.items():
+    print(f"NMSE of the {role} SAE goes from {first:.3f} to {last:.3f}.")
+if {"baseline", "tokenized"} <= ends.keys():
+    ratio = ends["tokenized"][-1] / ends["baseline"][-1]
+    print(f"At the end the tokenized SAE has {ratio:.2f} times the error of the baseline.")
 
 # %% [markdown]
 # ## The checkpoints
