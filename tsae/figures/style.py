@@ -39,7 +39,6 @@ LINES = {BASELINE: "-", FIXED: ":", LEARNED: "--", REMAINDER: "-."}
 SHORT = {BASELINE: "baseline", FIXED: "fixed table", LEARNED: "learned table", REMAINDER: "remainder"}
 # Families by table, where the fill of a marker shows the encoder's input.
 TABLES = {"none": BASELINE, "fixed": FIXED, "learned": LEARNED}
-# Labels of architectures.
 RELEASED: dict[str, Any] = {"marker": "*", "markersize": 8, "ls": ""}  # the authors' own SAEs, measured here
 SEED: dict[str, Any] = {
     "marker": "o",

@@ -26,9 +26,7 @@ class Shape(NamedTuple):
 
 def shape_of(config: Any) -> Shape | None:
     """The size that a configuration states, itself or in its part for text; None if it states none."""
-    for part in (config, config.get("text_config")) if isinstance(config, dict) else ():
-        if not isinstance(part, dict):
-            continue
+    for part in _parts(config):
         found = [next((part[name] for name in names if name in part), None) for names in NAMES]
         sizes = [size for size in found if isinstance(size, int)]
         if len(sizes) == len(NAMES):
@@ -64,9 +62,7 @@ def check_context(path: Path, where: str, n_ctx: int) -> None:
     Raises:
         ValueError: the model takes fewer tokens, or there is no such file.
     """
-    config = _read(path, where, "give a folder with a language model")
-    found = (config, config.get("text_config")) if isinstance(config, dict) else ()
-    parts = [part for part in found if isinstance(part, dict)]
+    parts = _parts(_read(path, where, "give a folder with a language model"))
     stated = [part[name] for part in parts for name in LONGEST if isinstance(part.get(name), int)]
     if stated and n_ctx > stated[0]:
         raise ValueError(
@@ -100,3 +96,9 @@ def _read(path: Path, where: str, remedy: str) -> Any:
         raise ValueError(f"{where}: {path} cannot be read ({error.strerror}); {remedy}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: {path} is not JSON ({error})") from None
+
+
+def _parts(config: Any) -> list[dict[str, Any]]:
+    """A configuration, and its part for text if it has one."""
+    found = (config, config.get("text_config")) if isinstance(config, dict) else ()
+    return [part for part in found if isinstance(part, dict)]
