@@ -55,6 +55,15 @@ def test_the_list_is_grouped_one_line_each_and_imports_nothing_heavy() -> None:
         assert [line.split()[0] for line in lines] == list(names)
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in COMMANDS if any(parameter.required for parameter in command(name).params)]
+)
+def test_a_call_without_a_required_option_says_which(name: str) -> None:
+    done = CliRunner().invoke(app, [name])
+    assert done.exit_code == 2
+    assert "Error: Missing option '--" in done.output
+
+
 def test_an_unknown_command_is_refused() -> None:
     done = CliRunner().invoke(app, ["trian"])
     assert done.exit_code == 2

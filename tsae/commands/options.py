@@ -122,7 +122,8 @@ def _option(name: str, annotation: Any, default: Any, description: str) -> click
         type=kind,
         multiple=is_list,
         required=required,
-        default=None if required else default,
+        # An explicit default, None among them, satisfies click's `required`.
+        **({} if required else {"default": default}),
         show_default=not required and default not in (None, ()),
         help=description,
     )
