@@ -16,7 +16,7 @@ from numba import njit, prange
 from steps import Shape, products_by
 from torch import Tensor
 
-from tsae.compute import kernels, loops
+from tsae.compute import kernels, loops, narrow
 from tsae.compute.products import onednn, product
 from tsae.store.files import write_json
 
@@ -91,6 +91,11 @@ def ways(shape: Shape) -> dict[str, dict[str, Way]]:
         members = (groups[:, None] + torch.arange(size)[:, None] * (n_features // size)).view(n_tokens, -1)
         return members.gather(1, pre.gather(1, members).topk(k, sorted=False).indices)
 
+    def settled() -> Tensor:
+        chosen = narrow.largest(x, W, bias, k)
+        assert chosen is not None
+        return chosen[0]
+
     def gradient_csr(_: None) -> Tensor:
         places = torch.cat([starts, starts.new_tensor([len(slots)])])
         matrix = torch.sparse_csr_tensor(
@@ -113,6 +118,8 @@ def ways(shape: Shape) -> dict[str, dict[str, Way]]:
         numba_gradient(arrays["values"], slots.numpy(), starts.numpy(), k, arrays["grad"], out_w)
         return torch.from_numpy(out_w)
 
+    x_int8, W_int8 = ((matrix * 30).clamp(-127, 127).to(torch.int8) for matrix in (x, W))
+    x_bf16, W_bf16 = x.bfloat16(), W.bfloat16()
     compiled_decode = torch.compile(
         lambda values, found, W: (values.view(n_tokens, k, 1) * W[found]).sum(1), dynamic=False
     )
@@ -133,6 +140,17 @@ def ways(shape: Shape) -> dict[str, dict[str, Way]]:
             ),
             "add the bias, then torch.topk": lambda _: (products + bias).topk(k, sorted=False).indices,
             "torch.topk of groups": grouped_topk,
+        },
+        # Of other numbers than float32, so their results are not compared.
+        "product in narrow numbers": {
+            "8-bit integers": lambda _: torch._int_mm(x_int8, W_int8.T)[:0],
+            "bfloat16": lambda _: (x_bf16 @ W_bf16.T)[:0],
+        },
+        "encoder product and k largest": {
+            "8-bit product, settled in float32 (numba)": lambda _: settled(),
+            "float32 product, then loops.largest (numba)": lambda _: torch.from_numpy(
+                loops.largest(product(x, W).numpy(), bias.numpy(), k, threads)
+            ),
         },
         "group by feature": {
             "loops.group (numba)": lambda _: torch.from_numpy(loops.group(arrays["features"], n_features)[0]),

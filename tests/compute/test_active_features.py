@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tsae.compute.kernels import Indices, encode, select_positive, select_topk
+from tsae.compute.kernels import Indices, SelectTopK, encode, select_positive
 
 
 def test_topk_by_hand() -> None:
@@ -11,7 +11,7 @@ def test_topk_by_hand() -> None:
     W_enc = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, -3.0]])
     b_enc = torch.tensor([0.0, 0.5, -1.0, 0.0])
     # Pre-activations: 1, 2.5, 2, -7 and -1, 0.5, -2, 1.
-    pre, indices = encode(x, W_enc, b_enc, select_topk(3))
+    pre, indices = encode(x, W_enc, b_enc, SelectTopK(3))
     assert indices.offsets.tolist() == [0, 3]
     assert torch.zeros(2, 4).scatter(1, indices.features.view(2, 3), pre.view(2, 3)).tolist() == [
         [1.0, 2.5, 2.0, 0.0],

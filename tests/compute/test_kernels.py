@@ -11,12 +11,12 @@ from tsae.compute import kernels
 from tsae.compute.kernels import (
     Indices,
     Select,
+    SelectTopK,
     decode,
     dense_decode,
     dense_encode,
     encode,
     select_positive,
-    select_topk,
 )
 
 N, D, F = 40, 12, 30
@@ -99,7 +99,7 @@ class Run(NamedTuple):
 
 def run(inputs: Inputs, selection: str, fast: bool, auxiliary: bool) -> Run:
     x, W_enc, b_enc, W_dec, b_dec = (part.clone().requires_grad_() for part in inputs[:5])
-    select = select_positive if selection == "positive" else select_topk(inputs.k)
+    select = select_positive if selection == "positive" else SelectTopK(inputs.k)
     pre, indices = (encode if fast else dense_encode)(x - b_dec, W_enc, b_enc, select)
     values = pre.relu() if selection == "topk with relu" else pre * 1
     pre.retain_grad()
@@ -172,7 +172,7 @@ def test_values_and_gradients_are_the_dense_twins(
             assert (pre == 0).any()
 
 
-@pytest.mark.parametrize("select", [select_topk(5), select_positive], ids=["topk", "positive"])
+@pytest.mark.parametrize("select", [SelectTopK(5), select_positive], ids=["topk", "positive"])
 def test_gradients_are_the_finite_differences(select: Select, branch: str) -> None:
     generator = torch.Generator().manual_seed(0)
     x, W_enc, b_enc, W_dec = (
@@ -213,7 +213,7 @@ def test_the_gradients_of_plain_sums_by_hand(branch: str) -> None:
     torch.testing.assert_close(values.grad, expected_values)
 
 
-@pytest.mark.parametrize("select", [select_topk(5), select_positive], ids=["topk", "positive"])
+@pytest.mark.parametrize("select", [SelectTopK(5), select_positive], ids=["topk", "positive"])
 def test_weights_have_gradients_where_x_has_none(select: Select, branch: str) -> None:
     inputs = make_inputs("random", torch.float64)
     gradients = []
@@ -224,7 +224,7 @@ def test_weights_have_gradients_where_x_has_none(select: Select, branch: str) ->
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-@pytest.mark.parametrize("select", [select_topk(5), select_positive], ids=["topk", "positive"])
+@pytest.mark.parametrize("select", [SelectTopK(5), select_positive], ids=["topk", "positive"])
 @pytest.mark.parametrize("x_has_gradient", [True, False])
 def test_b_dec_has_the_gradient_of_its_dense_twin(select: Select, x_has_gradient: bool, branch: str) -> None:
     for case in CASES:
@@ -286,7 +286,7 @@ def test_without_the_loops_the_numbers_are_the_same(case: str, selection: str, m
 
 def test_half_precision() -> None:
     inputs = make_inputs("ties", torch.bfloat16)
-    pre, _ = encode(inputs.x, inputs.W_enc, inputs.b_enc, select_topk(5))
+    pre, _ = encode(inputs.x, inputs.W_enc, inputs.b_enc, SelectTopK(5))
     assert pre.dtype == torch.bfloat16
     products = inputs.x @ inputs.W_enc.T
     assert torch.equal(pre.view(N, 5).sort(descending=True).values, (products + inputs.b_enc).topk(5).values)
@@ -368,6 +368,6 @@ def test_the_share_of_active_features_decides(counted: list[str], k: int, expect
     inputs = make_inputs("random", torch.float32)
     assert kernels.DENSE_SHARE * F == 3
     x, W_enc, b_enc, W_dec = (part.requires_grad_() for part in inputs[:4])
-    decode(*encode(x, W_enc, b_enc, select_topk(k)), W_dec).sum().backward()
+    decode(*encode(x, W_enc, b_enc, SelectTopK(k)), W_dec).sum().backward()
     # The decode, and the gradients of W_dec, x and W_enc.
     assert counted == [expected] * 4

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tsae.compute import loops
-from tsae.compute.kernels import Indices, encode, select_topk
+from tsae.compute.kernels import Indices, SelectTopK, encode
 
 
 def random_products(n_tokens: int, n_features: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -78,7 +78,7 @@ def test_nan_is_let_through(where: int | list[int] | slice) -> None:
 def test_nan_of_a_bias_reaches_every_token(feature: int) -> None:
     bias = torch.zeros(300)
     bias[feature] = torch.nan
-    pre, indices = encode(torch.ones(4, 2), torch.ones(300, 2), bias, select_topk(3))
+    pre, indices = encode(torch.ones(4, 2), torch.ones(300, 2), bias, SelectTopK(3))
     assert torch.equal(indices.rows[pre.isnan()], torch.arange(4))
 
 
@@ -91,20 +91,20 @@ def test_more_features_than_there_are_are_refused() -> None:
 def test_outliers_leave_few_candidates(outlier: float) -> None:
     values = np.random.default_rng(0).normal(size=512).astype(np.float32)
     values[7] = outlier
-    bound = loops._bound(values, 32, np.finfo(np.float32).max)
+    bound = loops.bound_of_largest(values, 32, np.finfo(np.float32).max)
     assert 32 <= (values >= bound).sum() <= 36
 
 
 def test_among_equals_the_bound_is_the_kth_largest() -> None:
     values = np.repeat(np.arange(8, dtype=np.float32), 64)
-    assert loops._bound(values, 100, np.finfo(np.float32).max) == 6
-    assert loops._bound(np.full(300, -np.inf, np.float32), 100, np.finfo(np.float32).max) == -np.inf
+    assert loops.bound_of_largest(values, 100, np.finfo(np.float32).max) == 6
+    assert loops.bound_of_largest(np.full(300, -np.inf, np.float32), 100, np.finfo(np.float32).max) == -np.inf
 
 
 def test_a_whole_row_of_nan_reaches_the_pre_activations() -> None:
     x = torch.ones(2, 4)
     x[1, 2] = torch.nan
-    pre, _ = encode(x, torch.ones(300, 4), torch.zeros(300), select_topk(8))
+    pre, _ = encode(x, torch.ones(300, 4), torch.zeros(300), SelectTopK(8))
     assert pre.isnan().tolist() == [False] * 8 + [True] * 8
 
 

@@ -13,6 +13,7 @@ On a CPU `loops.py` chooses and groups active features, elsewhere PyTorch's oper
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tsae.compute import loops
+from tsae.compute import loops, narrow
 from tsae.compute.products import product
 
 # Above this share of active features a dense product beats the sum of rows (measured at N = 512, F = 2304, d = 576).
@@ -41,18 +42,31 @@ def _looped(x: Tensor) -> bool:
     return x.is_cpu and x.dtype in (torch.int64, torch.float32, torch.float64)
 
 
-def select_topk(k: int) -> Select:
+@dataclass(frozen=True)
+class SelectTopK:
     """The k largest pre-activations of every token."""
 
-    def select(products: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    k: int
+
+    def __call__(self, products: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose from a product (N, F)."""
         if _looped(products):
             arrays = products.detach().numpy(), bias.detach().numpy()
-            features = torch.from_numpy(loops.largest(*arrays, k, torch.get_num_threads()))
+            features = torch.from_numpy(loops.largest(*arrays, self.k, torch.get_num_threads()))
         else:
-            features = (products + bias).topk(k, dim=-1, sorted=False).indices
-        return features.flatten(), torch.arange(0, features.numel(), k, device=products.device)
+            features = (products + bias).topk(self.k, dim=-1, sorted=False).indices
+        return features.flatten(), self._offsets(features)
 
-    return select
+    def without_product(self, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Choose from x (N, d) itself, if that is faster: pre-activations (M,), features and offsets."""
+        found = narrow.largest(x, W_enc, b_enc, self.k) if narrow.pays(x, W_enc, self.k) else None
+        if found is None:
+            return None
+        features, values = found
+        return values.flatten(), features.flatten(), self._offsets(features)
+
+    def _offsets(self, features: Tensor) -> Tensor:
+        return torch.arange(0, features.numel(), self.k, device=features.device)
 
 
 def select_positive(products: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,18 +185,21 @@ def _sum_features_by_token(weights: Tensor, indices: Indices, matrix: Tensor) ->
 
 def _choose(x: Tensor, W_enc: Tensor, b_enc: Tensor, select: Select) -> tuple[Tensor, Indices]:
     """The active pre-activations (M,), and which they are."""
-    parts, features, offsets, n_active = [], [], [], 0
+    if isinstance(select, SelectTopK) and (found := select.without_product(x, W_enc, b_enc)) is not None:
+        pre, features, offsets = found
+        return pre, Indices(features, offsets, len(W_enc))
+    parts, of_parts, offsets_of_parts, n_active = [], [], [], 0
     for block in x.split(max(1, BLOCK // len(W_enc))):
         products = product(block, W_enc)
         chosen = Indices(*select(products, b_enc), len(W_enc))
         pre = products.flatten().index_select(0, chosen.places) + b_enc.index_select(0, chosen.features)
         parts.append(pre)
-        features.append(chosen.features)
-        offsets.append(chosen.offsets + n_active)
+        of_parts.append(chosen.features)
+        offsets_of_parts.append(chosen.offsets + n_active)
         n_active += len(chosen)
     if len(parts) == 1:
         return pre, chosen
-    return torch.cat(parts), Indices(torch.cat(features), torch.cat(offsets), len(W_enc))
+    return torch.cat(parts), Indices(torch.cat(of_parts), torch.cat(offsets_of_parts), len(W_enc))
 
 
 class _Encode(torch.autograd.Function):

@@ -23,6 +23,24 @@ Array = npt.NDArray[Any]
 
 
 @njit(**OPTIONS)
+def n_folds_of(n_features: int, k: int) -> int:
+    """In how many folds to search a row: with 4 k lanes or more, few hold more than one of the k largest.
+
+    In a shorter row every feature is a lane.
+    """
+    return n_features // (WIDTH * DEPTH) if n_features >= 4 * k * DEPTH else 0
+
+
+@njit(**OPTIONS)
+def first_of_lane(lane: int, n_folds: int) -> Any:
+    """The first feature of a lane, and how many it has, WIDTH apart."""
+    fold = lane // WIDTH
+    if fold < n_folds:
+        return lane + fold * WIDTH * (DEPTH - 1), DEPTH
+    return lane + n_folds * WIDTH * (DEPTH - 1), 1
+
+
+@njit(**OPTIONS)
 def _maxima(row: Any, bias: Any, n_folds: int, maxima: Any) -> Any:
     """Largest element of row + bias in each lane, NaN if one is.
 
@@ -53,7 +71,7 @@ def _count(values: Any, bound: Any) -> Any:
 
 
 @njit(**OPTIONS)
-def _bound(values: Any, k: int, largest_number: Any) -> Any:
+def bound_of_largest(values: Any, k: int, largest_number: Any) -> Any:
     """A number that k to 9/8 k of the values reach, found by bisection; no value is NaN.
 
     If equal values prevent that, it is the k-th largest value, which more may reach.
@@ -111,20 +129,19 @@ def _largest(first: int, last: int, products: Any, bias: Any, n_folds: int, larg
                         n += 1
             continue
         # k lanes reach the bound, so at least k elements do, and all of these are in those lanes.
-        bound = _bound(maxima, k, largest_number)
+        bound = bound_of_largest(maxima, k, largest_number)
         n = 0
         for lane in range(len(maxima)):
             if maxima[lane] >= bound:
-                fold = lane // WIDTH
-                feature = lane + fold * WIDTH * (DEPTH - 1) if fold < n_folds else lane + n_folds * WIDTH * (DEPTH - 1)
-                for _ in range(DEPTH if fold < n_folds else 1):
+                feature, n_steps = first_of_lane(lane, n_folds)
+                for _ in range(n_steps):
                     value = row[feature] + bias[feature]
                     if value >= bound:
                         values[n], found[n] = value, feature
                         n += 1
                     feature += WIDTH
         if n > 2 * k:
-            bound = _bound(values[:n], k, largest_number)
+            bound = bound_of_largest(values[:n], k, largest_number)
             n = _keep(values, found, n, bound, n)
         if n > 2 * k:  # many equal the bound, which is then the k-th largest
             n_above = 0
@@ -154,9 +171,8 @@ def largest(products: Array, bias: Array, k: int, n_threads: int) -> Array:
     if k > n_features:
         raise ValueError(f"k = {k} of {n_features} features")
     features = np.empty((n_rows, k), np.int64)
-    # With 4 k lanes or more, few hold more than one of the k largest. Otherwise every feature is a lane.
-    n_folds = n_features // (WIDTH * DEPTH) if n_features >= 4 * k * DEPTH else 0
-    _over_rows(_largest, n_rows, n_threads, products, bias, n_folds, np.finfo(products.dtype).max, features)
+    n_folds = n_folds_of(n_features, k)
+    over_rows(_largest, n_rows, n_threads, products, bias, n_folds, np.finfo(products.dtype).max, features)
     return features
 
 
@@ -185,10 +201,10 @@ def positive(products: Array, bias: Array, n_threads: int) -> tuple[Array, Array
     Returns their features (M,) int64 by row, and the offset of each row in these (N,) int64.
     """
     counts = np.empty(len(products), np.int64)
-    _over_rows(_count_positive, len(products), n_threads, products, bias, counts)
+    over_rows(_count_positive, len(products), n_threads, products, bias, counts)
     offsets = np.cumsum(counts) - counts
     features = np.empty(counts.sum(), np.int64)
-    _over_rows(_find_positive, len(products), n_threads, products, bias, offsets, features)
+    over_rows(_find_positive, len(products), n_threads, products, bias, offsets, features)
     return features, offsets
 
 
@@ -208,7 +224,7 @@ def group(features: Any, n_features: int) -> Any:
     return slots, offsets[:-1]
 
 
-def _over_rows(loop: Callable[..., None], n_rows: int, n_threads: int, *arguments: Any) -> None:
+def over_rows(loop: Callable[..., None], n_rows: int, n_threads: int, *arguments: Any) -> None:
     """Run a loop over rows in one part per thread, from `first` to before `last`."""
     if n_threads == 1 or n_rows < 2:
         loop(0, n_rows, *arguments)

@@ -23,7 +23,7 @@ class TopK(nn.Module):
         """Take k and whether a ReLU follows from the point."""
         super().__init__()
         assert point.k is not None
-        self.select = kernels.select_topk(point.k)
+        self.select = kernels.SelectTopK(point.k)
         self.relu = point.topk_relu
 
     def forward(self, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor | None = None) -> Active:

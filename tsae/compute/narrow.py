@@ -1,0 +1,280 @@
+"""The k largest pre-activations of each token, found by a product of 8-bit integers and settled in float32.
+
+Processors with 8-bit dot products (VNNI) multiply integers about four times as fast as float32. A row r of x or W_enc is
+written as s (q - u) with integers q, a scale s and a dither u, which is the same for all rows of a matrix: q is s^-1 r + u,
+rounded. Then the error of each coordinate is uniform within s/2, independent of the row and of the other coordinates (Schuchman,
+1964), so the error of an inner product is sub-Gaussian, and
+
+    |x . w - x_hat . w_hat| < RADIUS (s_x |w| + s_w |x_hat|)
+
+but for one pair in 10^17. Every feature that could be among the k largest by that bound gets its inner product in
+float32, typically 1.5 k of them, and the k largest of these are chosen. Choice and values are those of a float32 product, up to
+the order of its sums.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from llvmlite.binding import get_host_cpu_features
+from numba import njit
+from torch import Tensor
+
+from tsae.compute.loops import DEPTH, OPTIONS, WIDTH, Array, bound_of_largest, first_of_lane, n_folds_of, over_rows
+
+AVAILABLE = torch.backends.mkldnn.is_available() and bool(get_host_cpu_features().get("avx512vnni"))
+# Below these sizes a float32 product is as fast (measured at N = 512, d = 576).
+MIN_FEATURES, MIN_FEATURES_PER_K = 4096, 64
+# 9 standard deviations of a uniform error: 2 exp(-81/2) is 5e-18. A hundredth more is for rounding of float32 itself.
+RADIUS = np.float32(1.01 * 9 / math.sqrt(12))
+# Largest quotient of a row and its scale: with the dither it stays in 8 bits.
+TOP = np.float32(126.5)
+# Tokens multiplied at a time, whose products then are still in the cache.
+BLOCK = 256
+ZERO, ONE, SMALLEST = np.float32(0), np.float32(1), np.float32(1e-18)
+LARGEST = np.finfo(np.float32).max
+# The order of sums is free, so that the compiler can vectorise them. It is the same in every run.
+SUMS: dict[str, Any] = OPTIONS | {"fastmath": {"contract", "reassoc"}}
+
+
+class Rows(NamedTuple):
+    """The rows of a matrix (n, d) as scales times integers less a dither."""
+
+    integers: Array  # (n, d) int8
+    scales: Array  # (n,)
+    norms: Array  # (n,) length of each row, or of what is written if that is longer
+    dithered: Array  # (n,) inner product of the integers with the dither of the other matrix
+
+
+def pays(x: Tensor, W: Tensor, k: int) -> bool:
+    """Whether `largest` can be used, and is faster than a product in float32."""
+    floats = x.is_cpu and x.dtype == W.dtype == torch.float32
+    return AVAILABLE and floats and len(W) >= max(MIN_FEATURES, MIN_FEATURES_PER_K * k)
+
+
+def largest(x: Tensor, W: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
+    """The k largest elements of each row of x W^T + bias.
+
+    Args:
+        x: (N, d) float32.
+        W: (F, d) float32.
+        bias: (F,) float32.
+        k: how many of a row.
+
+    Returns:
+        Their features (N, k) int64 and values (N, k), unordered; None if a number is not finite.
+
+    Raises:
+        ValueError: there are fewer than k features.
+    """
+    if k > len(W):
+        raise ValueError(f"k = {k} of {len(W)} features")
+    n_threads = torch.get_num_threads()
+    x, W, bias = (tensor.detach().contiguous() for tensor in (x, W, bias))
+    of_x, of_W = np.random.default_rng(0).uniform(-0.5, 0.5, (2, x.shape[1])).astype(np.float32)
+    columns = _columns(x, W)
+    tokens = _round(x, (1 / columns).numpy(), of_x, of_W, n_threads)
+    features = _round(W, columns.numpy(), of_W, of_x, n_threads)
+    if not all(np.isfinite(numbers).all() for numbers in (tokens.norms, features.norms, bias.numpy())):
+        return None
+    # s_x s_w (q_x . q_w - q_x . u_w - q_w . u_x + u_x . u_w), of which the last term is counted with the tokens.
+    tokens.dithered[:] = np.dot(of_x, of_W) - tokens.dithered
+    found, values = torch.empty(len(x), k, dtype=torch.int64), torch.empty(len(x), k)
+    products = torch.empty(min(BLOCK, len(x)), len(W), dtype=torch.int32)
+    by_feature = torch.from_numpy(features.integers).T
+    for start in range(0, len(x), BLOCK):
+        block = slice(start, start + BLOCK)
+        part = products[: len(x) - start]
+        torch._int_mm(torch.from_numpy(tokens.integers[block]), by_feature, out=part)
+        arrays = (part.numpy(), x[block].numpy(), W.numpy(), bias.numpy())
+        outputs = (found[block].numpy(), values[block].numpy())
+        of_block = [of_rows[block] for of_rows in tokens[1:]]
+        over_rows(_settle, len(part), n_threads, *arrays, *of_block, *features[1:], *outputs)
+    return found, values
+
+
+def _columns(x: Tensor, W: Tensor) -> Tensor:
+    """Powers of two (d,) to divide x and multiply W by, after which columns of both are of similar size."""
+    sizes = [matrix[:: max(1, len(matrix) // 256)].abs().amax(0).clamp(1e-15, 1e15) for matrix in (x, W)]
+    return torch.nan_to_num(sizes[0] / sizes[1], 1.0).sqrt().log2().round().exp2()
+
+
+def _round(matrix: Tensor, columns: Array, dither: Array, other: Array, n_threads: int) -> Rows:
+    """Write the rows of a matrix (n, d), times a factor for each column, as integers.
+
+    Args:
+        matrix: (n, d).
+        columns: (d,) the factors.
+        dither: (d,) of this matrix.
+        other: (d,) of the matrix that this one is multiplied by.
+        n_threads: how many.
+    """
+    rows = Rows(np.empty(matrix.shape, np.int8), *(np.empty(len(matrix), np.float32) for _ in range(3)))
+    over_rows(_round_rows, len(matrix), n_threads, matrix.numpy(), columns, dither, other, *rows)
+    return rows
+
+
+@njit(**SUMS)
+def _round_rows(
+    first: int,
+    last: int,
+    matrix: Any,
+    columns: Any,
+    dither: Any,
+    other: Any,
+    integers: Any,
+    scales: Any,
+    norms: Any,
+    dithered: Any,
+) -> None:
+    width = matrix.shape[1]
+    sizes, largest_size = np.empty(width, np.float32), np.empty(1, np.float32)
+    # Bits of positive floats are ordered like the floats, those of NaN last, and their maximum is faster to find.
+    bits, largest_bits = sizes.view(np.int32), largest_size.view(np.int32)
+    for i in range(first, last):
+        for j in range(width):
+            sizes[j] = abs(matrix[i, j] * columns[j])
+        largest_bits[0] = 0
+        for j in range(width):
+            largest_bits[0] = max(largest_bits[0], bits[j])
+        if not np.isfinite(largest_size[0]):
+            norms[i] = np.inf
+            continue
+        scale = max(largest_size[0] / TOP, SMALLEST)
+        inverse, product = ONE / scale, ZERO
+        square, square_written = ZERO, ZERO
+        for j in range(width):
+            value = matrix[i, j] * columns[j]
+            integer = np.rint(value * inverse + dither[j])
+            written = scale * (integer - dither[j])
+            square += value * value
+            square_written += written * written
+            product += integer * other[j]
+            integers[i, j] = np.int8(integer)
+        scales[i], norms[i], dithered[i] = scale, math.sqrt(max(square, square_written)), product
+
+
+@njit(**OPTIONS)
+def _approximate(row: Any, feature: int, token: Any, features: Any, bias: Any) -> Any:
+    """An approximate pre-activation, and the largest that the true one can be.
+
+    Args:
+        row: (F,) products of integers.
+        feature: which one.
+        token: of the token: scale, length, dithered.
+        features: of the features, (F,) each: scale, length, dithered.
+        bias: (F,).
+    """
+    scale, norm, dithered = token
+    scales, norms, all_dithered = features
+    product = np.float32(row[feature]) + (dithered - all_dithered[feature])
+    value = product * (scale * scales[feature]) + bias[feature]
+    return value, value + RADIUS * (scale * norms[feature] + scales[feature] * norm)
+
+
+@njit(**OPTIONS)
+def _maxima(row: Any, token: Any, features: Any, bias: Any, n_folds: int, maxima: Any, uppers: Any) -> None:
+    """Largest approximate pre-activation and largest upper bound of each lane: see `loops`."""
+    for fold in range(n_folds):
+        for lane in range(WIDTH):
+            feature = fold * WIDTH * DEPTH + lane
+            value, upper = _approximate(row, feature, token, features, bias)
+            for step in range(1, DEPTH):
+                other_value, other_upper = _approximate(row, feature + step * WIDTH, token, features, bias)
+                value = other_value if other_value > value else value
+                upper = other_upper if other_upper > upper else upper
+            maxima[fold * WIDTH + lane], uppers[fold * WIDTH + lane] = value, upper
+    for feature in range(n_folds * WIDTH * DEPTH, len(row)):
+        lane = feature - n_folds * WIDTH * (DEPTH - 1)
+        maxima[lane], uppers[lane] = _approximate(row, feature, token, features, bias)
+
+
+@njit(**OPTIONS)
+def _reaching(values: Any, bound: Any, places: Any) -> int:
+    """Write the places of the values that reach a bound; returns their number."""
+    n, end = 0, len(values) - len(values) % WIDTH
+    for start in range(0, end, WIDTH):
+        found = np.int32(0)
+        for j in range(start, start + WIDTH):
+            found = np.int32(found + (np.int32(1) if values[j] >= bound else np.int32(0)))
+        if found:
+            for j in range(start, start + WIDTH):
+                if values[j] >= bound:
+                    places[n] = j
+                    n += 1
+    for j in range(end, len(values)):
+        if values[j] >= bound:
+            places[n] = j
+            n += 1
+    return n
+
+
+@njit(**SUMS)
+def _settle_some(first: int, last: int, x: Any, W: Any, bias: Any, found: Any, values: Any) -> None:
+    """Pre-activations in float32 of those of the features found from `first` to before `last`, two at a time."""
+    for slot in range(first, last, 2):
+        one, other = found[slot], found[min(slot + 1, last - 1)]
+        row, other_row = W[one], W[other]
+        total, other_total = ZERO, ZERO
+        for j in range(len(x)):
+            total += x[j] * row[j]
+            other_total += x[j] * other_row[j]
+        values[slot] = total + bias[one]
+        values[min(slot + 1, last - 1)] = other_total + bias[other]
+
+
+@njit(**OPTIONS)
+def _settle(
+    first: int,
+    last: int,
+    products: Any,
+    x: Any,
+    W: Any,
+    bias: Any,
+    scales: Any,
+    norms: Any,
+    dithered: Any,
+    feature_scales: Any,
+    feature_norms: Any,
+    feature_dithered: Any,
+    chosen: Any,
+    chosen_values: Any,
+) -> None:
+    n_features, k = products.shape[1], chosen.shape[1]
+    n_folds = n_folds_of(n_features, k)
+    features = feature_scales, feature_norms, feature_dithered
+    maxima = np.empty(n_features - n_folds * WIDTH * (DEPTH - 1), np.float32)
+    uppers, places = np.empty_like(maxima), np.empty(len(maxima), np.int32)
+    found, values = np.empty(n_features + 1, np.int64), np.empty(n_features + 1, np.float32)
+    for i in range(first, last):
+        row, token = products[i], (scales[i], norms[i], dithered[i])
+        _maxima(row, token, features, bias, n_folds, maxima, uppers)
+        # Those that look largest come first; the k-th largest of them is a lower bound of the k-th largest of all.
+        bound, n, n_before = bound_of_largest(maxima, k, LARGEST), 0, 0
+        for place in places[: _reaching(maxima, bound, places)]:
+            feature, n_steps = first_of_lane(place, n_folds)
+            for _ in range(n_steps):
+                if _approximate(row, feature, token, features, bias)[0] >= bound:
+                    found[n] = feature
+                    n += 1
+                feature += WIDTH
+        _settle_some(0, n, x[i], W, bias, found, values)
+        least = np.partition(values[:n], n - k)[n - k]
+        n_before = n
+        for place in places[: _reaching(uppers, least, places)]:
+            feature, n_steps = first_of_lane(place, n_folds)
+            for _ in range(n_steps):
+                value, upper = _approximate(row, feature, token, features, bias)
+                if value < bound and upper >= least:
+                    found[n] = feature
+                    n += 1
+                feature += WIDTH
+        _settle_some(n_before, n, x[i], W, bias, found, values)
+        least = np.partition(values[:n], n - k)[n - k]
+        n_chosen = 0
+        for equal in (False, True):
+            for slot in range(n):
+                if n_chosen < k and (values[slot] == least if equal else values[slot] > least):
+                    chosen[i, n_chosen], chosen_values[i, n_chosen] = found[slot], values[slot]
+                    n_chosen += 1
