@@ -114,6 +114,27 @@ def _keep(values: Any, found: Any, n: int, bound: Any, n_equal: int) -> int:
 
 
 @njit(**OPTIONS)
+def keep_largest(values: Any, found: Any, n: int, k: int, largest_number: Any) -> None:
+    """Move the k largest of the first n values, and what was found of each, to the front; among equals the first."""
+    if n > 2 * k:
+        bound = bound_of_largest(values[:n], k, largest_number)
+        n = _keep(values, found, n, bound, n)
+    if n > 2 * k:  # many equal the bound, which is then the k-th largest
+        n_above = 0
+        for j in range(n):
+            n_above += values[j] > bound
+        n = _keep(values, found, n, bound, k - n_above)
+    while n > k:
+        smallest = 0
+        for j in range(1, n):
+            if values[j] <= values[smallest]:
+                smallest = j
+        n -= 1
+        for j in range(smallest, n):
+            values[j], found[j] = values[j + 1], found[j + 1]
+
+
+@njit(**OPTIONS)
 def _largest(first: int, last: int, products: Any, bias: Any, n_folds: int, largest_number: Any, features: Any) -> None:
     n_features, k = products.shape[1], features.shape[1]
     maxima = np.empty(n_features - n_folds * WIDTH * (DEPTH - 1), products.dtype)
@@ -140,22 +161,7 @@ def _largest(first: int, last: int, products: Any, bias: Any, n_folds: int, larg
                         values[n], found[n] = value, feature
                         n += 1
                     feature += WIDTH
-        if n > 2 * k:
-            bound = bound_of_largest(values[:n], k, largest_number)
-            n = _keep(values, found, n, bound, n)
-        if n > 2 * k:  # many equal the bound, which is then the k-th largest
-            n_above = 0
-            for j in range(n):
-                n_above += values[j] > bound
-            n = _keep(values, found, n, bound, k - n_above)
-        while n > k:
-            smallest = 0
-            for j in range(1, n):
-                if values[j] <= values[smallest]:
-                    smallest = j
-            n -= 1
-            for j in range(smallest, n):
-                values[j], found[j] = values[j + 1], found[j + 1]
+        keep_largest(values, found, n, k, largest_number)
         features[i] = found[:k]
 
 

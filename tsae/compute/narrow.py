@@ -21,7 +21,17 @@ from llvmlite.binding import get_host_cpu_features
 from numba import njit
 from torch import Tensor
 
-from tsae.compute.loops import DEPTH, OPTIONS, WIDTH, Array, bound_of_largest, first_of_lane, n_folds_of, over_rows
+from tsae.compute.loops import (
+    DEPTH,
+    OPTIONS,
+    WIDTH,
+    Array,
+    bound_of_largest,
+    first_of_lane,
+    keep_largest,
+    n_folds_of,
+    over_rows,
+)
 
 AVAILABLE = torch.backends.mkldnn.is_available() and bool(get_host_cpu_features().get("avx512vnni"))
 # Below these sizes a float32 product is as fast (measured at N = 512, d = 576).
@@ -135,9 +145,10 @@ def _round_rows(
     for i in range(first, last):
         for j in range(width):
             sizes[j] = abs(matrix[i, j] * columns[j])
-        largest_bits[0] = 0
+        top = np.int32(0)
         for j in range(width):
-            largest_bits[0] = max(largest_bits[0], bits[j])
+            top = np.int32(max(top, bits[j]))
+        largest_bits[0] = top
         if not np.isfinite(largest_size[0]):
             norms[i] = np.inf
             continue
@@ -156,38 +167,38 @@ def _round_rows(
 
 
 @njit(**OPTIONS)
-def _approximate(row: Any, feature: int, token: Any, features: Any, bias: Any) -> Any:
-    """An approximate pre-activation, and the largest that the true one can be.
+def _approximate(
+    products: Any, token: Any, features: Any, bias: Any, n_folds: int, values: Any, uppers: Any, maxima: Any, top: Any
+) -> None:
+    """Approximate pre-activations of a token, the largest that the true ones can be, and the maxima of both in each lane.
 
     Args:
-        row: (F,) products of integers.
-        feature: which one.
-        token: of the token: scale, length, dithered.
-        features: of the features, (F,) each: scale, length, dithered.
+        products: (F,) of integers.
+        token: its scale, its length, and its product with the dither.
+        features: the same of every feature, (F,) each.
         bias: (F,).
+        n_folds: how many folds of lanes there are: see `loops`.
+        values: (F,) the pre-activations, written.
+        uppers: (F,) their upper bounds, written.
+        maxima: (lanes,) of the values, written.
+        top: (lanes,) of the bounds, written.
     """
     scale, norm, dithered = token
     scales, norms, all_dithered = features
-    product = np.float32(row[feature]) + (dithered - all_dithered[feature])
-    value = product * (scale * scales[feature]) + bias[feature]
-    return value, value + RADIUS * (scale * norms[feature] + scales[feature] * norm)
-
-
-@njit(**OPTIONS)
-def _maxima(row: Any, token: Any, features: Any, bias: Any, n_folds: int, maxima: Any, uppers: Any) -> None:
-    """Largest approximate pre-activation and largest upper bound of each lane: see `loops`."""
+    for j in range(len(products)):
+        product = np.float32(products[j]) + (dithered - all_dithered[j])
+        values[j] = product * (scale * scales[j]) + bias[j]
+        uppers[j] = values[j] + RADIUS * (scale * norms[j] + scales[j] * norm)
     for fold in range(n_folds):
         for lane in range(WIDTH):
-            feature = fold * WIDTH * DEPTH + lane
-            value, upper = _approximate(row, feature, token, features, bias)
-            for step in range(1, DEPTH):
-                other_value, other_upper = _approximate(row, feature + step * WIDTH, token, features, bias)
-                value = other_value if other_value > value else value
-                upper = other_upper if other_upper > upper else upper
-            maxima[fold * WIDTH + lane], uppers[fold * WIDTH + lane] = value, upper
-    for feature in range(n_folds * WIDTH * DEPTH, len(row)):
-        lane = feature - n_folds * WIDTH * (DEPTH - 1)
-        maxima[lane], uppers[lane] = _approximate(row, feature, token, features, bias)
+            first = fold * WIDTH * DEPTH + lane
+            value, upper = values[first], uppers[first]
+            for j in range(first + WIDTH, first + WIDTH * DEPTH, WIDTH):
+                value = values[j] if values[j] > value else value
+                upper = uppers[j] if uppers[j] > upper else upper
+            maxima[fold * WIDTH + lane], top[fold * WIDTH + lane] = value, upper
+    maxima[n_folds * WIDTH :] = values[n_folds * WIDTH * DEPTH :]
+    top[n_folds * WIDTH :] = uppers[n_folds * WIDTH * DEPTH :]
 
 
 @njit(**OPTIONS)
@@ -244,37 +255,29 @@ def _settle(
     n_features, k = products.shape[1], chosen.shape[1]
     n_folds = n_folds_of(n_features, k)
     features = feature_scales, feature_norms, feature_dithered
+    approximate, uppers = np.empty(n_features, np.float32), np.empty(n_features, np.float32)
     maxima = np.empty(n_features - n_folds * WIDTH * (DEPTH - 1), np.float32)
-    uppers, places = np.empty_like(maxima), np.empty(len(maxima), np.int32)
+    top, lanes = np.empty_like(maxima), np.empty(len(maxima), np.int32)
     found, values = np.empty(n_features + 1, np.int64), np.empty(n_features + 1, np.float32)
     for i in range(first, last):
-        row, token = products[i], (scales[i], norms[i], dithered[i])
-        _maxima(row, token, features, bias, n_folds, maxima, uppers)
-        # Those that look largest come first; the k-th largest of them is a lower bound of the k-th largest of all.
-        bound, n, n_before = bound_of_largest(maxima, k, LARGEST), 0, 0
-        for place in places[: _reaching(maxima, bound, places)]:
-            feature, n_steps = first_of_lane(place, n_folds)
-            for _ in range(n_steps):
-                if _approximate(row, feature, token, features, bias)[0] >= bound:
-                    found[n] = feature
+        token = scales[i], norms[i], dithered[i]
+        _approximate(products[i], token, features, bias, n_folds, approximate, uppers, maxima, top)
+        # Those that look largest come first. The least of these, at least k, is a lower bound of the k-th largest of all.
+        bound, n = bound_of_largest(maxima, k, LARGEST), 0
+        for lane in lanes[: _reaching(maxima, bound, lanes)]:
+            feature, n_steps = first_of_lane(lane, n_folds)
+            for j in range(feature, feature + n_steps * WIDTH, WIDTH):
+                if approximate[j] >= bound:
+                    found[n] = j
                     n += 1
-                feature += WIDTH
         _settle_some(0, n, x[i], W, bias, found, values)
-        least = np.partition(values[:n], n - k)[n - k]
-        n_before = n
-        for place in places[: _reaching(uppers, least, places)]:
-            feature, n_steps = first_of_lane(place, n_folds)
-            for _ in range(n_steps):
-                value, upper = _approximate(row, feature, token, features, bias)
-                if value < bound and upper >= least:
-                    found[n] = feature
+        least, n_before = values[:n].min(), n
+        for lane in lanes[: _reaching(top, least, lanes)]:
+            feature, n_steps = first_of_lane(lane, n_folds)
+            for j in range(feature, feature + n_steps * WIDTH, WIDTH):
+                if uppers[j] >= least and approximate[j] < bound:
+                    found[n] = j
                     n += 1
-                feature += WIDTH
         _settle_some(n_before, n, x[i], W, bias, found, values)
-        least = np.partition(values[:n], n - k)[n - k]
-        n_chosen = 0
-        for equal in (False, True):
-            for slot in range(n):
-                if n_chosen < k and (values[slot] == least if equal else values[slot] > least):
-                    chosen[i, n_chosen], chosen_values[i, n_chosen] = found[slot], values[slot]
-                    n_chosen += 1
+        keep_largest(values, found, n, k, LARGEST)
+        chosen[i], chosen_values[i] = found[:k], values[:k]
