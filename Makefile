@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo reproduce figure report explore lab release smoke test test-faults test-slurm lint docs site bench lock verify-artefacts check-config
+.PHONY: help env demo reproduce beyond figure report explore lab release smoke test test-faults test-slurm lint docs site bench lock verify-artefacts check-config
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 CORES ?= all
@@ -35,6 +35,7 @@ STOPPABLE = trap 'echo "stopped; run make $@ again to go on"; kill -INT $$PPID; 
 help:
 	@echo "make demo                 two SAEs of one layer, three figures and the feature explorer, in a few minutes"
 	@echo "make reproduce            every figure and number of a profile (CONFIGFILE=$(CONFIGFILE), CORES=$(CORES), MEM_MB=all jobs' memory)"
+	@echo "make beyond               SAEs that the paper has not: BatchTopK, AuxK, Matryoshka and JumpReLU with and without a table"
 	@echo "make figure FIG=name      one figure and what it needs"
 	@echo "make report               one HTML file with figures, claims, notebooks and run times of a finished run"
 	@echo "make explore              the page to explore the features of a finished run (SERVE=1 serves it on localhost, LAYER=6 another layer)"
@@ -80,6 +81,9 @@ reproduce: check-config
 	  $(BIN)/python -m tsae show-claims --configfile "$(CONFIGFILE)"; \
 	fi; \
 	exit $$status
+
+beyond:
+	@$(MAKE) --no-print-directory reproduce CONFIGFILE=config/beyond.yaml
 
 report: check-config
 	@$(STOPPABLE) $(SNAKEMAKE) --report $(REPORT)

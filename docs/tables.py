@@ -130,7 +130,7 @@ def sweep(block: str, columns: Columns) -> str:
     table = read(layout.TABLE.format(table=block))
     table = table[table["min_count"].isna() | (table["min_count"] == 1)]
     rows = [
-        {"SAE": f"`{subject}`"} | cells(of_subject, columns)
+        {"SAE": f"`{subject}`", "seeds": of_subject["seed"].nunique()} | cells(of_subject, columns)
         for subject, of_subject in table.groupby("subject", sort=False)
     ]
     layers = sorted(int(layer) for layer in table["layer"].unique())

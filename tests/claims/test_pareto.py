@@ -38,8 +38,9 @@ def curve(
         "seed": seed,
     } | columns
     suffix = "-remainder" if settings["encoder_input"] == "remainder" else ""
+    name, sparsity = settings["architecture"], "l0_penalty" if settings["architecture"] == "jumprelu" else "k"
     return [
-        row(f"topk-k{k}-x4-{table}{suffix}", metric, value, **settings | {"k": k})
+        row(f"{name}-{sparsity}{k}-x4-{table}{suffix}", metric, value, **settings | {sparsity: k})
         for k, (l0, nmse) in enumerate(values, start=1)
         for metric, value in (("l0", l0), ("nmse", nmse))
     ]
@@ -67,6 +68,14 @@ def test_forms_of_the_encoder_are_compared_apart() -> None:
     run = run_of(pareto=table(*rows))
     assert take_one(run, **PARETO).value == near(0.8)
     assert take_one(run, **PARETO, encoder_input="remainder").value == near(0.6)
+
+
+def test_a_penalty_may_set_the_sparsity() -> None:
+    rows = [
+        *curve("none", (1, 1.0), (100, 0.01), architecture="jumprelu"),
+        *curve("learned", (10, 0.08), (20, 0.04), architecture="jumprelu"),
+    ]
+    assert take_one(run_of(pareto=table(*rows)), **PARETO | {"architecture": "jumprelu"}).value == near(0.8)
 
 
 def test_seeds_are_averaged_point_by_point() -> None:

@@ -108,11 +108,13 @@ class Check(Section):
 
 
 class Claim(Section):
-    """A claim of the write-up."""
+    """A claim of the write-up, or one of our own about what it leaves open."""
 
-    id: str = Field(pattern=r"^C\d+$")
+    id: str = Field(pattern=r"^[BC]\d+$", description="C and a number for the write-up's, B and a number for ours")
     claim: str = Field(min_length=1, description="The claim, in our own words")
-    source: str = Field(min_length=1, description="Where the authors make it")
+    source: str = Field(
+        min_length=1, description="Where the authors make it; of our own, where the question comes from"
+    )
     checks: tuple[Check, ...] = Field(
         description="Numbers for or against it; the claim's verdict is the worst of the deciding ones"
     )
@@ -127,6 +129,11 @@ class Claim(Section):
         if not any(check.decides for check in self.checks):
             raise ValueError("checks: none of them decides the claim; mark one with decides: true")
         return self
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it goes beyond the write-up; then only profiles that measure it list it."""
+        return self.id.startswith("B")
 
 
 Ledger = tuple[Claim, ...]

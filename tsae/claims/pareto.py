@@ -1,6 +1,6 @@
 """Comparisons of the points of a sparsity sweep at equal L0 (C1)."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -9,12 +9,12 @@ from pydantic import Field
 from tsae.claims.criteria import Metric, NotMeasuredError, keep
 from tsae.claims.replicates import TINY, Array, Measured, estimate, sample
 from tsae.claims.selection import Run, refuse_failed, table_of
-from tsae.measure.table import COLUMNS
-from tsae.profile.point import ArchitectureName, TableName
+from tsae.profile.architectures import Sparsity
+from tsae.profile.point import ArchitectureName, Point, TableName
 from tsae.profile.section import Name, Section
 
 # SAEs of one curve agree in these.
-FAMILY = [name for name in COLUMNS[COLUMNS.index("architecture") : COLUMNS.index("step")] if name not in ("k", "l1")]
+FAMILY = [name for name in Point.model_fields if name not in get_args(Sparsity)]
 SLACK = 0.02  # two TopK SAEs with the same k may differ a little in L0, because a ReLU follows
 
 

@@ -59,8 +59,18 @@ BETWEEN_SAES = "; "
 
 
 def measure_claims(ledger: Ledger, run: Run) -> pd.DataFrame:
-    """Measure and judge every check at every layer: a row each, with the columns of `claims.csv`."""
-    return pd.DataFrame([row for claim in ledger for row in _measure_claim(claim, run)])
+    """Measure and judge every check at every layer: a row each, with the columns of `claims.csv`.
+
+    A claim of ours of which the profile measures nothing is left out.
+    """
+    measured = [(claim, _measure_claim(claim, run)) for claim in ledger]
+    return pd.DataFrame(
+        row for claim, rows in measured if not (claim.is_ours and all(map(_is_lacking, rows))) for row in rows
+    )
+
+
+def _is_lacking(row: dict[str, Any]) -> bool:
+    return row["text"] == "-" and not row["failed"]
 
 
 def _measure_claim(claim: Claim, run: Run) -> list[dict[str, Any]]:

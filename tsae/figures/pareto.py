@@ -41,7 +41,11 @@ NEEDS = {
     "category": "Reconstruction",
     "claims": ["C1"],
     "blocks": {
-        "pareto": {"has": ["table", "baseline"], "by_family": True, "against": ["architecture", "k", "l1"]},
+        "pareto": {
+            "has": ["table", "baseline"],
+            "by_family": True,
+            "against": ["architecture", "k", "l1", "l0_penalty"],
+        },
     },
     "optional": ["released"],
     "files": ["published"],
