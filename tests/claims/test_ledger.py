@@ -12,7 +12,7 @@ from tsae.claims.ledger import load_ledger, load_published, published_range
 
 def test_the_ledger_has_every_claim() -> None:
     ledger = load_ledger(CONFIG / "claims.yaml")
-    assert [claim.id for claim in ledger] == [f"C{number}" for number in range(1, 13)]
+    assert [claim.id for claim in ledger if not claim.is_ours] == [f"C{number}" for number in range(1, 13)]
 
 
 def test_published_ratios_are_computed_from_the_published_curves() -> None:
