@@ -98,7 +98,7 @@ from tsae.profile import config
         (
             "sweep.pareto.0.start",
             ["centred", "authors"],
-            "sweep.pareto: the figure pareto shows one point for each family and architecture and k and l1, but "
+            "sweep.pareto: the figure pareto shows one point for each family and architecture and k and l1 and l0_penalty, but "
             "topk-k16-x4-none and topk-k16-x4-none-authors share them",
         ),
         (
