@@ -35,7 +35,7 @@ STOPPABLE = trap 'echo "stopped; run make $@ again to go on"; kill -INT $$PPID; 
 help:
 	@echo "make demo                 two SAEs of one layer, three figures and the feature explorer, in a few minutes"
 	@echo "make reproduce            every figure and number of a profile (CONFIGFILE=$(CONFIGFILE), CORES=$(CORES), MEM_MB=all jobs' memory)"
-	@echo "make beyond               SAEs that the paper has not: BatchTopK, AuxK, Matryoshka and JumpReLU with and without a table"
+	@echo "make beyond               what the paper leaves open: other tables, and BatchTopK, AuxK, Matryoshka and JumpReLU"
 	@echo "make figure FIG=name      one figure and what it needs"
 	@echo "make report               one HTML file with figures, claims, notebooks and run times of a finished run"
 	@echo "make explore              the page to explore the features of a finished run (SERVE=1 serves it on localhost, LAYER=6 another layer)"

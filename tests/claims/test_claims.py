@@ -111,16 +111,17 @@ def test_what_failed_at_one_layer_makes_its_check_not_comparable(tmp_path: Path)
     assert set(judged["check_verdict"]) == {"not comparable here"}
 
 
-def test_a_claim_of_ours_is_listed_only_where_something_of_it_is_measured_or_failed(tmp_path: Path) -> None:
+def test_a_claim_of_ours_is_listed_only_where_a_deciding_check_is_measured_or_failed(tmp_path: Path) -> None:
     ledger = load(
         tmp_path,
         claim(ABSENT | DECIDES, id="C1"),
         claim(ABSENT | DECIDES, id="B1"),
         claim(ABSENT | DECIDES, HOLDS, id="B2"),
-        claim(NEEDS | DECIDES, id="B3"),
+        claim(ABSENT | DECIDES, HOLDS | DECIDES, id="B3"),
+        claim(NEEDS | DECIDES, id="B4"),
     )
     run = run_of(headline=table(row(TOKENIZED, "nmse", 0.5, 0.01), row(BASELINE, "failed", 7.0)))
-    assert list(claim_verdicts(measure_claims(ledger, run))) == ["C1", "B2", "B3"]
+    assert list(claim_verdicts(measure_claims(ledger, run))) == ["C1", "B3", "B4"]
 
 
 def test_what_is_lacking_everywhere_is_said_once(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from fixtures.training import LAYER, Prepared, write_cache
 
-from tsae.residuals.conditional_means import ConditionalMeans, fit_table, load_conditional_means
+from tsae.residuals.conditional_means import ConditionalMeans, fit_table, load_conditional_means, shrink
 from tsae.residuals.read import open_residuals
 from tsae.residuals.write_conditional_means import conditional_means, write_conditional_means
 
@@ -73,3 +73,44 @@ def test_conditional_means_fit_themselves() -> None:
     scale, fitted = fit_table(means.table(3), means, torch.tensor([3, 0, 1]))
     assert scale == pytest.approx(1)
     torch.testing.assert_close(fitted[[0, 2]], means.means)
+
+
+def observed(spread: float, noise: float) -> tuple[ConditionalMeans, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Residuals about true means, which are about a table: conditional means, the table, counts and the true means."""
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(500, 8, generator=generator)
+    truth = 1 + 2 * table + spread * torch.randn(500, 8, generator=generator)
+    tokens = torch.multinomial(1 / torch.arange(1, 401.0), 6000, replacement=True, generator=generator)
+    x = truth[tokens] + noise * torch.randn(6000, 8, generator=generator)
+    counts, seen = torch.bincount(tokens, minlength=500), tokens.unique()
+    deviations = x - x.mean(0)
+    values, directions = torch.linalg.eigh(deviations.T @ deviations / len(x))
+    means = torch.stack([x[tokens == token].mean(0) for token in seen])
+    root = directions * values.sqrt() @ directions.T
+    return ConditionalMeans(seen, means, x.mean(0), root), table, counts, truth
+
+
+def test_shrunk_means_are_nearer_the_truth_than_the_means_and_than_the_table() -> None:
+    means, table, counts, truth = observed(spread=0.7, noise=2)
+    _, fitted = fit_table(table, means, counts)
+    rows = shrink(means, table, counts)
+    unseen = counts == 0
+    assert torch.equal(rows[unseen], fitted[unseen])
+
+    def error(estimate: torch.Tensor) -> float:
+        return (estimate[means.tokens] - truth[means.tokens]).square().mean().item()
+
+    assert error(rows) < 0.85 * min(error(means.table(500)), error(fitted))
+    # As far as the two variances say: half of the way where a token was seen noise^2 / spread^2 = 8 times.
+    way = ((rows - fitted)[means.tokens] * (means.means - fitted[means.tokens])).sum(1)
+    way = way / (means.means - fitted[means.tokens]).square().sum(1)
+    n = counts[means.tokens]
+    torch.testing.assert_close(way, n / (n + 8.0), rtol=0, atol=0.06)
+
+
+def test_without_noise_the_means_stay_and_without_spread_the_table_does() -> None:
+    means, table, counts, _ = observed(spread=0.7, noise=1e-4)
+    torch.testing.assert_close(shrink(means, table, counts)[means.tokens], means.means, rtol=1e-3, atol=1e-3)
+    means, table, counts, _ = observed(spread=0, noise=2)
+    _, fitted = fit_table(table, means, counts)
+    assert (shrink(means, table, counts) - fitted).norm() < 0.1 * (means.table(500) - fitted)[means.tokens].norm()

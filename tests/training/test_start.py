@@ -10,7 +10,9 @@ from torch.nn.functional import normalize
 from tsae.profile.point import Point
 from tsae.profile.sweep import Job
 from tsae.profile.training import Training
+from tsae.residuals.conditional_means import shrink
 from tsae.residuals.read import ResidualCache
+from tsae.residuals.write_conditional_means import conditional_means
 from tsae.sae.offset import MOST_OFFSET, off_centre, offset_of
 from tsae.sae.sae import SAE
 from tsae.sae.start import Start
@@ -77,6 +79,18 @@ def test_permuted_rows_are_those_of_other_seen_tokens(by_hand: ResidualCache) ->
     assert torch.equal(first[~seen], 2 * unigrams[~seen])
     key = first[seen].norm(dim=1).sort().values
     torch.testing.assert_close(key, 2 * unigrams[seen].norm(dim=1).sort().values)
+
+
+def test_conditional_rows_are_shrunk_means(by_hand: ResidualCache) -> None:
+    point = Point(k=2, expansion=2, table="fixed", rows="conditional", lookup_scale=0.5, encoder_input="remainder")
+    unigrams, means = normal(by_hand.vocab_size, D, seed=3), conditional_means(by_hand)
+    start = start_from(point, by_hand, unigrams, seed=0, means=means)
+    counts = by_hand.token_counts(by_hand.vocab_size)
+    assert start.W_lookup is not None
+    torch.testing.assert_close(start.W_lookup, 0.5 * shrink(means, unigrams, counts) / by_hand.scale)
+    torch.testing.assert_close(start.mean_input, start.mean - start.mean_row)
+    with pytest.raises(ValueError, match="conditional needs the conditional means of the layer"):
+        start_from(point, by_hand, unigrams, seed=0)
 
 
 def test_a_table_that_is_a_map_of_the_embedding_is_the_nearest_one(by_hand: ResidualCache) -> None:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from tsae.measure.definitions import DEFINITIONS
 from tsae.profile.architectures import ARCHITECTURES
 from tsae.profile.config import Role
-from tsae.profile.point import ArchitectureName, EncoderInput, TableName
+from tsae.profile.point import ArchitectureName, EncoderInput, RowsName, TableName
 from tsae.profile.section import Name, Section
 
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -83,7 +83,7 @@ class Points(Section):
 
     architecture: ArchitectureName | None = None
     table: TableName | None = None
-    rows: Literal["unigram", "permuted"] | None = None
+    rows: RowsName | None = None
     encoder_input: EncoderInput | None = None
     start: Literal["centred", "authors"] | None = None
     centre: float | None = None

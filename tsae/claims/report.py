@@ -61,16 +61,15 @@ BETWEEN_SAES = "; "
 def measure_claims(ledger: Ledger, run: Run) -> pd.DataFrame:
     """Measure and judge every check at every layer: a row each, with the columns of `claims.csv`.
 
-    A claim of ours of which the profile measures nothing is left out.
+    A claim of ours is left out where the profile measures none of its deciding checks.
     """
     measured = [(claim, _measure_claim(claim, run)) for claim in ledger]
-    return pd.DataFrame(
-        row for claim, rows in measured if not (claim.is_ours and all(map(_is_lacking, rows))) for row in rows
-    )
+    return pd.DataFrame(row for claim, rows in measured if not claim.is_ours or _is_measured(rows) for row in rows)
 
 
-def _is_lacking(row: dict[str, Any]) -> bool:
-    return row["text"] == "-" and not row["failed"]
+def _is_measured(rows: list[dict[str, Any]]) -> bool:
+    """Whether a deciding check has a number, or lacks one because a training failed."""
+    return any(row["decides"] and (row["text"] != "-" or row["failed"]) for row in rows)
 
 
 def _measure_claim(claim: Claim, run: Run) -> list[dict[str, Any]]:

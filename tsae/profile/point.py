@@ -14,6 +14,7 @@ else:
     ArchitectureName = Literal[tuple(ARCHITECTURES)]
 
 TableName = Literal["none", "fixed", "scaled", "embedding", "learned"]
+RowsName = Literal["unigram", "conditional", "permuted"]
 EncoderInput = Literal["residual", "remainder", "without_unigram"]
 MOST_EXPANSION = 1 << 20  # no SAE is so wide, and products with it stay finite
 OF_TABLES = ("rows", "lookup_scale", "table_lr")  # settings without meaning for a baseline
@@ -64,7 +65,7 @@ class Point(Section):
     l0_penalty: float | None = Field(None, gt=0)
     expansion: float = Field(gt=0, le=MOST_EXPANSION)
     table: TableName
-    rows: Literal["unigram", "permuted"] = "unigram"
+    rows: RowsName = "unigram"
     lookup_scale: float = Field(0.5, ge=0)
     table_lr: float | None = Field(None, gt=0)
     encoder_input: EncoderInput = "residual"

@@ -16,6 +16,7 @@ from tsae.profile.point import (
     ArchitectureName,
     EncoderInput,
     Point,
+    RowsName,
     TableName,
     check_settings,
 )
@@ -60,14 +61,15 @@ class Grid(Section):
         "trained. Two controls: scaled: fixed rows times a trained number per token; embedding: a trained linear map "
         "of the model's embedding",
     )
-    rows: tuple[Literal["unigram", "permuted"], ...] = Field(
+    rows: tuple[RowsName, ...] = Field(
         ("unigram",),
         min_length=1,
-        description="Where token-biases start. unigram: the token's unigram residual; permuted, a control: that of "
-        "another, random token of the training text",
+        description="Where token-biases start. unigram: the token's unigram residual; conditional: the mean of its "
+        "training residuals, shrunk towards the unigram residual if they are few; permuted, a control: the unigram "
+        "residual of another, random token of the training text",
     )
     lookup_scale: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        (0.5,), min_length=1, description="Initial token-bias / unigram residual"
+        (0.5,), min_length=1, description="Initial token-bias / the row that it starts from"
     )
     table_lr: tuple[Annotated[float, Field(gt=0)] | None, ...] = Field(
         (None,), min_length=1, description="Learning rate of the table; null: training.table_lr"

@@ -64,3 +64,30 @@ def fit_table(table: Tensor, means: ConditionalMeans, counts: Tensor) -> tuple[f
     spread = weights @ centred.square().sum(1, dtype=torch.float64)
     scale = (explained / spread).item() if spread > 0 else 0.0
     return scale, means.mean + scale * (table - mean_row)
+
+
+def shrink(means: ConditionalMeans, table: Tensor, counts: Tensor) -> Tensor:
+    """A row for every token: its conditional mean, shrunk towards the row of a fitted table where the token is rare.
+
+    The empirical Bayes estimate (Efron and Morris, 1973), where residuals of a token have a variance about their true mean,
+    true means have one about the fitted rows, and neither depends on the token. Both variances come from the means by moments.
+
+    Args:
+        means: conditional means of the layer.
+        table: (V, d), such as unigram residuals, to be fitted to the means; rows of tokens not seen stay at the fit.
+        counts: (V,) how often each token was seen in training.
+
+    Returns:
+        (V, d).
+    """
+    _, fitted = fit_table(table, means, counts)
+    n = counts[means.tokens].double()
+    n_tokens, n_seen = n.sum(), len(n)
+    between = (n @ (means.means - means.mean).square().sum(1, dtype=torch.float64)) / n_tokens
+    total = means.root.square().sum(dtype=torch.float64)
+    within = (total - between).clamp(min=0) * n_tokens / (n_tokens - n_seen).clamp(min=1)
+    misfit = n @ (means.means - fitted[means.tokens]).square().sum(1, dtype=torch.float64)
+    about_fit = ((misfit - n_seen * within) / n_tokens).clamp(min=0)
+    weights = n * about_fit / (n * about_fit + within) if about_fit + within > 0 else torch.ones_like(n)
+    rows = torch.lerp(fitted[means.tokens], means.means, weights.float()[:, None])
+    return fitted.index_copy(0, means.tokens, rows)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tsae.profile.point import Point
+from tsae.residuals.conditional_means import ConditionalMeans, shrink
 from tsae.residuals.read import ResidualCache
 from tsae.residuals.shards import evenly_spaced
 from tsae.sae.offset import Offset, offset_of
@@ -20,7 +21,12 @@ OFFSET_SHARDS = 4  # shards of the training split from which the offset of an en
 
 
 def start_from(
-    point: Point, cache: ResidualCache, unigrams: Tensor, seed: int, embedding: Tensor | None = None
+    point: Point,
+    cache: ResidualCache,
+    unigrams: Tensor,
+    seed: int,
+    embedding: Tensor | None = None,
+    means: ConditionalMeans | None = None,
 ) -> Start:
     """The table and the means from which an SAE of this point starts.
 
@@ -30,14 +36,20 @@ def start_from(
         unigrams: (V, d) unigram residuals, raw.
         seed: seed of permuted rows.
         embedding: (V, e) the model's embedding, for a table that is a linear map of it.
+        means: conditional means of the layer, for a table that starts from them.
 
     Raises:
-        ValueError: the table is a map of an embedding, and none is given.
+        ValueError: the table needs the embedding or the conditional means, and they are not given.
     """
-    unigrams = unigrams / cache.scale
     counts = cache.token_counts(len(unigrams))
+    rows = unigrams
+    if point.table != "none" and point.rows == "conditional":
+        if means is None:
+            raise ValueError("rows: conditional needs the conditional means of the layer (--conditional-means)")
+        rows = shrink(means, unigrams, counts)
+    unigrams, rows = unigrams / cache.scale, rows / cache.scale
     mean = cache.mean() / cache.scale
-    table = None if point.table == "none" else _first_rows(point, unigrams, counts, seed, embedding)
+    table = None if point.table == "none" else _first_rows(point, rows, counts, seed, embedding)
     mean_row = torch.zeros_like(mean) if table is None else counts / cache.n_kept @ table
     directions = None
     match point.encoder_input:
@@ -53,12 +65,11 @@ def start_from(
     return Start(mean, mean_row, mean_input, table, directions)
 
 
-def _first_rows(point: Point, unigrams: Tensor, counts: Tensor, seed: int, embedding: Tensor | None) -> Tensor:
-    rows = unigrams
+def _first_rows(point: Point, rows: Tensor, counts: Tensor, seed: int, embedding: Tensor | None) -> Tensor:
     if point.rows == "permuted":
         seen = counts.nonzero().flatten()
         order = torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed))
-        rows = unigrams.index_copy(0, seen, unigrams[seen[order]])
+        rows = rows.index_copy(0, seen, rows[seen[order]])
     rows = point.lookup_scale * rows
     if point.table != "embedding":
         return rows

@@ -16,6 +16,7 @@ from torch import Tensor
 from tsae.compute.devices import Device, describe
 from tsae.profile.sweep import Job
 from tsae.profile.training import Training
+from tsae.residuals.conditional_means import load_conditional_means
 from tsae.residuals.read import open_residuals
 from tsae.residuals.unigrams import load_embedding, load_unigrams
 from tsae.sae.checkpoint import name_of_step, save
@@ -44,6 +45,7 @@ def train(
     device: Device = "cpu",
     model: Folder | None = None,
     embedding: Path | None = None,
+    conditional_means: Path | None = None,
     save_s: float | None = None,
 ) -> None:
     """Train one SAE.
@@ -64,6 +66,7 @@ def train(
         device: where to compute.
         model: the model, for residuals that are not on disk.
         embedding: the model's embedding, for a table that is a linear map of it.
+        conditional_means: those of the layer, for a table that starts from them.
         save_s: interval between saved states [s]; by default `settings.save_minutes`.
     """
     settings = settings.model_copy(update={"tokens": round(job.point.budget * settings.tokens)})
@@ -71,7 +74,8 @@ def train(
     heldout = open_residuals(residuals, "heldout", job.layer)
 
     mapped = None if embedding is None or job.point.table != "embedding" else load_embedding(embedding)
-    start = start_from(job.point, cache, load_unigrams(unigrams), job.seed, mapped)
+    means = None if conditional_means is None else load_conditional_means(conditional_means)
+    start = start_from(job.point, cache, load_unigrams(unigrams), job.seed, mapped, means)
 
     def initialise() -> SAE:
         return SAE.initialise(job.point, start._replace(W_lookup=_copy(start.W_lookup)), job.seed).to(device)

@@ -180,6 +180,12 @@ def embedding_of_table(wildcards):
     return "<results>/unigrams/embedding.safetensors" if job_of(wildcards).point.table == "embedding" else []
 
 
+def means_of_table(wildcards):
+    """The conditional means of the layer, if the SAE's table starts from them."""
+    point = job_of(wildcards).point
+    return "<results>/conditional_means/layer{layer}.safetensors" if point.rows == "conditional" else []
+
+
 def parameters_of_sae(job):
     """The file of an SAE; none if there is no such SAE."""
     return f"<results>/saes/{job.id}/sae.safetensors" if job else []

@@ -5,6 +5,7 @@ rule train:
         model=STREAMED_FROM,
         unigrams="<results>/unigrams/layer{layer}.safetensors",
         embedding=embedding_of_table,
+        conditional_means=means_of_table,
         code=code("tsae.training.train"),
     output:
         "<results>/saes/layer{layer}/{point}-s{seed}/config.json",
