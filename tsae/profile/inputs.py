@@ -27,6 +27,13 @@ class Model(Section):
         False, description="Fold layer norms and centre residual-writing weights, as HookedTransformer did by default"
     )
 
+    random_weights: int | None = Field(
+        None,
+        ge=0,
+        exclude_if=lambda seed: seed is None,
+        description="Seed of random weights in place of the model's own, from its library's initialisation: a control; null: its own",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _read_shape(cls, data: Any) -> Any:
