@@ -96,7 +96,7 @@ def draw(inputs: Inputs) -> Drawing:
     scores.set_ylim(min(0, scores.get_ylim()[0]), 100)
     lost.set_ylim(bottom=0)
     scores.set_title(f"layer {layer}")
-    lost.set_title("the encoder's input loses a unigram direction, or moves along it", fontsize="small")
+    lost.set_title("the input loses, or moves along,\na unigram direction", fontsize="small")
     tables = [kind for kind in TABLES if any(kind == of for of, _ in groups)]
     for ax, (label, (first, second)) in zip(below, PAIRS.items(), strict=True):
         for row, kind in enumerate(tables):
