@@ -235,10 +235,11 @@ def test_rescaled_activations_are_those_of_longer_residuals(make: type) -> None:
     architecture(X, W_ENC, B_ENC)  # a batch of training, for a threshold
     architecture.eval()  # type: ignore[attr-defined]
     before = architecture(X, W_ENC, B_ENC)
-    architecture.rescale_(2.5)
-    after = architecture(2.5 * X, W_ENC, 2.5 * B_ENC)
+    # A power of two changes no rounding: the least activation of the batch is as large as the threshold.
+    architecture.rescale_(4)
+    after = architecture(4 * X, W_ENC, 4 * B_ENC)
     assert len(before.values)
-    torch.testing.assert_close(after.values, 2.5 * before.values)
+    torch.testing.assert_close(after.values, 4 * before.values)
     assert torch.equal(after.features, before.features)
     assert torch.equal(after.rows, before.rows)
 

@@ -144,7 +144,7 @@ def layers_of(table: pd.DataFrame) -> list[int]:
 
 def families_in(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of a table by family, in the order of the legend."""
-    plain = table if "rows" not in table else table[table["rows"].fillna("unigram") == "unigram"]
+    plain = table if "rows" not in table else table[table["rows"].isna() | table["rows"].eq("unigram")]
     found = {
         name: plain[(plain["table"] == kind) & (plain["encoder_input"] == seen)]
         for (kind, seen), name in FAMILIES.items()
