@@ -40,8 +40,9 @@ MIN_TOKENS, MIN_FEATURES, MIN_FEATURES_PER_K = 256, 4096, 64
 RADIUS = np.float32(1.01 * 9 / math.sqrt(12))
 # Largest quotient of a row and its scale: with the dither it stays in 8 bits.
 TOP = np.float32(126.5)
-# Tokens multiplied at a time, whose products then are still in the cache.
-BLOCK = 256
+# Tokens that each thread multiplies at a time: few, so that products are still in the cache when they are read, but threads wait for
+# each other after every block.
+BLOCK = 512
 ZERO, ONE, SMALLEST = np.float32(0), np.float32(1), np.float32(1e-18)
 LARGEST = np.finfo(np.float32).max
 # The order of sums is free, so that the compiler can vectorise them. It is the same in every run.
@@ -91,10 +92,11 @@ def largest(x: Tensor, W: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]
     # s_x s_w (q_x . q_w - q_x . u_w - q_w . u_x + u_x . u_w), of which the last term is counted with the tokens.
     tokens.dithered[:] = np.dot(of_x, of_W) - tokens.dithered
     found, values = torch.empty(len(x), k, dtype=torch.int64), torch.empty(len(x), k)
-    products = torch.empty(min(BLOCK, len(x)), len(W), dtype=torch.int32)
+    at_a_time = BLOCK * n_threads
+    products = torch.empty(min(at_a_time, len(x)), len(W), dtype=torch.int32)
     by_feature = torch.from_numpy(features.integers).T
-    for start in range(0, len(x), BLOCK):
-        block = slice(start, start + BLOCK)
+    for start in range(0, len(x), at_a_time):
+        block = slice(start, start + at_a_time)
         part = products[: len(x) - start]
         torch._int_mm(torch.from_numpy(tokens.integers[block]), by_feature, out=part)
         arrays = (part.numpy(), x[block].numpy(), W.numpy(), bias.numpy())
