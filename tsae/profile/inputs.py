@@ -26,7 +26,6 @@ class Model(Section):
     compatibility_mode: bool = Field(
         False, description="Fold layer norms and centre residual-writing weights, as HookedTransformer did by default"
     )
-
     random_weights: int | None = Field(
         None,
         ge=0,
