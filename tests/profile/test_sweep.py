@@ -40,6 +40,7 @@ def test_ids_are_readable_and_tell_points_apart() -> None:
         ({"k": 32, "table": "scaled", "rows": "permuted"}, "topk-k32-x4-scaled-permuted"),
         ({"k": 32, "table": "embedding", "table_lr": 1e-3}, "topk-k32-x4-embedding-tablelr0.001"),
         ({"k": 32, "table": "learned", "budget": 0.25}, "topk-k32-x4-learned-budget0.25"),
+        ({"k": 32, "table": "none", "budget": 2, "distinct": 0.125}, "topk-k32-x4-none-budget2-distinct0.125"),
         ({"k": 32, "table": "none", "topk_relu": False}, "topk-k32-x4-none-norelu"),
         ({"architecture": "relu", "l1": 3, "table": "none"}, "relu-l1_3-x4-none"),
         ({"architecture": "relu", "l1": 0.25, "table": "fixed"}, "relu-l1_0.25-x4-fixed"),
@@ -87,6 +88,7 @@ def test_every_setting_shows_in_the_id() -> None:
                 "encoder_scale": (None, 0.5),
                 "encoder_input": ("residual", "without_unigram"),
                 "budget": (1, 0.5),
+                "distinct": (1, 0.25),
                 **sparsity,
                 **start,
             }
@@ -95,7 +97,7 @@ def test_every_setting_shows_in_the_id() -> None:
         n_points += len(points)
         ids |= {point.id for point in points}
     # Baselines have no settings of a table, so there are 1 + 4 * 8 combinations of these. Starts: the authors' and 4 others.
-    assert len(ids) == n_points == (4 + 2 + 2) * 2 * (1 + 4 * 8) * 2 * 2 * 2 * (1 + 4)
+    assert len(ids) == n_points == (4 + 2 + 2) * 2 * (1 + 4 * 8) * 2 * 2 * 2 * 2 * (1 + 4)
 
 
 SPARSITY_MISTAKES = [

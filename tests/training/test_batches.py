@@ -45,6 +45,21 @@ def test_an_epoch_visits_every_kept_row_once(train_cache: ResidualCache, buffer_
     assert count_rows(seen) == count_rows(kept_rows(train_cache))
 
 
+@pytest.mark.parametrize("buffer_tokens", [10**6, 700])
+def test_fewer_distinct_tokens_are_evenly_spaced_sequences_in_more_epochs(
+    train_cache: ResidualCache, buffer_tokens: int
+) -> None:
+    chosen = torch.linspace(0, train_cache.n_sequences - 1, round(train_cache.n_sequences / 4)).long()
+    kept = torch.cat([train_cache.kept(index) for index in range(len(train_cache.shards))])
+    sequence = torch.arange(len(kept)) // train_cache.n_ctx
+    expected = kept_rows(train_cache)[torch.isin(sequence[kept], chosen)]
+    settings = batch_settings(2 * len(expected), 1, buffer_tokens)
+    batches = list(training_batches(train_cache, settings, 0, distinct=0.25))
+    seen = torch.cat([torch.cat([batch.residuals, batch.tokens[:, None]], dim=1) for batch in batches])
+    for epoch in seen.split(len(expected)):
+        assert count_rows(epoch) == count_rows(expected)
+
+
 @pytest.mark.parametrize("buffer_tokens", [10**6, 700, 1])
 def test_rows_that_fill_no_batch_go_on_to_the_next_buffer(train_cache: ResidualCache, buffer_tokens: int) -> None:
     expected = count_rows(kept_rows(train_cache))

@@ -89,6 +89,7 @@ class Points(Section):
     centre: float | None = None
     table_lr: float | None = None
     budget: NumberOrExtreme | None = None
+    distinct: NumberOrExtreme | None = None
     k: NumberOrExtreme | None = None
     lookup_scale: NumberOrExtreme | None = None
     expansion: NumberOrExtreme | None = None

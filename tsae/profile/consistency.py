@@ -99,6 +99,11 @@ def _check_points(config: "Config") -> None:
                     f"{where}: budget {point.budget:g} of training.tokens ({config.training.tokens}) is less than "
                     f"training.batch_size ({config.training.batch_size}); raise the budget"
                 )
+            if point.distinct < 1 and round(point.distinct * config.tokens.train) < config.training.batch_size:
+                raise ValueError(
+                    f"{where}: distinct {point.distinct:g} of tokens.train ({config.tokens.train}) is less than "
+                    f"training.batch_size ({config.training.batch_size}); raise the share"
+                )
             if (point.k or 1) > n_features:
                 raise ValueError(
                     f"{where}: k = {point.k} active features of {n_features} "

@@ -17,6 +17,7 @@ TableName = Literal["none", "fixed", "scaled", "embedding", "learned"]
 RowsName = Literal["unigram", "conditional", "permuted"]
 EncoderInput = Literal["residual", "remainder", "without_unigram"]
 MOST_EXPANSION = 1 << 20  # no SAE is so wide, and products with it stay finite
+MOST_BUDGET = 1024.0
 OF_TABLES = ("rows", "lookup_scale", "table_lr")  # settings without meaning for a baseline
 # Initial length of W_dec's rows. The authors' unit rows leave a baseline's NMSE 4% higher on the embedded budget.
 DECODER_NORM = 0.1
@@ -74,7 +75,8 @@ class Point(Section):
     decoder_norm: float | None = Field(None, gt=0)
     encoder_scale: float | None = Field(None, gt=0)
     topk_relu: bool = True
-    budget: float = Field(1.0, gt=0, le=1)
+    budget: float = Field(1.0, gt=0, le=MOST_BUDGET)
+    distinct: float = Field(1.0, gt=0, le=1)
 
     @model_validator(mode="after")
     def _check(self) -> "Point":
@@ -103,6 +105,8 @@ class Point(Section):
             parts.append("norelu")
         if self.budget != 1:
             parts.append(f"budget{self.budget:g}")
+        if self.distinct != 1:
+            parts.append(f"distinct{self.distinct:g}")
         return "-".join(parts)
 
     @property

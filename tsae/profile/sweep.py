@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from tsae.profile.architectures import ARCHITECTURES, with_sparsity
 from tsae.profile.point import (
     DECODER_NORM,
+    MOST_BUDGET,
     MOST_EXPANSION,
     OF_TABLES,
     ArchitectureName,
@@ -25,6 +26,7 @@ from tsae.profile.section import Layer, Name, Section
 # Settings that a released SAE does not state.
 UNKNOWN_OF_RELEASED = (
     "seed", "l1", "l0_penalty", "rows", "lookup_scale", "table_lr", "start", "centre", "decoder_norm", "encoder_scale", "budget",
+    "distinct",
 )  # fmt: skip
 
 
@@ -110,10 +112,16 @@ class Grid(Section):
         min_length=1,
         description="Apply a ReLU after TopK; false keeps negative activations, as the authors' code did",
     )
-    budget: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+    budget: tuple[Annotated[float, Field(gt=0, le=MOST_BUDGET)], ...] = Field(
         (1.0,),
         min_length=1,
-        description="Share of training.tokens that the SAE is trained on, with a whole learning rate schedule",
+        description="Tokens that the SAE is trained on / training.tokens, with a whole learning rate schedule",
+    )
+    distinct: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="Share of the training text that the SAE is trained on, evenly spaced sequences of it; a budget beyond "
+        "it takes several epochs",
     )
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tsae.profile.training import Training
 from tsae.residuals.read import ResidualCache
+from tsae.residuals.shards import evenly_spaced
 
 AHEAD = 2  # batches prepared in advance
 
@@ -30,7 +31,7 @@ class Batch(NamedTuple):
 
 
 def training_batches(
-    cache: ResidualCache, settings: Training, seed: int, skip: int = 0, pin: bool = False
+    cache: ResidualCache, settings: Training, seed: int, skip: int = 0, pin: bool = False, distinct: float = 1.0
 ) -> Iterator[Batch]:
     """Yield whole batches for `settings.tokens` tokens, over as many epochs as that takes.
 
@@ -43,8 +44,9 @@ def training_batches(
         seed: seed of the order.
         skip: number of batches to leave out at the start; buffers of skipped batches alone are not read.
         pin: whether to pin the batches, for a GPU.
+        distinct: share of the sequences that batches are made of, evenly spaced; at least one.
     """
-    batches = _shuffled(cache, settings, seed, skip)
+    batches = _shuffled(cache, settings, seed, skip, distinct)
     if pin:
         batches = map(Batch.pin, batches)
     thread = ThreadPoolExecutor(1, "batches")
@@ -57,7 +59,7 @@ def training_batches(
         thread.shutdown(cancel_futures=True)
 
 
-def _shuffled(cache: ResidualCache, settings: Training, seed: int, skip: int) -> Iterator[Batch]:
+def _shuffled(cache: ResidualCache, settings: Training, seed: int, skip: int, distinct: float) -> Iterator[Batch]:
     generator = torch.Generator().manual_seed(seed)
     n_batches = settings.tokens // settings.batch_size
     shard_rows = cache.shard_sequences * cache.n_ctx
@@ -66,13 +68,15 @@ def _shuffled(cache: ResidualCache, settings: Training, seed: int, skip: int) ->
     residuals = torch.empty(size, cache.d_model, dtype=torch.float16)
     tokens = torch.empty(size, dtype=torch.int32)
     places = torch.empty(size, dtype=torch.int64)  # shard x shard_rows + row in the shard
+    chosen_sequences = evenly_spaced(cache.n_sequences, max(1, round(distinct * cache.n_sequences)))
     filled = fetched = 0  # rows chosen for the buffer, and how many of them are in memory
     done = 0
     while True:
         order = torch.randperm(len(cache.shards), generator=generator).tolist()
         for place, index in enumerate(order):
-            kept = cache.kept(index).nonzero().squeeze(1)
-            places[filled : filled + len(kept)] = index * shard_rows + kept
+            kept = index * shard_rows + cache.kept(index).nonzero().squeeze(1)
+            kept = kept[torch.isin(kept // cache.n_ctx, chosen_sequences)]
+            places[filled : filled + len(kept)] = kept
             filled += len(kept)
             if place < len(order) - 1 and filled < settings.buffer_tokens:
                 continue

@@ -36,6 +36,7 @@ def train_sae(
     checkpoints: Collection[int] = (),
     saved: Saved | None = None,
     embedding: Tensor | None = None,
+    distinct: float = 1.0,
 ) -> Progress:
     """Train an SAE in place, on its device, from the start or from a saved state.
 
@@ -50,6 +51,7 @@ def train_sae(
         checkpoints: steps, counted from 1.
         saved: the saved state to resume from, written again at intervals.
         embedding: (V, e) the model's embedding, for a table that is a linear map of it.
+        distinct: share of the training sequences that it is trained on.
 
     Raises:
         NotFiniteError: the loss or a parameter is not finite; the message has the step and a likely cause.
@@ -79,7 +81,8 @@ def train_sae(
         unit_scale=True,
         disable=None,
     )
-    for step, batch in enumerate(training_batches(cache, settings, seed, start, sae.W_enc.is_cuda), start=start + 1):
+    batches = training_batches(cache, settings, seed, start, sae.W_enc.is_cuda, distinct)
+    for step, batch in enumerate(batches, start=start + 1):
         loss, fired = trainer.step(batch.to(sae.device))
         last_fired[fired] = step * settings.batch_size
         losses.append(loss)

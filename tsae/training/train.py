@@ -134,6 +134,7 @@ def train(
             cache,
             heldout,
             settings,
+            distinct=job.point.distinct,
             seed=job.seed + 1,
             label=job.id,
             at_checkpoint=lambda at: write(on_the_way / name_of_step(at.step), at, torch.float16),
