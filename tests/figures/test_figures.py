@@ -135,6 +135,29 @@ def test_a_speed_up_beyond_the_budgets_is_a_bound(tmp_path: Path) -> None:
             assert (float(equal.get_ydata()[0]), equal.get_markerfacecolor()) == (4, "none")
 
 
+def test_a_gain_is_drawn_by_text_and_epochs(tmp_path: Path) -> None:
+    def pair(ratio: float, seed: int = 0, **settings: float) -> list[dict[str, Any]]:
+        name = "-".join(f"{key}{value:g}" for key, value in settings.items())
+        values = {"none": 0.2, "learned": 0.2 * ratio}
+        return [
+            one
+            for kind, value in values.items()
+            for one in sae(f"topk-k4-x4-{kind}-{name}", {"nmse": value, "ce_added": value**2}, seed=seed, **settings)
+        ]
+
+    growth = [one for seed in (0, 1) for b, r in ((0.25, 0.5), (0.5, 0.6), (1, 0.7)) for one in pair(r, seed, budget=b)]
+    epochs = [*pair(0.8, budget=2), *pair(0.9, distinct=0.25)]
+    values, nmse, ce_added = draw("lasting", tmp_path, {"growth": growth, "epochs": epochs})
+    once = [(0.25, near(0.5)), (0.5, near(0.6)), (1, near(0.7))]
+    assert drawn(nmse)["tokenized, learned table"] == once
+    assert drawn(ce_added)["tokenized, learned table"] == [(x, near(y.expected**2)) for x, y in once]
+    (hollow,) = (points for label, points in drawn(nmse).items() if label.startswith("_") or label == "None")
+    assert hollow == [(0.25, near(0.9)), (1, near(0.8))]
+    assert [text.get_text() for text in nmse.texts] == ["4 epochs", "2 epochs"]
+    assert drawn(values)["baseline"] == [(0.25, near(0.2)), (0.5, near(0.2)), (1, near(0.2))]
+    assert ticks(values) == ["0.25", "0.5", "1"]
+
+
 def test_where_encoders_differ_at_the_start_the_axis_says_so(tmp_path: Path) -> None:
     metrics = {"nmse": 0.1, "ce_added": 0.1, "dead_heldout": 0.1}
     authors = [

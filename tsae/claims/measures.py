@@ -13,6 +13,7 @@ from tsae.claims.phrases import Phrases, measure_phrases
 from tsae.claims.replicates import Array, Measured, estimate, sample
 from tsae.claims.selection import Run, layers_of, select, table_of
 from tsae.claims.speedups import EqualLossSpeedUp, SpeedUp, measure_equal_loss_speedup, measure_speedup
+from tsae.claims.trends import Trend, measure_trend
 from tsae.measure.definitions import is_share
 from tsae.profile.section import Section
 
@@ -41,7 +42,7 @@ class Comparison(Section):
 
 
 Measure = Annotated[
-    Value | Comparison | Pareto | SpeedUp | EqualLossSpeedUp | Phrases,
+    Value | Comparison | Trend | Pareto | SpeedUp | EqualLossSpeedUp | Phrases,
     Field(discriminator="kind"),
 ]
 
@@ -54,6 +55,8 @@ def measure(declared: Measure, run: Run) -> list[Measured]:
                 return _by_layer(layers_of(run, declared.of), lambda layer: _value(run, declared, layer))
             case Comparison():
                 return _by_layer(layers_of(run, declared.of), lambda layer: _compare(run, declared, layer))
+            case Trend():
+                return _by_layer(layers_of(run, declared.of), lambda layer: measure_trend(run, declared, layer))
             case Pareto():
                 return _by_layer(layers_of_pareto(run, declared), lambda layer: measure_pareto(run, declared, layer))
             case SpeedUp():
