@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 from fixtures.measured import near, row, run_of, sums, table, take_one
 
+OF = {"block": "growth", "metric": "nmse", "points": {"table": "learned"}}
 TREND = {
     "kind": "trend",
     "along": "budget",
-    "of": {"block": "growth", "metric": "nmse", "points": {"table": "learned"}},
+    "of": OF,
     "to": {"points": {"table": "none"}},
 }
 
@@ -37,8 +38,10 @@ def test_a_trend_takes_the_budgets_that_both_have() -> None:
 
 
 def test_a_trend_is_of_means_over_seeds_and_paired_over_documents() -> None:
-    both = {0.5: 0.4, 1: 0.4}, {0.5: 0.2, 1: 0.2}
-    rows = [*growth(*both), *growth(*({b: 3 * v for b, v in of.items()} for of in both), seed=1)]
+    rows = [
+        *growth({0.5: 0.4, 1: 0.4}, {0.5: 0.2, 1: 0.2}),
+        *growth({0.5: 1.2, 1: 1.2}, {0.5: 0.6, 1: 0.6}, seed=1),
+    ]
     found = {}
     for one in rows:
         found[1, one["subject"], one["seed"], None] = sums(nmse=[(one["value"] * w, 1.0) for w in (1.0, 3.0, 20.0)])
@@ -54,6 +57,6 @@ def test_a_trend_without_two_budgets_is_not_measured() -> None:
 
 
 def test_a_trend_leaves_its_setting_open() -> None:
-    fixed = TREND["of"] | {"points": {"table": "learned", "budget": 1}}
+    fixed = OF | {"points": {"table": "learned", "budget": 1}}
     with pytest.raises(ValueError, match="need points, which leave budget open"):
         take_one(run_of(), **TREND | {"of": fixed})

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from tsae.claims.replicates import estimate, load_sums_of_run, sample
+from tsae.claims.replicates import Measured, estimate, load_sums_of_run, sample
 from tsae.claims.selection import Run
 from tsae.figures.inputs import Drawing, Inputs
 from tsae.figures.labels import legend_above
@@ -70,8 +70,9 @@ def _with_text(rows: pd.DataFrame) -> pd.DataFrame:
 def _draw_ratios(ax: Axes, run: Run, once: pd.DataFrame, again: pd.DataFrame) -> None:
     """Draw the tokenized SAE's metric / its baseline's by text, and the number of epochs where it is not one."""
     for rows, several in ((once, False), (again, True)):
-        points = []
+        points: list[tuple[float, float, Measured]] = []
         for (text, epochs), of in rows.groupby(["text", "epochs"]):
+            text, epochs = float(str(text)), float(str(epochs))
             pair = [of[of["table"] == table].sort_values("seed") for table in ("learned", "none")]
             if any(part.empty for part in pair):
                 continue
