@@ -45,7 +45,10 @@ def test_rows_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     sequences = heldout([[BOS, A, C, A], [BOS, B, A, B]], torch.zeros(2, 4, 1))
     found = SuffixRows(sequences, torch.zeros(1), V)
     found.add(shard(tokens, x, kept), n_ctx=4)
-    rows = [dict(zip(suffixes.keys.tolist(), of, strict=True)) for suffixes, (_, of) in zip(found.orders, found.rows())]
+    rows = [
+        dict(zip(suffixes.keys.tolist(), of, strict=True))
+        for suffixes, (_, of) in zip(found.orders, found.rows(), strict=True)
+    ]
     # Of A: (22 + 6) / 4, of B: (2 + 6) / 2, and C was never seen: the mean.
     assert {token: row.item() for token, row in rows[0].items()} == {A: 7, B: 4, C: 6}
     # By the place of the last token among A, B and C, and the token before it. BOS A: (6 + 7) / 2. B A: (16 + 7) / 3.

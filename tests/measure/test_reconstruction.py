@@ -5,7 +5,7 @@ import torch
 from fixtures.evaluation import SETTINGS, Evaluated, by_name, identity_sae, make_sae, reconstruction
 
 from tsae.measure.dead import measure_dead_in_training
-from tsae.measure.reconstruction import break_down_nmse, measure_reconstruction, reconstruct
+from tsae.measure.reconstruction import break_down_nmse, reconstruct
 from tsae.measure.sequences import Sequences
 from tsae.measure.sums import DocumentSums
 from tsae.profile.point import Point
