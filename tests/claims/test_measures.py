@@ -4,7 +4,10 @@ import math
 from typing import Any
 
 import pandas as pd
+import torch
 from fixtures.measured import BASELINE, TOKENIZED, near, row, run_of, sums, table, take, take_one
+
+from tsae.measure.sums import DocumentSums
 
 NMSE = {"metric": "nmse", "subject": "tokenized"}
 TWO = {"of": NMSE, "to": {"subject": "baseline"}}
@@ -77,6 +80,47 @@ def test_a_ratio_over_the_same_documents_is_paired() -> None:
     assert take_one(run, kind="ratio", **TWO)[:4] == (*[near(0.8)] * 3, ("documents",))
     apart = take_one(run, kind="difference", **TWO)
     assert apart.low < apart.value < apart.high < 0  # worse documents differ more, and all in one direction
+
+
+BY_POSITION = {"of": NMSE | {"metric": "nmse_by_position", "at": "max"}, "to": {"subject": "baseline"}}
+
+
+def test_a_change_of_a_ratio_is_paired_over_documents_and_seeds() -> None:
+    # Of both documents the ratio is 0.5 at 4; at 16 it is 0.8, and in the second seed 0.6.
+    saes = {
+        (BASELINE, 0): (1.0, 1.0),
+        (BASELINE, 1): (1.0, 1.0),
+        (TOKENIZED, 0): (0.5, 0.8),
+        (TOKENIZED, 1): (0.5, 0.6),
+    }
+    by_sae: dict[Any, DocumentSums] = {}
+    rows = []
+    for (subject, seed), factors in saes.items():
+        found = by_sae[1, subject, seed, None] = DocumentSums(torch.arange(2))
+        for at, factor in zip((4.0, 16.0), factors, strict=True):
+            found.add("nmse_by_position", factor * torch.tensor([1.0, 9.0]), 1, found.documents, at=at)
+            rows.append(row(subject, "nmse_by_position", 5 * factor, seed=seed, at=at))
+    run = run_of(by_sae, headline=table(*rows))
+    changed = take_one(run, kind="ratio_change", **BY_POSITION, than={"at": 4})
+    assert (changed.layer, changed.value, changed.over) == ("1", near(0.7 / 0.5), "documents and 2 seeds")
+    # Documents do not matter: the interval is over seeds alone, with t of one degree of freedom.
+    assert changed.low == near(1.4 * (1.2 / 1.4) ** (12.7062 / 1.95996), rel=1e-3)
+    one = run_of(by_sae, headline=table(*(r for r in rows if r["seed"] == 0)))
+    assert take_one(one, kind="ratio_change", **BY_POSITION, than={"at": 4})[:3] == near((1.6, 1.6, 1.6))
+
+
+def test_a_change_of_a_ratio_needs_another_ratio_and_divisors_above_zero() -> None:
+    values = {(TOKENIZED, 4): 0.1, (TOKENIZED, 16): 0.2, (BASELINE, 4): 0.3, (BASELINE, 16): 0.4}
+
+    def missing(than: dict[str, Any], **changed: Any) -> str:
+        rows = (row(name, "nmse_by_position", value, at=at) for (name, at), value in (values | changed).items())
+        return take_one(run_of(headline=table(*rows)), kind="ratio_change", **BY_POSITION, than=than).missing
+
+    assert missing({"at": 4}) == ""
+    assert missing({"at": 16}) == "this profile has nothing to compare with: both ratios are the same"
+    assert missing({"at": 8}) == f"no nmse_by_position of {TOKENIZED} at 8"
+    values[TOKENIZED, 4] = 0
+    assert missing({"at": 4}) == "nmse_by_position of tokenized is not above zero, so there is no ratio"
 
 
 def test_tables_without_a_seed_pair_with_every_seed() -> None:

@@ -87,6 +87,41 @@ def test_the_gain_by_count_is_over_the_baseline_of_the_same_layer_and_seed(tmp_p
     assert [bar.get_height() for bar in below.patches] == near([10, 20, 30, 40, 0])
 
 
+def test_the_gain_by_position_has_a_bin_for_each_power_of_two(tmp_path: Path) -> None:
+    def positions(*values: float) -> dict[Any, float]:
+        return {("nmse_by_position", at): value for at, value in zip((1.0, 2.0, 4.0, 8.0), values, strict=False)}
+
+    headline = [
+        *sae(BASELINE, positions(0.4, 0.4, 0.5, 0.5), seed=0),
+        *sae(BASELINE, positions(0.8, 0.4, 0.5, 0.5), seed=1),
+        *sae(TOKENIZED, positions(0.2, 0.2, 0.4, 0.5), seed=0),
+        *sae(TOKENIZED, positions(0.6, 0.2, 0.4, 0.5), seed=1),
+        *sae(BASELINE, positions(1, 1), layer=2),
+        *sae(TOKENIZED, positions(0.9, 0.7), layer=2),
+    ]
+    controls = sae("topk-k4-x4-learned-permuted", positions(0.4), seed=0, rows="permuted")
+    first, second = draw("gain_by_position", tmp_path, {"headline": headline, "controls": controls})
+    ratios = {label: [y for _, y in points] for label, points in drawn(first).items()}
+    assert ratios == {"tokenized, learned table": near([0.8 / 1.2, 0.5, 0.8, 1]), "learned, rows permuted": near([1])}
+    assert [y for _, y in drawn(second)["tokenized, learned table"]] == near([0.9, 0.7])
+    assert ticks(first) == ticks(second) == ["1", "2", "3\u20134", "5\u20138"]
+
+
+def test_lookups_and_components_share_an_axis_and_the_table_is_a_line(tmp_path: Path) -> None:
+    about = [
+        row("unigram-residuals", "table_fvu_fitted", 0.9),
+        *(row("conditional-means", "table_fvu_by_order", 1 / (1 + at), at=at) for at in (1.0, 2.0, 3.0, 4.0)),
+        *(row("residuals", "pca_fvu", 0.8 / at, at=at) for at in (1.0, 2.0, 4.0)),
+    ]
+    by_order, by_rank = draw("table_orders", tmp_path, {"baselines": about})
+    assert drawn(by_order) == {"layer 1": [(1, 0.5), (2, near(1 / 3, abs=1e-6)), (3, 0.25), (4, 0.2)]}
+    assert drawn(by_rank) == {"layer 1": [(1, 0.8), (2, 0.4), (4, 0.2)]}
+    lines = [
+        [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() in ("--", ":")] for ax in (by_order, by_rank)
+    ]
+    assert lines == [[0.9], [0.5]]
+
+
 def speed(scale: float = 1.0) -> dict[str, Any]:
     """A baseline of NMSE 0.2, and tokenized SAEs whose NMSE is 0.1 / budget, all times a factor at each seed."""
     rows = {

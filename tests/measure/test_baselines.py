@@ -266,7 +266,13 @@ def test_baselines_of_the_tiny_cache(prepared: Prepared, evaluated: Evaluated, t
         hits = cosines.argmax(1) == sequences.tokens[last, -1]
         assert named["last_token_detection"].value == pytest.approx(hits.double().mean().item())
     # The mean residual of a token says more than nothing.
-    assert by_name(measured["conditional-means"])["table_fvu"].value < 1
+    of_means = {m.metric: m.value for m in measured["conditional-means"] if m.at is None}
+    assert of_means["table_fvu"] < 1
+    # Shrinkage helps at the first order, and orders are those of the module's own test.
+    by_order = {m.at: m.value for m in measured["conditional-means"] if m.metric == "table_fvu_by_order"}
+    assert list(by_order) == [1, 2, 3, 4] and by_order[1] < of_means["table_fvu"]
+    components = {m.at: m.value for m in measured["residuals"] if m.metric == "pca_fvu"}
+    assert list(components) == [1, 2, 4, 8, 16] and list(components.values()) == sorted(components.values())[::-1]
 
     train_cache, heldout_cache = evaluated.train, evaluated.heldout
     about = {m.metric: m.value for m in measured["residuals"] if m.at is None}
@@ -285,6 +291,11 @@ def test_baselines_of_the_tiny_cache(prepared: Prepared, evaluated: Evaluated, t
     # Everything about held-out tokens is in the files of sums, and nothing else.
     for subject, rows in measured.items():
         of_tokens = [m for m in rows if m.over == "documents"]
-        assert {m.metric for m in rows if m.over is None} <= {"outlier_share_train", "scale", "table_scale"}
+        assert {m.metric for m in rows if m.over is None} <= {
+            "outlier_share_train",
+            "scale",
+            "table_scale",
+            "table_order_shrinkage",
+        }
         assert measure(load_sums(tmp_path / f"sums/{subject}.safetensors")) == of_tokens
     assert {path.suffix for path in (tmp_path / "sums").iterdir()} == {".safetensors", ".sha256"}

@@ -5,7 +5,7 @@ import torch
 from fixtures.evaluation import SETTINGS, Evaluated, by_name, identity_sae, make_sae, reconstruction
 
 from tsae.measure.dead import measure_dead_in_training
-from tsae.measure.reconstruction import measure_reconstruction, reconstruct
+from tsae.measure.reconstruction import break_down_nmse, reconstruct
 from tsae.measure.sequences import Sequences
 from tsae.measure.sums import DocumentSums
 from tsae.profile.point import Point
@@ -59,15 +59,19 @@ def test_reconstruction_by_hand(batch_sequences: int) -> None:
     assert (by_name(measured)["nmse"].low, by_name(measured)["nmse"].high) == pytest.approx((0.2, 1.0))
 
 
-def test_nmse_by_training_count_by_hand() -> None:
+def test_nmse_by_training_count_and_position_by_hand() -> None:
     # Token 1 was seen three times in training, token 2 never: 10 / 25, and 0 and 1.
     sums = DocumentSums(BY_HAND.documents)
     found, _ = reconstruct(sae_by_hand(relu=True), BY_HAND, SETTINGS, torch.tensor([]))
-    measure_reconstruction(found, BY_HAND, sums, counts=torch.tensor([7, 3, 0]))
+    break_down_nmse(found, BY_HAND, torch.tensor([7, 3, 0]), sums)
     by_count = {at: ratio for metric, at, ratio in sums if metric == "nmse_by_count"}
     assert {at: ratio.value for at, ratio in by_count.items()} == pytest.approx({0: 0.5, 2: 0.4}, rel=1e-6)
     assert by_count[0].numerator.tolist() == pytest.approx([0, 1])
     assert by_count[2].denominator.tolist() == [1, 0]
+    # Position 1 has 10 / 25, position 2 has 0 and 1.
+    by_position = {at: ratio for metric, at, ratio in sums if metric == "nmse_by_position"}
+    assert {at: ratio.value for at, ratio in by_position.items()} == pytest.approx({1: 0.4, 2: 0.5}, rel=1e-6)
+    assert by_position[2].numerator.tolist() == pytest.approx([0, 1])
 
 
 def test_reconstruction_without_relu_by_hand() -> None:

@@ -10,7 +10,7 @@ from pydantic import Field
 from tsae.claims.criteria import Change, NotMeasuredError, Selection, TrainingFailedError
 from tsae.claims.pareto import Pareto, layers_of_pareto, measure_pareto
 from tsae.claims.phrases import Phrases, measure_phrases
-from tsae.claims.replicates import Array, Measured, estimate, sample
+from tsae.claims.replicates import Array, Measured, Sample, estimate, sample
 from tsae.claims.selection import Run, layers_of, select, table_of
 from tsae.claims.speedups import EqualLossSpeedUp, SpeedUp, measure_equal_loss_speedup, measure_speedup
 from tsae.claims.trends import Trend, measure_trend
@@ -41,8 +41,21 @@ class Comparison(Section):
         return self.of.changed(self.to)
 
 
+class RatioChange(Section):
+    """The ratio `of` / `to` at one place over the same ratio at another, paired over documents and seeds."""
+
+    kind: Literal["ratio_change"]
+    of: Selection
+    to: Change = Field(description="The divisor; missing keys are those of `of`")
+    than: Change = Field(description="What is another in both parts of the ratio that is divided by, such as `at`")
+
+
 Measure = Annotated[
+<<<<<<< HEAD
     Value | Comparison | Trend | Pareto | SpeedUp | EqualLossSpeedUp | Phrases,
+=======
+    Value | Comparison | RatioChange | Pareto | SpeedUp | EqualLossSpeedUp | Phrases,
+>>>>>>> b12
     Field(discriminator="kind"),
 ]
 
@@ -55,8 +68,13 @@ def measure(declared: Measure, run: Run) -> list[Measured]:
                 return _by_layer(layers_of(run, declared.of), lambda layer: _value(run, declared, layer))
             case Comparison():
                 return _by_layer(layers_of(run, declared.of), lambda layer: _compare(run, declared, layer))
+<<<<<<< HEAD
             case Trend():
                 return _by_layer(layers_of(run, declared.of), lambda layer: measure_trend(run, declared, layer))
+=======
+            case RatioChange():
+                return _by_layer(layers_of(run, declared.of), lambda layer: _compare_ratios(run, declared, layer))
+>>>>>>> b12
             case Pareto():
                 return _by_layer(layers_of_pareto(run, declared), lambda layer: measure_pareto(run, declared, layer))
             case SpeedUp():
@@ -112,10 +130,26 @@ def _compare(run: Run, declared: Comparison, layer: int) -> Measured:
     label = f"{layer}" if other == layer else f"{layer} {sign} {other}"
     if declared.kind == "difference":
         return estimate(run, lambda a, b: a - b, samples)._replace(layer=label)
-    if samples[1].values.mean() <= 0:
-        raise NotMeasuredError(f"{to.metric} of {to.subject or to.points} is not above zero, so there is no ratio")
+    _refuse_zero(samples[1], to)
+    return estimate(run, _ratio, samples, log=True)._replace(layer=label)
 
-    def ratio(a: Any, b: Any) -> Array:
-        return np.where(b > 0, np.divide(a, b), math.inf)
 
-    return estimate(run, ratio, samples, log=True)._replace(layer=label)
+def _compare_ratios(run: Run, declared: RatioChange, layer: int) -> Measured:
+    both = (declared.of, declared.of.changed(declared.to))
+    selections = [*both, *(selection.changed(declared.than) for selection in both)]
+    chosen = [select(run, selection, layer) for selection in selections]
+    if chosen[0].index.equals(chosen[2].index):
+        raise NotMeasuredError("this profile has nothing to compare with: both ratios are the same")
+    samples = [sample(run, rows) for rows in chosen]
+    for divisor, selection in zip(samples[1:], selections[1:], strict=True):
+        _refuse_zero(divisor, selection)
+    return estimate(run, lambda a, b, c, d: _ratio(_ratio(a, b), _ratio(c, d)), samples, log=True)
+
+
+def _refuse_zero(divisor: Sample, of: Selection) -> None:
+    if divisor.values.mean() <= 0:
+        raise NotMeasuredError(f"{of.metric} of {of.subject or of.points} is not above zero, so there is no ratio")
+
+
+def _ratio(a: Any, b: Any) -> Array:
+    return np.where(b > 0, np.divide(a, b), math.inf)

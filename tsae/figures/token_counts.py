@@ -10,17 +10,10 @@ several. Bars are 95% intervals of the ratio, paired: one bootstrap over held-ou
 are several, over seeds.
 """
 
-from typing import Any
-
-import pandas as pd
-from matplotlib.axes import Axes
-
-from tsae.claims.replicates import Measured, estimate, load_sums_of_run, sample
-from tsae.claims.selection import NotMeasuredError, Run
 from tsae.figures.inputs import Drawing, Inputs
 from tsae.figures.labels import legend_above
-from tsae.figures.style import COLOURS, draw_seeds, grid, layers_of, style_of
-from tsae.profile.families import BASELINE, FIXED, LEARNED, REMAINDER
+from tsae.figures.ratios import draw_ratios_by_bin, label_bins
+from tsae.figures.style import grid, layers_of
 
 NEEDS = {
     "category": "Reconstruction",
@@ -31,6 +24,7 @@ NEEDS = {
     "sums": ["headline", "controls", "expansion"],
 }
 METRIC = "nmse_by_count"
+<<<<<<< HEAD
 SAE = ["layer", "subject", "seed"]
 PERMUTED = {"mfc": "white", "lw": 0.8}
 # By table, rows and encoder_input.
@@ -48,86 +42,28 @@ ALIKE = [
     *("architecture", "k", "l1", "expansion", "lookup_scale", "table_lr", "start", "centre"),
     *("decoder_norm", "encoder_scale", "topk_relu", "budget", "distinct"),
 ]
+=======
+>>>>>>> b12
 
 
 def draw(inputs: Inputs) -> Drawing:
     """A column of panels for each layer, ratios above shares."""
     headline, baselines = inputs.table("headline"), inputs.table("baselines")
-    table = inputs.together("headline", "controls", "expansion")
-    table = table.drop_duplicates([*SAE, "metric", "at", "min_count"])
     shares = baselines[baselines["metric"] == "heldout_share_by_count"]
     edges = sorted(shares["at"].unique())  # those of all bins: a share may be zero
     layers = layers_of(headline)
-    sums = load_sums_of_run(inputs.sums)
-    run = Run({}, {}, simple_threshold=0, sums=sums, bootstrap=inputs.bootstrap, seed=inputs.seed)
-    table = table[table["metric"] == METRIC]
-    tokenized = headline.loc[headline["subject"] == inputs.roles["tokenized"], ALIKE].iloc[0]
-    alike = table[ALIKE].eq(tokenized).fillna(False) | (table[ALIKE].isna() & tokenized.isna())
-    is_baseline = table["subject"] == inputs.roles["baseline"]
-    table = table[alike.all(axis=1) | is_baseline]
-
     fig, (above, below) = grid(2, len(layers), height=2.1, sharex=True, sharey="row", height_ratios=[5, 1])
-    found = {name: of for name, of in table.groupby(["table", "rows", "encoder_input"]) if name in SHOWN}
-    shown = {name: found[name] for name in SHOWN if name in found}
-    for ax, strip, layer in zip(above, below, layers, strict=True):
-        baseline = table[(table["layer"] == layer) & (table["subject"] == inputs.roles["baseline"])]
-        for place, (name, rows) in enumerate(shown.items()):
-            offset = 0.08 * (place - (len(shown) - 1) / 2)
-            _draw_ratios(ax, run, rows[rows["layer"] == layer], baseline, edges, offset, SHOWN[name])
-        ax.axhline(1, color=COLOURS[BASELINE], lw=0.8, zorder=1)
-        style: dict[str, Any] = {
-            "transform": ax.get_yaxis_transform(),
-            "ha": "right",
-            "va": "bottom",
-            "fontsize": "small",
-        }
-        ax.text(1, 1, "baseline", color=COLOURS[BASELINE], **style)
-        ax.set_title(f"layer {layer}")
+    draw_ratios_by_bin(above, inputs, METRIC, edges)
+    names = [_name_of(a, b) for a, b in zip(edges, [*edges[1:], None], strict=True)]
+    for strip, layer in zip(below, layers, strict=True):
         share = shares[shares["layer"] == layer].set_index("at")["value"].reindex(edges) * 100
         strip.bar(range(len(edges)), share, color="0.75", width=0.7)
-        strip.set_xticks(
-            range(len(edges)),
-            [_name_of(a, b) for a, b in zip(edges, [*edges[1:], None], strict=True)],
-            rotation=45,
-            ha="right",
-            rotation_mode="anchor",
-            fontsize="x-small",
-        )
+        label_bins(strip, names)
     above[0].set_ylabel("NMSE / baseline's")
     below[0].set_ylabel("held-out\ntokens (%)")
     fig.supxlabel("times that the token was seen in training", fontsize="medium")
     legend_above(fig, max(above, key=lambda ax: len(ax.containers)))
     return Drawing(fig, (headline,))
-
-
-def _draw_ratios(
-    ax: Axes,
-    run: Run,
-    rows: pd.DataFrame,
-    baseline: pd.DataFrame,
-    edges: list[float],
-    offset: float,
-    style: dict[str, Any],
-) -> None:
-    """Draw an SAE's metric / its baseline's at each count, with its interval, and every seed if several."""
-    x: list[float] = []
-    ratios: list[Measured] = []
-    for index, edge in enumerate(edges):
-        pair = [t[t["at"] == edge].sort_values("seed") for t in (rows, baseline)]
-        if any(t.empty for t in pair):
-            continue
-        try:
-            ratios.append(estimate(run, lambda a, b: a / b, [sample(run, t) for t in pair], log=True))
-        except NotMeasuredError:
-            continue
-        x.append(index + offset)
-        by_seed = (pair[0].set_index("seed")["value"] / pair[1].set_index("seed")["value"]).dropna()
-        if len(by_seed) > 1:
-            draw_seeds(ax, [x[-1]] * len(by_seed), by_seed)
-    if ratios:
-        values = [r.value for r in ratios]
-        ends = [[r.value - r.low for r in ratios], [r.high - r.value for r in ratios]]
-        ax.errorbar(x, values, yerr=ends, **style)
 
 
 def _name_of(lower: float, upper: float | None) -> str:

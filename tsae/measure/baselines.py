@@ -1,11 +1,16 @@
-"""Measurements of a layer without an SAE: tables alone, n-grams, outliers and training counts."""
+"""Measurements of a layer without an SAE: tables alone, principal components, n-grams, outliers and training counts."""
 
 from pathlib import Path
 
+from tqdm import tqdm
+
+from tsae.compute.devices import Device
 from tsae.measure.comparisons import References, compare_unigrams
 from tsae.measure.counts import EDGES, count_bins
 from tsae.measure.measurement import Measurement
 from tsae.measure.ngrams import measure_ngrams
+from tsae.measure.orders import SuffixRows, table_fvu_by_order
+from tsae.measure.principal_components import pca_fvu
 from tsae.measure.sequences import load_sequences
 from tsae.measure.sums import DocumentSums
 from tsae.measure.table import write_measurements
@@ -32,6 +37,8 @@ def measure_baselines(
     settings: Evaluation,
     metrics: Path,
     sums: Folder,
+    model: Folder | None = None,
+    device: Device = "cpu",
 ) -> dict[str, list[Measurement]]:
     """Measure the residuals of a layer without an SAE.
 
@@ -46,11 +53,13 @@ def measure_baselines(
         settings: how to evaluate.
         metrics: where the measurements go.
         sums: folder for the sums per document, `{subject}.safetensors`.
+        model: the model, for training residuals that are not on disk.
+        device: where the model computes.
 
     Returns:
         The measurements by subject.
     """
-    cache = open_residuals(residuals, "train", layer)
+    cache = open_residuals(residuals, "train", layer, model, device)
     sequences, known = load_sequences(open_residuals(residuals, "heldout", layer), heldout), references.load()
     counts = cache.token_counts(len(known.unigrams))
     tables = {"unigram-residuals": known.unigrams, "conditional-means": known.means.table(len(counts))}
@@ -62,10 +71,16 @@ def measure_baselines(
         table_fvu(sequences, fitted, known.means.mean, by_subject[subject], "table_fvu_fitted")
         rows[subject] = [Measurement("table_scale", scale)]
         last_token_detection(sequences, table, settings, by_subject[subject])
+    lookups = SuffixRows(sequences, known.means.mean, len(counts))
+    for index in tqdm(range(len(cache.shards)), desc="suffixes", unit="shard", disable=None):
+        lookups.add(cache.shard(index), cache.n_ctx)
+    rows["conditional-means"] += table_fvu_by_order(sequences, lookups, by_subject["conditional-means"])
+    del lookups
     rows["unigram-residuals"] += compare_unigrams(known, counts, sequences, settings, by_subject["unigram-residuals"])
     about, kept, in_text = by_subject["residuals"], sequences.kept, sequences.kept.clone()
     in_text[:, 1:] = True  # without BOS where it is not kept
     token_subspaces(sequences, known.unigrams, settings.seed, about)
+    pca_fvu(sequences, known.means, about)
     seen = counts[sequences.tokens[kept]]
     about.add("heldout_tokens_seen_in_training", seen > 0, 1, sequences.documents[kept])
     for edge in EDGES:

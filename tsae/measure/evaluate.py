@@ -15,10 +15,11 @@ from tsae.measure.ablations import load_ablations
 from tsae.measure.comparisons import References, compare_features, compare_table
 from tsae.measure.dead import measure_dead_in_training, measure_dead_on_heldout, measure_offset, measure_start
 from tsae.measure.definitions import THRESHOLDS
+from tsae.measure.divergence import measure_divergence
 from tsae.measure.features import Firings, feature_statistics, simple_shares, write_features
 from tsae.measure.loss import measure_loss, patched_losses
 from tsae.measure.measurement import Measurement, failure
-from tsae.measure.reconstruction import measure_reconstruction, reconstruct
+from tsae.measure.reconstruction import break_down_nmse, measure_reconstruction, reconstruct
 from tsae.measure.sequences import load_sequences, spread
 from tsae.measure.similarity import Similar, measure_feature_similarity, most_similar_rows
 from tsae.measure.sizes import measure_size
@@ -92,7 +93,8 @@ def evaluate(
     counts = open_residuals(residuals, "train", layer).token_counts(len(known.unigrams))
     in_loss = evenly_spaced(len(sequences.tokens), settings.ce_sequences)
     found, x_hat = reconstruct(trained, sequences, settings, in_loss, firings)
-    measure_reconstruction(found, sequences, by_document, counts)
+    measure_reconstruction(found, sequences, by_document)
+    break_down_nmse(found, sequences, counts, by_document)
     alive = found.fired > 0
     token_bias_table = None if token_biases is None else _trained_table(token_biases, cache)
     tables = {} if token_bias_table is None else {"token_bias": token_bias_table}
@@ -121,6 +123,7 @@ def evaluate(
     language_model = load_model(model, compatibility_mode, device)
     with torch.inference_mode():
         losses = patched_losses(x_hat, language_model, scored, layer, settings)
+        measure_divergence(x_hat, language_model, scored, layer, settings.kl_sequences, by_document)
     del language_model, x_hat
     # When features of an SAE trained elsewhere last fired is unknown.
     trained_here = "tokens_trained" in trained.metadata

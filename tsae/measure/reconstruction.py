@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tsae.measure.counts import add_by_count
 from tsae.measure.features import Firings, firings_of
+from tsae.measure.positions import add_by_position
 from tsae.measure.sequences import Sequences
 from tsae.measure.sums import DocumentSums
 from tsae.profile.evaluation import Evaluation
@@ -16,6 +17,7 @@ from tsae.sae.sae import SAE
 METRICS = {
     "nmse": "mean over tokens of |x - x_hat|^2 / |x|^2",
     "nmse_by_count": "NMSE of the tokens of one bin of training counts",
+    "nmse_by_position": "NMSE of the tokens of one bin of context lengths, without BOS",
     "nmse_original": "the authors' NMSE, with 1e-4 in the denominator",
     "fvu": "sum |x - x_hat|^2 / sum |x - mean x|^2",
     "mse": "mean over tokens and coordinates of (x - x_hat)^2 [squared units of raw residuals]",
@@ -85,16 +87,13 @@ def reconstruct(
     return Reconstruction(ReconstructionErrors(*errors), l0, l0_original, fired), x_hat
 
 
-def measure_reconstruction(
-    found: Reconstruction, sequences: Sequences, sums: DocumentSums, counts: Tensor | None = None
-) -> None:
+def measure_reconstruction(found: Reconstruction, sequences: Sequences, sums: DocumentSums) -> None:
     """Sum reconstruction and sparsity over the kept tokens.
 
     Args:
         found: the pass over the same sequences.
         sequences: held-out sequences.
         sums: where the sums go.
-        counts: (V,) how often each token was seen in training, if NMSE by count is wanted.
     """
     errors, documents = found.errors, sequences.documents[sequences.kept]
     sums.add("nmse", errors.nmse, 1, documents)
@@ -106,5 +105,18 @@ def measure_reconstruction(
     sums.add("l0_original", found.l0_original, 1, documents)
     sums.add("fvu", errors.squared_error, errors.squared_deviation, documents)
     sums.add("mse", errors.squared_error, sequences.residuals.shape[-1], documents)
-    if counts is not None:
-        add_by_count(sums, "nmse_by_count", errors.nmse, counts[sequences.tokens[sequences.kept]], documents)
+
+
+def break_down_nmse(found: Reconstruction, sequences: Sequences, counts: Tensor, sums: DocumentSums) -> None:
+    """Sum NMSE by training count of the token, and by its position in the sequence.
+
+    Args:
+        found: the pass over the same sequences.
+        sequences: held-out sequences.
+        counts: (V,) how often each token was seen in training.
+        sums: where the sums go.
+    """
+    kept, nmse = sequences.kept, found.errors.nmse
+    documents, positions = sequences.documents[kept], kept.nonzero()[:, 1]
+    add_by_count(sums, "nmse_by_count", nmse, counts[sequences.tokens[kept]], documents)
+    add_by_position(sums, "nmse_by_position", nmse, positions, documents)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tsae.measure.nearest import max_cosine_similarity
+from tsae.measure.positions import add_by_position
 from tsae.measure.sequences import Sequences
 from tsae.measure.sums import DocumentSums
 from tsae.profile.evaluation import Evaluation
@@ -67,9 +68,8 @@ def table_fvu(sequences: Sequences, table: Tensor, mean: Tensor, sums: DocumentS
 def token_subspaces(sequences: Sequences, unigram_table: Tensor, seed: int, sums: DocumentSums) -> None:
     """Sum the cosine similarities of residuals to their tokens' unigram residuals, by context length (C12).
 
-    The context length of a token counts it and the tokens before it, without BOS; `at` is the upper edge of a bin: 1,
-    2, 3 to 4, 5 to 8, ... `residual_other_cosine`, the floor, takes the unigram residual of another held-out token at
-    random.
+    `residual_other_cosine`, the floor, takes the unigram residual of another held-out token at random. `at` is as in
+    `add_by_position`.
     """
     sequence, position = sequences.kept.nonzero(as_tuple=True)
     x, tokens = sequences.residuals[sequence, position].float(), sequences.tokens[sequence, position]
@@ -79,8 +79,5 @@ def token_subspaces(sequences: Sequences, unigram_table: Tensor, seed: int, sums
         "residual_other_cosine": F.cosine_similarity(x, unigram_table[other], dim=1),
     }
     documents = sequences.documents[sequence, position]
-    bins = torch.ceil(torch.log2(position.double()))
     for metric, values in cosines.items():
-        for edge in bins[position > 0].unique().tolist():  # a kept BOS has no context
-            inside = bins == edge
-            sums.add(metric, values[inside], 1, documents[inside], at=2.0**edge)
+        add_by_position(sums, metric, values, position, documents)

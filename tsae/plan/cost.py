@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+GPU_PROCESS_BYTES = 0.6e9  # memory of CUDA itself in a process
+
 
 class Cost(NamedTuple):
     """Work of all jobs of a stage together, and memory of the largest job."""

@@ -5,7 +5,8 @@ Assumptions: a block of the model has 12 d^2 weights, an SAE with a sparsity pen
 
 from collections.abc import Iterator, Sequence
 
-from tsae.plan.cost import Cost
+from tsae.plan.cost import GPU_PROCESS_BYTES, Cost
+from tsae.plan.passes import shard_bytes, streaming_bytes, training_pass
 from tsae.plan.sizes import (
     block_flops,
     encoder_flops,
@@ -29,7 +30,6 @@ from tsae.profile.sweep import Job
 
 # Memory of a process before its first tensor: with PyTorch, and with what loads a language model too.
 PROCESS_BYTES, MODEL_PROCESS_BYTES = 0.45e9, 0.6e9
-GPU_PROCESS_BYTES = 0.6e9  # of CUDA itself
 MOST_CONTEXT = 16  # tokens of an example: a phrase and its context
 TOKEN_WORK_BYTES = 110  # per training token while n-grams are counted: ids, documents, keys, their order
 DOCUMENT_WORK_BYTES = 80  # per document while they are tokenised: places, order, digests, lengths
@@ -37,7 +37,6 @@ DOCUMENT_TOKENS = 330  # of a document of C4, at least
 # While phrases are counted, per training token up to the most that is in memory at a time.
 PHRASE_TOKEN_BYTES, PHRASE_BYTES = 60, 0.7e9
 HELD = 4  # numbers per weight in training: itself, its gradient, two moments
-IN_ORDER = 5  # sequential reads measured 5 times faster than shuffled batches
 
 
 def costs(config: Config) -> list[Cost]:
@@ -126,18 +125,12 @@ def _ngrams(config: Config) -> Cost:
 
 def _conditional_means(config: Config) -> Cost:
     train, n_layers, d = split_tokens(config)[0], len(layers(config)), config.model.d_model
-    shard = config.residuals.shard_sequences * config.tokens.n_ctx * 4 * d
     return Cost(
         "conditional_means",
         n_layers,
-        loads_model=config.streams,
-        on_gpu=config.streams,
-        model_tokens=train * n_layers if config.streams else 0,
-        model_flops=sum(train * layer * block_flops(config) for layer in layers(config)) if config.streams else 0,
+        **training_pass(config),
         dense_flops=2 * min(train, config.residuals.mean_tokens) * d**2 * n_layers,
-        read_bytes=train * (2 * d + TOKEN_BYTES) * n_layers / IN_ORDER,
-        memory=PROCESS_BYTES + 8 * n_table(config) + 4 * shard + (4 * weights(config) if config.streams else 0),
-        gpu_memory=GPU_PROCESS_BYTES + 4 * weights(config) if config.streams else 0,
+        memory=PROCESS_BYTES + 8 * n_table(config) + shard_bytes(config) + streaming_bytes(config),
     )
 
 
@@ -198,17 +191,23 @@ def _measure_baselines(config: Config) -> Cost:
     detection = settings.detection_tokens + split_tokens(config)[1] // config.tokens.n_ctx
     # Neighbours among the unigram residuals, and the ranks of a quarter of the tokens.
     queries = 2 * detection + (len(settings.min_counts) + 1) * settings.similarity_rows + settings.detection_tokens // 4
+    heldout, d = split_tokens(config)[1], config.model.d_model
+    # Suffixes have sums of every order, and rows of two.
+    work = max(12 * 1024 * config.model.vocab_size, 8 * 4 * heldout * d + shard_bytes(config))
     return Cost(
         "measure_baselines",
         n_layers,
-        dense_flops=2 * queries * n_table(config) * n_layers,
-        memory=PROCESS_BYTES + heldout_bytes(config) + 16 * n_table(config) + 12 * 1024 * config.model.vocab_size,
+        **training_pass(config),
+        dense_flops=2 * (queries * n_table(config) + heldout * d**2) * n_layers,
+        memory=PROCESS_BYTES + heldout_bytes(config) + 16 * n_table(config) + work + streaming_bytes(config),
     )
 
 
 def _evaluate(config: Config) -> Cost:
     jobs, settings, table = config.jobs(), config.evaluation, n_table(config)
     heldout, scored = split_tokens(config)[1], n_scored(config, settings.ce_sequences)
+    # The divergence runs its sequences with and without the SAE.
+    run = scored + 2 * min(scored, settings.kl_sequences * config.tokens.n_ctx)
 
     def compared(job: Job) -> float:
         """Products that compare features with tables and controls, and a table's rows with each other and residuals."""
@@ -231,8 +230,8 @@ def _evaluate(config: Config) -> Cost:
         len(jobs),
         loads_model=True,
         on_gpu=True,
-        model_tokens=scored * len(jobs),
-        model_flops=sum(scored * upper_flops(config, job.layer) for job in jobs),
+        model_tokens=run * len(jobs),
+        model_flops=sum(run * upper_flops(config, job.layer) for job in jobs),
         # The loss takes the reconstructions of the one pass over held-out tokens.
         dense_flops=sum(heldout * encoder_flops(config, job.point) + compared(job) for job in jobs),
         sparse_flops=sum(heldout * 2 * config.model.d_model * n_active(job.point) for job in jobs),

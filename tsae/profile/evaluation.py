@@ -97,6 +97,12 @@ class Evaluation(Section):
     ce_sequences: int | None = Field(
         None, ge=1, description="Held-out sequences that the loss is measured on, evenly spaced; null: all [sequences]"
     )
+    kl_sequences: int = Field(
+        8,
+        ge=0,
+        description="How many of the first of these sequences the divergence of predictions is measured on; 0: not "
+        "measured [sequences]",
+    )
     bootstrap: int = Field(1000, ge=10, description="Bootstrap samples over held-out documents, for 95% intervals")
     seed: int = Field(0, ge=0, description="Seed of the bootstrap and of subsamples")
     dead_window: int = Field(

@@ -33,6 +33,7 @@ rule measure_baselines:
         residuals=rules.index_residuals.output.index,
         heldout=rules.tokenize.output.heldout,
         statistics="<results>/residuals/layer{layer}.safetensors",
+        model=STREAMED_FROM,
         code=code("tsae.measure.baselines"),
     output:
         metrics="<results>/baselines/layer{layer}.json",
@@ -41,13 +42,15 @@ rule measure_baselines:
         "<logs>/measure_baselines/layer{layer}.log",
     benchmark:
         "<benchmarks>/measure_baselines/layer{layer}.tsv"
-    threads: 1
+    threads: ALL_CORES if CONFIG.streams else 1
     resources:
         mem_mb=memory_of("measure_baselines"),
+        gpu=GPU if CONFIG.streams else 0,
     params:
         **options(
             "measure-baselines",
             settings=to_json(CONFIG.evaluation),
+            tf32=CONFIG.streams and TF32,
         ),
     message:
         "Measuring residuals and tables without an SAE at layer {wildcards.layer}"

@@ -1,0 +1,103 @@
+"""What figures share that draw a metric of SAEs over that of their baseline, by bins of tokens."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from tsae.claims.replicates import Measured, estimate, load_sums_of_run, sample
+from tsae.claims.selection import NotMeasuredError, Run
+from tsae.figures.inputs import Inputs
+from tsae.figures.style import COLOURS, draw_seeds, layers_of, style_of
+from tsae.profile.families import BASELINE, FIXED, LEARNED, REMAINDER
+
+# Blocks with SAEs that are shown, beside the headline's.
+OPTIONAL = ("controls", "expansion")
+SAE = ["layer", "subject", "seed"]
+PERMUTED = {"mfc": "white", "lw": 0.8}
+# By table, rows and encoder_input.
+SHOWN: dict[Any, dict[str, Any]] = {
+    ("fixed", "unigram", "residual"): style_of(FIXED),
+    ("learned", "unigram", "residual"): style_of(LEARNED),
+    ("learned", "unigram", "remainder"): style_of(REMAINDER),
+    ("scaled", "unigram", "residual"): {"color": "0.35", "marker": "v", "ls": ":", "label": "fixed rows, each scaled"},
+    ("embedding", "unigram", "residual"): {"color": "#4E9FD1", "marker": "P", "ls": "-", "label": "map of embedding"},
+    ("fixed", "permuted", "residual"): style_of(FIXED) | PERMUTED | {"label": "fixed, rows permuted"},
+    ("learned", "permuted", "residual"): style_of(LEARNED) | PERMUTED | {"label": "learned, rows permuted"},
+}
+# Settings in which the shown SAEs agree with the headline's tokenized one.
+ALIKE = [
+    *("architecture", "k", "l1", "expansion", "lookup_scale", "table_lr", "start", "centre"),
+    *("decoder_norm", "encoder_scale", "topk_relu", "budget"),
+]
+
+
+def draw_ratios_by_bin(axes: Sequence[Axes], inputs: Inputs, metric: str, edges: Sequence[float]) -> None:
+    """Draw a metric of each SAE / that of its baseline, with its paired interval and every seed if several.
+
+    Args:
+        axes: a panel for each layer of the headline, left to right.
+        inputs: with the table `headline` and, where the profile has them, those of `OPTIONAL`, and their sums.
+        metric: the metric, which has the edge of a bin as its `at`.
+        edges: the bins, which are places 0, 1, ... on the x axis.
+    """
+    headline = inputs.table("headline")
+    table = inputs.together("headline", *OPTIONAL).drop_duplicates([*SAE, "metric", "at", "min_count"])
+    sums = load_sums_of_run(inputs.sums)
+    run = Run({}, {}, simple_threshold=0, sums=sums, bootstrap=inputs.bootstrap, seed=inputs.seed)
+    table = table[table["metric"] == metric]
+    tokenized = headline.loc[headline["subject"] == inputs.roles["tokenized"], ALIKE].iloc[0]
+    alike = table[ALIKE].eq(tokenized).fillna(False) | (table[ALIKE].isna() & tokenized.isna())
+    is_baseline = table["subject"] == inputs.roles["baseline"]
+    table = table[alike.all(axis=1) | is_baseline]
+    found = {name: of for name, of in table.groupby(["table", "rows", "encoder_input"]) if name in SHOWN}
+    shown = {name: found[name] for name in SHOWN if name in found}
+    for ax, layer in zip(axes, layers_of(headline), strict=True):
+        baseline = table[(table["layer"] == layer) & (table["subject"] == inputs.roles["baseline"])]
+        for place, (name, rows) in enumerate(shown.items()):
+            offset = 0.08 * (place - (len(shown) - 1) / 2)
+            _draw_ratios(ax, run, rows[rows["layer"] == layer], baseline, edges, offset, SHOWN[name])
+        ax.axhline(1, color=COLOURS[BASELINE], lw=0.8, zorder=1)
+        style: dict[str, Any] = {
+            "transform": ax.get_yaxis_transform(),
+            "ha": "right",
+            "va": "bottom",
+            "fontsize": "small",
+        }
+        ax.text(1, 1, "baseline", color=COLOURS[BASELINE], **style)
+        ax.set_title(f"layer {layer}")
+
+
+def label_bins(ax: Axes, names: Sequence[str]) -> None:
+    """Name the bins on the x axis."""
+    ax.set_xticks(range(len(names)), list(names), rotation=45, ha="right", rotation_mode="anchor", fontsize="x-small")
+
+
+def _draw_ratios(
+    ax: Axes,
+    run: Run,
+    rows: pd.DataFrame,
+    baseline: pd.DataFrame,
+    edges: Sequence[float],
+    offset: float,
+    style: dict[str, Any],
+) -> None:
+    x: list[float] = []
+    ratios: list[Measured] = []
+    for index, edge in enumerate(edges):
+        pair = [t[t["at"] == edge].sort_values("seed") for t in (rows, baseline)]
+        if any(t.empty for t in pair):
+            continue
+        try:
+            ratios.append(estimate(run, lambda a, b: a / b, [sample(run, t) for t in pair], log=True))
+        except NotMeasuredError:
+            continue
+        x.append(index + offset)
+        by_seed = (pair[0].set_index("seed")["value"] / pair[1].set_index("seed")["value"]).dropna()
+        if len(by_seed) > 1:
+            draw_seeds(ax, [x[-1]] * len(by_seed), by_seed)
+    if ratios:
+        values = [r.value for r in ratios]
+        ends = [[r.value - r.low for r in ratios], [r.high - r.value for r in ratios]]
+        ax.errorbar(x, values, yerr=ends, **style)
