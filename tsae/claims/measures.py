@@ -51,11 +51,7 @@ class RatioChange(Section):
 
 
 Measure = Annotated[
-<<<<<<< HEAD
-    Value | Comparison | Trend | Pareto | SpeedUp | EqualLossSpeedUp | Phrases,
-=======
-    Value | Comparison | RatioChange | Pareto | SpeedUp | EqualLossSpeedUp | Phrases,
->>>>>>> b12
+    Value | Comparison | RatioChange | Trend | Pareto | SpeedUp | EqualLossSpeedUp | Phrases,
     Field(discriminator="kind"),
 ]
 
@@ -68,13 +64,10 @@ def measure(declared: Measure, run: Run) -> list[Measured]:
                 return _by_layer(layers_of(run, declared.of), lambda layer: _value(run, declared, layer))
             case Comparison():
                 return _by_layer(layers_of(run, declared.of), lambda layer: _compare(run, declared, layer))
-<<<<<<< HEAD
-            case Trend():
-                return _by_layer(layers_of(run, declared.of), lambda layer: measure_trend(run, declared, layer))
-=======
             case RatioChange():
                 return _by_layer(layers_of(run, declared.of), lambda layer: _compare_ratios(run, declared, layer))
->>>>>>> b12
+            case Trend():
+                return _by_layer(layers_of(run, declared.of), lambda layer: measure_trend(run, declared, layer))
             case Pareto():
                 return _by_layer(layers_of_pareto(run, declared), lambda layer: measure_pareto(run, declared, layer))
             case SpeedUp():

@@ -29,7 +29,7 @@ SHOWN: dict[Any, dict[str, Any]] = {
 # Settings in which the shown SAEs agree with the headline's tokenized one.
 ALIKE = [
     *("architecture", "k", "l1", "expansion", "lookup_scale", "table_lr", "start", "centre"),
-    *("decoder_norm", "encoder_scale", "topk_relu", "budget"),
+    *("decoder_norm", "encoder_scale", "topk_relu", "budget", "distinct"),
 ]
 
 

@@ -24,26 +24,6 @@ NEEDS = {
     "sums": ["headline", "controls", "expansion"],
 }
 METRIC = "nmse_by_count"
-<<<<<<< HEAD
-SAE = ["layer", "subject", "seed"]
-PERMUTED = {"mfc": "white", "lw": 0.8}
-# By table, rows and encoder_input.
-SHOWN: dict[Any, dict[str, Any]] = {
-    ("fixed", "unigram", "residual"): style_of(FIXED),
-    ("learned", "unigram", "residual"): style_of(LEARNED),
-    ("learned", "unigram", "remainder"): style_of(REMAINDER),
-    ("scaled", "unigram", "residual"): {"color": "0.35", "marker": "v", "ls": ":", "label": "fixed rows, each scaled"},
-    ("embedding", "unigram", "residual"): {"color": "#4E9FD1", "marker": "P", "ls": "-", "label": "map of embedding"},
-    ("fixed", "permuted", "residual"): style_of(FIXED) | PERMUTED | {"label": "fixed, rows permuted"},
-    ("learned", "permuted", "residual"): style_of(LEARNED) | PERMUTED | {"label": "learned, rows permuted"},
-}
-# Settings in which the shown SAEs agree with the headline's tokenized one.
-ALIKE = [
-    *("architecture", "k", "l1", "expansion", "lookup_scale", "table_lr", "start", "centre"),
-    *("decoder_norm", "encoder_scale", "topk_relu", "budget", "distinct"),
-]
-=======
->>>>>>> b12
 
 
 def draw(inputs: Inputs) -> Drawing:
