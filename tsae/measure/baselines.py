@@ -4,6 +4,8 @@ from pathlib import Path
 
 from tsae.measure.comparisons import References, compare_unigrams
 from tsae.measure.counts import EDGES, count_bins
+from tsae.measure.first_letters import measure_residual_probe
+from tsae.measure.letter_tokens import gather_letter_tokens
 from tsae.measure.measurement import Measurement
 from tsae.measure.ngrams import measure_ngrams
 from tsae.measure.sequences import load_sequences
@@ -32,6 +34,7 @@ def measure_baselines(
     settings: Evaluation,
     metrics: Path,
     sums: Folder,
+    model: Folder,
 ) -> dict[str, list[Measurement]]:
     """Measure the residuals of a layer without an SAE.
 
@@ -46,6 +49,7 @@ def measure_baselines(
         settings: how to evaluate.
         metrics: where the measurements go.
         sums: folder for the sums per document, `{subject}.safetensors`.
+        model: the language model, for its tokenizer.
 
     Returns:
         The measurements by subject.
@@ -75,6 +79,7 @@ def measure_baselines(
         of_documents.save(sums / f"{subject}.safetensors")
     rows["residuals"] = [
         *measure_ngrams(known.ngrams, known.unigrams, settings.seed),
+        *measure_residual_probe(gather_letter_tokens(model, cache, sequences, settings), settings),
         Measurement("outlier_share_train", cache.n_outliers / (cache.n_kept + cache.n_outliers), n=cache.n_rows),
         Measurement("scale", cache.scale, n=cache.n_kept),
     ]

@@ -30,6 +30,7 @@ rule ablate:
 rule measure_baselines:
     input:
         **REFERENCES,
+        model=rules.prepare_model.output,
         residuals=rules.index_residuals.output.index,
         heldout=rules.tokenize.output.heldout,
         statistics="<results>/residuals/layer{layer}.safetensors",
