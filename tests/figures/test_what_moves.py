@@ -11,7 +11,11 @@ ACCURACY = "first_letter_accuracy"
 
 
 def of_one(scale: float, table: bool = False) -> dict[Any, float]:
-    found: dict[Any, float] = {(ACCURACY, 1.0): 0.8 * scale, (ACCURACY, 2.0): 0.85 * scale, (ACCURACY, 5.0): 0.9 * scale}
+    found: dict[Any, float] = {
+        (ACCURACY, 1.0): 0.8 * scale,
+        (ACCURACY, 2.0): 0.85 * scale,
+        (ACCURACY, 5.0): 0.9 * scale,
+    }
     found |= {("simple_share_by_rate", 0.001): 0.5 * scale, ("simple_share_by_rate", 0.003): 0.25 * scale}
     found |= {("density", 0.0): 0.1, ("density", 0.001): 0.6, ("density", 0.003): 0.3}
     found |= {"first_letter_absorption": 0.1 * scale}
@@ -30,8 +34,7 @@ def test_each_panel_shows_what_it_says(tmp_path: Path) -> None:
     assert drawn(accuracy)[tokenized] == [(1, 64), (2, 68), (5, 72)]
     levels = {line.get_linestyle(): line.get_ydata()[0] for line in accuracy.lines if len(line.get_xdata()) == 2}
     assert (levels[":"], levels["--"]) == (near(95), near(97))
-    points = [points for by_label in [drawn(absorption)] for points in by_label.values()]
-    assert sum(points, []) == [(0, 10), (1, 8)]
+    assert [point for points in drawn(absorption).values() for point in points] == [(0, 10), (1, 8)]
     # Features that never fire are drawn on the left edge, which a logarithmic axis has no zero for.
     first = density.lines[0]
     assert first.get_xdata()[0] == density.get_xlim()[0] > 0

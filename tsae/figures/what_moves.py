@@ -29,7 +29,12 @@ from tsae.figures.style import (
     style_of,
 )
 
-NEEDS = {"category": "Features", "claims": ["B5"], "blocks": {"headline": {"has": ["baseline", "tokenized"]}}, "tables": ["baselines"]}
+NEEDS = {
+    "category": "Features",
+    "claims": ["B5"],
+    "blocks": {"headline": {"has": ["baseline", "tokenized"]}},
+    "tables": ["baselines"],
+}
 NEVER = 3e-6  # where features that never fire are drawn; the lowest bin begins at 1e-5
 
 
