@@ -46,9 +46,10 @@ def _spell(word: str, words: Words) -> str:
 def figures() -> str:
     """Every figure, what it shows, and the claims that it speaks for, in the order of these."""
 
-    def order(figure: str) -> tuple[float, str]:
+    def order(figure: str) -> tuple[bool, float, str]:
         claims = NEEDS_OF[figure].claims
-        return (int(claims[0].removeprefix("C")) if claims else math.inf, figure)
+        # The write-up's claims, C1 and so on, come before ours, B1 and so on.
+        return (claims[0][0] == "B", int(claims[0][1:]), figure) if claims else (True, math.inf, figure)
 
     def link(figure: str) -> str:
         path = f"docs/figures/{figure}.png"

@@ -224,6 +224,7 @@ def test_baselines_of_the_tiny_cache(prepared: Prepared, evaluated: Evaluated, t
         SETTINGS,
         tmp_path / "b.json",
         tmp_path / "sums",
+        prepared.model,
     )
     assert set(measured) == {"unigram-residuals", "conditional-means", "residuals"}
     train, heldout = evaluated.train.kept_rows(), evaluated.heldout.kept_rows()

@@ -22,7 +22,7 @@ from tsae.measure.table import read_table
 from tsae.phrases.collect_phrases import write_phrase_tables
 from tsae.phrases.find_phrases import find_phrases_of
 from tsae.phrases.measure_phrases import measure_phrases_of
-from tsae.profile.evaluation import Phrases
+from tsae.profile.evaluation import Evaluation, Phrases
 from tsae.profile.point import Point
 from tsae.profile.sweep import Job
 from tsae.profile.training import Curves
@@ -36,7 +36,12 @@ JOB = Job(layer=LAYER, point=Point(k=4, expansion=2, table="learned"), seed=0)
 
 
 def run(
-    prepared: Prepared, evaluated: Evaluated, features: Path, sae: Path, token_biases: Path | None = None
+    prepared: Prepared,
+    evaluated: Evaluated,
+    features: Path,
+    sae: Path,
+    token_biases: Path | None = None,
+    settings: Evaluation = SETTINGS,
 ) -> list[Measurement]:
     return evaluate(
         JOB,
@@ -46,7 +51,7 @@ def run(
         prepared.heldout_tokens,
         prepared.references,
         evaluated.ablations,
-        SETTINGS,
+        settings,
         FEATURES,
         MIN_FIRINGS,
         False,
@@ -91,7 +96,12 @@ def test_evaluation_of_a_trained_sae(
         assert m.high is not None
         assert m.low <= m.value <= m.high, m
     first = {m.metric: m for m in rows}
-    of_tables = {"token_bias_unigram_cosine", "token_bias_neighbour_cosine", "last_token_detection"}
+    of_tables = {
+        "token_bias_unigram_cosine",
+        "token_bias_neighbour_cosine",
+        "last_token_detection",
+        "first_letter_accuracy_table",
+    }
     assert of_tables & set(first) == (of_tables if table == "learned" else set())
     assert {"nmse", "fvu", "l0", "dead_heldout", "dead_training", "feature_unigram_similar", "ce_added"} <= set(first)
 
@@ -115,7 +125,7 @@ def test_everything_says_what_its_interval_is_over(
     over = {m.metric: m.over for m in rows}
     for metric in ("nmse", "fvu", "mse", "l0", "ce", "ce_added", "ce_recovered_zero"):
         assert over[metric] == "documents"
-    for metric in ("dead_heldout", "dead_training", "feature_unigram_similar", "simple_unigram"):
+    for metric in ("dead_heldout", "dead_training", "feature_unigram_similar", "simple_unigram", "density"):
         assert over[metric] == "features"
     if table == "learned":
         assert over["last_token_detection"] == "documents"
@@ -136,7 +146,7 @@ def test_features_agree_with_the_metrics(
 
     judged = frame[frame["firings"] >= MIN_FIRINGS]
     assert 0 < len(judged) < (frame["firings"] > 0).sum()
-    n_judged = {m.n for m in measured[table] if m.metric.startswith("simple_")}
+    n_judged = {m.n for m in measured[table] if m.metric in ("simple_unigram", "simple_bigram")}
     assert n_judged == {len(judged)}
     for at in (0.05, 0.5, 1.0):
         assert value["simple_unigram", at, None] == (judged["top_token_share"] >= at).mean()
@@ -168,7 +178,8 @@ def test_heldout_tokens_are_encoded_once(
         return active(self, x, *args)
 
     monkeypatch.setattr(SAE, "active", count)
-    run(prepared, evaluated, tmp_path / "f.parquet", evaluated.saes["learned"])
+    without_probes = SETTINGS.model_copy(update={"probe_tokens": 0})
+    run(prepared, evaluated, tmp_path / "f.parquet", evaluated.saes["learned"], settings=without_probes)
     assert sum(encoded) == evaluated.heldout.n_kept
 
 
@@ -278,7 +289,7 @@ def test_every_metric_that_is_measured_is_described_and_no_other(
     files = (prepared.model, prepared.residuals, prepared.heldout_tokens, evaluated.ablations, evaluated.trained_ones)
     outputs = (tmp_path / "c.json", tmp_path / "s.safetensors")
     curve = measure_curve(JOB, sae, (), *files, SETTINGS, Curves(ce_sequences=2), False, *outputs)
-    outputs = (tmp_path / "b.json", tmp_path)
+    outputs = (tmp_path / "b.json", tmp_path, prepared.model)
     baselines = measure_baselines(
         prepared.residuals, prepared.heldout_tokens, prepared.references, LAYER, SETTINGS, *outputs
     )

@@ -17,8 +17,11 @@ from tsae.measure.dead import measure_dead_in_training, measure_dead_on_heldout,
 from tsae.measure.definitions import THRESHOLDS
 from tsae.measure.divergence import measure_divergence
 from tsae.measure.features import Firings, feature_statistics, simple_shares, write_features
+from tsae.measure.first_letters import measure_first_letters
+from tsae.measure.letter_tokens import gather_letter_tokens
 from tsae.measure.loss import measure_loss, patched_losses
 from tsae.measure.measurement import Measurement, failure
+from tsae.measure.rates import measure_by_rate
 from tsae.measure.reconstruction import break_down_nmse, measure_reconstruction, reconstruct
 from tsae.measure.sequences import load_sequences, spread
 from tsae.measure.similarity import Similar, measure_feature_similarity, most_similar_rows
@@ -90,7 +93,8 @@ def evaluate(
     scored = spread(sequences, settings.ce_sequences)
     without_sae = load_ablations(ablations, scored)
     by_document, firings = DocumentSums(sequences.documents), list[Firings]()
-    counts = open_residuals(residuals, "train", layer).token_counts(len(known.unigrams))
+    train = open_residuals(residuals, "train", layer)
+    counts = train.token_counts(len(known.unigrams))
     in_loss = evenly_spaced(len(sequences.tokens), settings.ce_sequences)
     found, x_hat = reconstruct(trained, sequences, settings, in_loss, firings)
     measure_reconstruction(found, sequences, by_document)
@@ -119,7 +123,9 @@ def evaluate(
         DocumentSums(sequences.documents).save(sums)
         write_measurements(metrics, job.labels, {job.subject: stopped})
         return stopped
-    del firings
+    letters = gather_letter_tokens(model, train, sequences, settings)
+    of_letters = measure_first_letters(trained, letters, firings, settings)
+    del firings, letters
     language_model = load_model(model, compatibility_mode, device)
     with torch.inference_mode():
         losses = patched_losses(x_hat, language_model, scored, layer, settings)
@@ -134,6 +140,8 @@ def evaluate(
         *(measure_dead_in_training(trained, load_last_fired(sae), settings) if trained_here else ()),
         *(m for name in similar for m in measure_feature_similarity(name, similar[name], alive, settings)),
         *simple_shares(statistics, min_firings, THRESHOLDS, settings.bootstrap, settings.seed),
+        *measure_by_rate(statistics, min_firings, settings.bootstrap, settings.seed),
+        *of_letters,
         *compare_features(trained.W_dec, alive, known, counts, settings),
         *compare_table(trained, known, counts, sequences, settings, by_document),
         *measure_size(trained, by_document.ratio("l0").value, known.embedding.shape[1]),

@@ -18,6 +18,7 @@ from tsae.plan.sizes import (
     n_scored,
     n_seen,
     n_table,
+    probed_bytes,
     sae_bytes,
     split_tokens,
     upper_flops,
@@ -199,7 +200,7 @@ def _measure_baselines(config: Config) -> Cost:
         n_layers,
         **training_pass(config),
         dense_flops=2 * (queries * n_table(config) + heldout * d**2) * n_layers,
-        memory=PROCESS_BYTES + heldout_bytes(config) + 16 * n_table(config) + work + streaming_bytes(config),
+        memory=PROCESS_BYTES + probed_bytes(config) + 16 * n_table(config) + work + streaming_bytes(config),
     )
 
 
@@ -224,7 +225,7 @@ def _evaluate(config: Config) -> Cost:
         + max(logits_bytes(config), 12 * 1024 * config.model.vocab_size)
         + max(sae_bytes(config, job.point) for job in jobs)
     )
-    firings = heldout * max(n_active(job.point) for job in jobs)
+    firings, encoded = heldout * max(n_active(job.point) for job in jobs), heldout + settings.probe_tokens
     return Cost(
         "evaluate",
         len(jobs),
@@ -233,9 +234,9 @@ def _evaluate(config: Config) -> Cost:
         model_tokens=run * len(jobs),
         model_flops=sum(run * upper_flops(config, job.layer) for job in jobs),
         # The loss takes the reconstructions of the one pass over held-out tokens.
-        dense_flops=sum(heldout * encoder_flops(config, job.point) + compared(job) for job in jobs),
+        dense_flops=sum(encoded * encoder_flops(config, job.point) + compared(job) for job in jobs),
         sparse_flops=sum(heldout * 2 * config.model.d_model * n_active(job.point) for job in jobs),
-        memory=MODEL_PROCESS_BYTES + held + heldout_bytes(config) + 64 * firings,
+        memory=MODEL_PROCESS_BYTES + held + probed_bytes(config) + 64 * firings,
         gpu_memory=GPU_PROCESS_BYTES + held,
     )
 

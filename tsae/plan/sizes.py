@@ -109,6 +109,12 @@ def heldout_bytes(config: Config) -> float:
     return split_tokens(config)[1] * config.model.d_model * (2 + 8)
 
 
+def probed_bytes(config: Config) -> float:
+    """Held-out residuals, and those of probes, which test on a quarter of them, as read, centred and weighted [bytes]."""
+    probed = config.evaluation.probe_tokens + split_tokens(config)[1] / 4
+    return heldout_bytes(config) + 12 * config.model.d_model * probed
+
+
 def n_seen(config: Config) -> int:
     """Tokens of the vocabulary that occur in training, guessed from the ratio of English text."""
     return min(config.model.vocab_size, split_tokens(config)[0] // 13)

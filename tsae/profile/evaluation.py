@@ -117,6 +117,11 @@ class Evaluation(Section):
     detection_tokens: int = Field(
         2048, ge=1, description="Held-out tokens sampled for last-token detection at any position [tokens]"
     )
+    probe_tokens: int = Field(
+        20_000,
+        ge=0,
+        description="Training tokens, evenly spaced, that probes of the first letter are trained on; 0: they are not measured [tokens]",
+    )
     min_counts: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0, 1, 20),
         min_length=1,

@@ -30,10 +30,10 @@ rule ablate:
 rule measure_baselines:
     input:
         **REFERENCES,
+        model=rules.prepare_model.output,
         residuals=rules.index_residuals.output.index,
         heldout=rules.tokenize.output.heldout,
         statistics="<results>/residuals/layer{layer}.safetensors",
-        model=STREAMED_FROM,
         code=code("tsae.measure.baselines"),
     output:
         metrics="<results>/baselines/layer{layer}.json",
