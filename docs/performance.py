@@ -118,7 +118,7 @@ def quality_table(rows: list[dict[str, Any]]) -> str:
 
 def beside_the_best(rows: list[dict[str, Any]]) -> str:
     """Our NMSE relative to that of the best other tool with no more active features, seed by seed, in a sentence."""
-    (ours,) = [row for row in rows if row["tool"] == "ours"] or [None]
+    ours = next((row for row in rows if row["tool"] == "ours"), None)
     others = [row for row in rows if not row["tool"].startswith("ours")]
     if ours is None or not others:
         return "Ours and others were not measured together."
