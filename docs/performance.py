@@ -7,12 +7,15 @@ from typing import Any
 
 from run import ROOT, NotMeasuredError, size_on_disk
 
+from tsae.profile.architectures import label_of
 from tsae.store import layout
 from tsae.store.markdown import markdown_table
 
 BENCH = ROOT / layout.BENCH
 # Stages whose processes load the language model; the others import less than training does or about as much.
 LOADS_MODEL = {"cache_residuals", "unigrams", "ablate", "evaluate", "measure_curve"}
+
+MOST_L0 = 1.02  # an SAE whose L0 is this many times as large as another's is no longer compared at equal L0
 
 
 @functools.cache
@@ -73,49 +76,67 @@ def training_step_summary() -> str:
 
 
 def quality() -> str:
-    """How well the SAEs of every tool reconstruct, and ours beside the best of the others."""
+    """How well the SAEs of every tool reconstruct, and ours beside the best of the others, architecture by architecture."""
     bench = measured("quality")
     settings, training = bench["settings"], bench["settings"]["training"]
-    rows = [row for row in bench["tools"] if "error" not in row]
-    lines: list[dict[str, object]] = [
-        {
-            "trained by": f"**{row['tool']}**" if row["tool"] == "ours" else row["tool"],
-            "held-out NMSE": f"{row['nmse']:.4f}",
-            "by seed": ", ".join(f"{one['nmse']:.4f}" for one in row["seeds"]),
-            "dead, held-out": f"{row['dead']:.1%}",
-            "training [s]": f"{row['seconds']:.0f}",
-            "what runs": row["path"],
-        }
-        for row in sorted(rows, key=lambda row: row["nmse"])
-    ]
-    failed = [f"{row['tool']} failed: {row['error']}" for row in bench["tools"] if "error" in row]
+    by_architecture: dict[str, list[dict[str, Any]]] = {}
+    for row in bench["tools"]:
+        by_architecture.setdefault(row.get("architecture", "topk"), []).append(row)
+    parts = []
+    for architecture, rows in by_architecture.items():
+        done = [row for row in rows if "error" not in row]
+        failed = [f"{row['tool']} failed: {row['error']}" for row in rows if "error" in row]
+        tables = [quality_table(done)] if done else []
+        parts += [f"**{label_of(architecture)}**", *tables, *failed, beside_the_best(done)]
     return "\n\n".join(
         [
-            f"Layer {settings['layer']}, {settings['n_features']} features, k {settings['k']}, {training['tokens']} tokens in "
-            f"batches of {training['batch_size']}, learning rate {training['lr']:g} to {training['lr_end']:g}:",
-            markdown_table(lines),
-            *failed,
-            beside_the_best(rows),
+            f"Layer {settings['layer']}, {settings['n_features']} features, k {settings['k']} where k sets the sparsity, "
+            f"{training['tokens']} tokens in batches of {training['batch_size']}, learning rate {training['lr']:g} to "
+            f"{training['lr_end']:g}:",
+            *parts,
+        ]
+    )
+
+
+def quality_table(rows: list[dict[str, Any]]) -> str:
+    """SAEs of one architecture, the best first."""
+    return markdown_table(
+        [
+            {
+                "trained by": f"**{row['tool']}**" if row["tool"] == "ours" else row["tool"],
+                "held-out NMSE": f"{row['nmse']:.4f}",
+                "by seed": ", ".join(f"{one['nmse']:.4f}" for one in row["seeds"]),
+                "held-out L0": f"{row['l0']:.1f}" if "l0" in row else "",
+                "dead, held-out": f"{row['dead']:.1%}",
+                "training [s]": f"{row['seconds']:.0f}",
+                "what runs": row["path"],
+            }
+            for row in sorted(rows, key=lambda row: row["nmse"])
         ]
     )
 
 
 def beside_the_best(rows: list[dict[str, Any]]) -> str:
-    """Our NMSE relative to that of the best other tool, seed by seed, in a sentence."""
-    ours = {one["seed"]: one["nmse"] for row in rows if row["tool"] == "ours" for one in row["seeds"]}
+    """Our NMSE relative to that of the best other tool with no more active features, seed by seed, in a sentence."""
+    ours = next((row for row in rows if row["tool"] == "ours"), None)
     others = [row for row in rows if not row["tool"].startswith("ours")]
-    if not ours or not others:
+    if ours is None or not others:
         return "Ours and others were not measured together."
-    best = min(others, key=lambda row: row["nmse"])
-    relative = [ours[one["seed"]] / one["nmse"] - 1 for one in best["seeds"] if one["seed"] in ours]
+    as_sparse = [row for row in others if row.get("l0", 0) <= MOST_L0 * ours.get("l0", 0)]
+    best = min(as_sparse or others, key=lambda row: row["nmse"])
+    nmse = {one["seed"]: one["nmse"] for one in ours["seeds"]}
+    relative = [nmse[one["seed"]] / one["nmse"] - 1 for one in best["seeds"] if one["seed"] in nmse]
     mean = sum(relative) / len(relative)
     by_seed = (
         "one seed" if len(relative) == 1 else f"{min(relative):+.1%} to {max(relative):+.1%} over {len(relative)} seeds"
     )
-    return (
+    sentence = (
         f"The NMSE of ours is {abs(mean):.1%} {'above' if mean > 0 else 'below'} that of the best other, {best['tool']} "
         f"({by_seed})."
     )
+    if "l0" not in ours:
+        return sentence
+    return f"{sentence} L0: {ours['l0']:.1f} of ours, {best['l0']:.1f} of {best['tool']}."
 
 
 def kernel_ways() -> str:
