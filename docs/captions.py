@@ -52,8 +52,10 @@ def of_benchmark(figure: str) -> str:
     return with_caption(figure, *OF_BENCHMARKS[figure])
 
 
+# Figures of claims of ours are on a page of their own, see beyond.py.
+OF_THE_PAPER = [name for name, needs in FIGURES.items() if not any(claim.startswith("B") for claim in needs.claims)]
 BLOCKS: dict[str, Callable[[], str]] = {
     f"figure_{name}": functools.partial(describe, name)
-    for describe, names in ((of_module, FIGURES), (of_benchmark, OF_BENCHMARKS))
+    for describe, names in ((of_module, OF_THE_PAPER), (of_benchmark, OF_BENCHMARKS))
     for name in names
 }

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
+from captions import OF_THE_PAPER
 from run import ROOT
 
 from tsae.measure.definitions import Words, declared_metrics, words_in
@@ -44,12 +45,11 @@ def _spell(word: str, words: Words) -> str:
 
 
 def figures() -> str:
-    """Every figure, what it shows, and the claims that it speaks for, in the order of these."""
+    """Every figure of the paper's claims, what it shows, and the claims that it speaks for, in the order of these."""
 
-    def order(figure: str) -> tuple[bool, float, str]:
+    def order(figure: str) -> tuple[float, str]:
         claims = NEEDS_OF[figure].claims
-        # The write-up's claims, C1 and so on, come before ours, B1 and so on.
-        return (claims[0][0] == "B", int(claims[0][1:]), figure) if claims else (True, math.inf, figure)
+        return (int(claims[0][1:]) if claims else math.inf, figure)
 
     def link(figure: str) -> str:
         path = f"docs/figures/{figure}.png"
@@ -57,7 +57,7 @@ def figures() -> str:
 
     rows: list[dict[str, object]] = [
         {"figure": link(name), "what it shows": title_of(name), "claim": ", ".join(NEEDS_OF[name].claims)}
-        for name in sorted(NEEDS_OF, key=order)
+        for name in sorted(OF_THE_PAPER, key=order)
     ]
     return markdown_table(rows, others="---")
 

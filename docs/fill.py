@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import beyond
 import captions
 import cost
 import declared
@@ -29,7 +30,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     block.__name__: block
     for module in (cost, declared, findings, kept, licences, performance, tables)
     for block in module.BLOCKS
-} | captions.BLOCKS
+}
+BLOCKS |= captions.BLOCKS | beyond.BLOCKS
 BLOCK = re.compile(r"(<!-- begin (\w+) -->).*?(<!-- end \2 -->)", re.DOTALL)
 
 
@@ -84,7 +86,7 @@ def keep_run() -> None:
 
 if __name__ == "__main__":
     (ROOT / "workflow/schemas/config.schema.json").write_text(config.json_schema(), encoding="utf-8")
-    for keep in (cost.write_record, keep_run, kept.keep_notebooks):
+    for keep in (cost.write_record, keep_run, kept.keep_notebooks, beyond.keep_runs):
         with contextlib.suppress(NotMeasuredError):
             keep()
     for profile in cost.profiles():

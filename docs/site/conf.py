@@ -27,7 +27,14 @@ navigation = {
         "docs/sharing",
         "docs/release",
     ],
-    "Reproduction": ["docs/reproduction", "docs/reconstruction", "docs/features", "docs/released", "notebooks/README"],
+    "Reproduction": [
+        "docs/reproduction",
+        "docs/reconstruction",
+        "docs/features",
+        "docs/released",
+        "docs/beyond",
+        "notebooks/README",
+    ],
     "Methods": ["docs/methods", "docs/metrics", "docs/measuring"],
     "Performance": ["docs/performance", "docs/pipeline", "docs/scale"],
     "Reference": [
