@@ -128,8 +128,8 @@ def beyond_checks() -> str:
 
 def both_models() -> str:
     """The verdict of each claim of the paper on both models, with its deciding checks at the middle layer of each."""
-    first = pd.DataFrame(json.loads((ROOT / "docs/record.json").read_bytes())["claims"])
     second = claims_of("gemma")
+    first = pd.DataFrame(json.loads((ROOT / "docs/record.json").read_bytes())["claims"])
     verdicts = [claim_verdicts(rows) for rows in (first, second)]
     rows = []
     for claim in load_ledger(ROOT / "config/claims.yaml"):
@@ -138,7 +138,7 @@ def both_models() -> str:
         deciding = [check.name for check in claim.checks if check.decides]
         for place, name in enumerate(deciding):
             numbers = [_middle(rows_of, claim.id, name) for rows_of in (first, second)]
-            said = [f"**{of[claim.id]}**" if place == 0 else "" for of in verdicts]
+            said = [f"**{of.get(claim.id, '-')}**" if place == 0 else "" for of in verdicts]
             rows.append(
                 {
                     "claim": claim.id if place == 0 else "",
@@ -154,8 +154,8 @@ def both_models() -> str:
 
 def both_tally() -> str:
     """On how many models each claim of the paper holds."""
-    first = claim_verdicts(pd.DataFrame(json.loads((ROOT / "docs/record.json").read_bytes())["claims"]))
     second = claim_verdicts(claims_of("gemma"))
+    first = claim_verdicts(pd.DataFrame(json.loads((ROOT / "docs/record.json").read_bytes())["claims"]))
     holds = ("reproduced", "direction holds")
     groups: dict[str, list[str]] = {"both": [], "SmolLM2 alone": [], "Gemma alone": [], "neither": []}
     names = {(True, True): "both", (True, False): "SmolLM2 alone", (False, True): "Gemma alone"}
