@@ -17,6 +17,7 @@ from tsae.figures.style import figure, layers_of
 
 NEEDS = {
     "category": "Reconstruction",
+    "claims": ["B2"],
     "blocks": {"headline": {}},
     "optional": ["controls", "expansion"],
     "compares": True,

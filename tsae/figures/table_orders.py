@@ -13,7 +13,7 @@ from tsae.figures.inputs import Drawing, Inputs
 from tsae.figures.labels import key, legend_above
 from tsae.figures.style import bars, figure, layers_of, log2_ticks, name_layer_colours, over_seeds, pick, start_at_zero
 
-NEEDS = {"category": "Token subspaces", "tables": ["baselines"]}
+NEEDS = {"category": "Token subspaces", "claims": ["B1"], "tables": ["baselines"]}
 MARKERS = "osD^vP"
 OF_UNIGRAMS = "unigram residuals, fitted"
 OF_TABLE = "table of one token"
