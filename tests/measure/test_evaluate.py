@@ -289,10 +289,8 @@ def test_every_metric_that_is_measured_is_described_and_no_other(
     files = (prepared.model, prepared.residuals, prepared.heldout_tokens, evaluated.ablations, evaluated.trained_ones)
     outputs = (tmp_path / "c.json", tmp_path / "s.safetensors")
     curve = measure_curve(JOB, sae, (), *files, SETTINGS, Curves(ce_sequences=2), False, *outputs)
-    outputs = (tmp_path / "b.json", tmp_path, prepared.model)
-    baselines = measure_baselines(
-        prepared.residuals, prepared.heldout_tokens, prepared.references, LAYER, SETTINGS, *outputs
-    )
+    shared = (prepared.residuals, prepared.heldout_tokens, prepared.references, LAYER, SETTINGS)
+    baselines = measure_baselines(*shared, tmp_path / "b.json", tmp_path, prepared.model)
     groups = [*measured.values(), phrases, *baselines.values()]
     names = {m.metric for group in groups for m in group} | {row["metric"] for row in curve}
     assert names | {"failed"} == set(DEFINITIONS)

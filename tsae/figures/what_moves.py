@@ -50,8 +50,10 @@ def draw(inputs: Inputs) -> Drawing:
         2, 3, height=1.9, gridspec_kw={"height_ratios": [2, 1]}
     )
     # The two panels on the right are as high as both on the left.
-    for ax, below in zip((accuracy, absorption), unused, strict=True):
-        ax.set_subplotspec(ax.get_gridspec()[:, ax.get_subplotspec().colspan.start])
+    places = simple.get_gridspec()
+    assert places is not None
+    for column, (ax, below) in enumerate(zip((accuracy, absorption), unused, strict=True), start=1):
+        ax.set_subplotspec(places[:, column])
         below.remove()
     for place, (name, subject) in enumerate(subjects.items()):
         rows = ours[ours["subject"] == subject]

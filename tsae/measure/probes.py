@@ -15,7 +15,9 @@ from tsae.compute.products import product
 from tsae.measure.intervals import Bootstrap, interval
 from tsae.measure.measurement import Measurement
 
-DENSE_PENALTY = 1.0  # times the mean variance of coordinates; chosen once on SmolLM2's residuals from 1e-4 to 1
+# Times the mean variance of coordinates. It was chosen, from 1e-4 to 1, on held-out tokens of one layer of the embedded model, so the
+# accuracy of probes on residuals, the ceiling for features, is slightly high.
+DENSE_PENALTY = 1.0
 SPARSE_PENALTY = 1e-6  # a few chosen features need none, but for features that always fire together
 
 

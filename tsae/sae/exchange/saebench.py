@@ -104,8 +104,10 @@ class ForSAEBench(nn.Module):
     def _remember(self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         """Keep the ids of a batch; inputs that are no ids, such as text, leave none."""
         given = inputs[0] if inputs else named.get("input", named.get("input_ids"))
-        is_ids = isinstance(given, Tensor) and not given.is_floating_point()
-        self._ids = (given if given.ndim > 1 else given[None]).detach() if is_ids else None
+        if isinstance(given, Tensor) and not given.is_floating_point():
+            self._ids = (given if given.ndim > 1 else given[None]).detach()
+        else:
+            self._ids = None
 
     def close(self) -> None:
         """Watch the model no longer."""
