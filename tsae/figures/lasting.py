@@ -14,11 +14,12 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from tsae.claims.replicates import Measured, estimate, load_sums_of_run, sample
+from tsae.claims.replicates import load_sums_of_run
 from tsae.claims.selection import Run
 from tsae.figures.inputs import Drawing, Inputs
 from tsae.figures.labels import legend_above
-from tsae.figures.style import COLOURS, draw_against, draw_seeds, grid, layers_of, log2_ticks, style_of
+from tsae.figures.ratios import draw_pairs
+from tsae.figures.style import COLOURS, draw_against, grid, layers_of, log2_ticks, style_of
 from tsae.profile.families import BASELINE, LEARNED
 
 NEEDS = {
@@ -67,30 +68,19 @@ def _with_text(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(text=text, epochs=rows["budget"] / text)
 
 
+def _pairs(rows: pd.DataFrame) -> dict[float, tuple[pd.DataFrame, pd.DataFrame]]:
+    """The tokenized SAE's rows and its baseline's, by text."""
+    tokenized, baseline = rows[rows["table"] == "learned"], rows[rows["table"] == "none"]
+    return {
+        float(text): (tokenized[tokenized["text"] == text], baseline[baseline["text"] == text])
+        for text in sorted(rows["text"].unique())
+    }
+
+
 def _draw_ratios(ax: Axes, run: Run, once: pd.DataFrame, again: pd.DataFrame) -> None:
     """Draw the tokenized SAE's metric / its baseline's by text, and the number of epochs where it is not one."""
-    for rows, several in ((once, False), (again, True)):
-        points: list[tuple[float, float, Measured]] = []
-        for (text, epochs), of in rows.groupby(["text", "epochs"]):
-            text, epochs = float(str(text)), float(str(epochs))
-            pair = [of[of["table"] == table].sort_values("seed") for table in ("learned", "none")]
-            if any(part.empty for part in pair):
-                continue
-            points.append((text, epochs, estimate(run, lambda a, b: a / b, [sample(run, p) for p in pair], log=True)))
-            by_seed = (pair[0].set_index("seed")["value"] / pair[1].set_index("seed")["value"]).dropna()
-            if len(by_seed) > 1:
-                draw_seeds(ax, [text] * len(by_seed), by_seed)
-        if not points:
-            continue
-        values = [found.value for _, _, found in points]
-        ends = [[f.value - f.low for _, _, f in points], [f.high - f.value for _, _, f in points]]
-        style = style_of(LEARNED) | (HOLLOW if several else {})
-        ax.errorbar([text for text, _, _ in points], values, yerr=ends, **style)
-        for text, epochs, found in points if several else ():
-            place: dict[str, Any] = {
-                "xytext": (6, 0),
-                "textcoords": "offset points",
-                "va": "center",
-                "fontsize": "x-small",
-            }
-            ax.annotate(f"{epochs:g} epochs", (text, found.value), **place)
+    draw_pairs(ax, run, _pairs(once), style_of(LEARNED))
+    epochs = again.groupby("text")["epochs"].first()
+    for text, ratio in draw_pairs(ax, run, _pairs(again), style_of(LEARNED) | HOLLOW).items():
+        place: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+        ax.annotate(f"{epochs[text]:g} epochs", (text, ratio.value), fontsize="x-small", **place)

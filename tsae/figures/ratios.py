@@ -1,6 +1,7 @@
-"""What figures share that draw a metric of SAEs over that of their baseline, by bins of tokens."""
+"""What figures share that draw a metric of SAEs over that of their baseline."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -57,7 +58,12 @@ def draw_ratios_by_bin(axes: Sequence[Axes], inputs: Inputs, metric: str, edges:
         baseline = table[(table["layer"] == layer) & (table["subject"] == inputs.roles["baseline"])]
         for place, (name, rows) in enumerate(shown.items()):
             offset = 0.08 * (place - (len(shown) - 1) / 2)
-            _draw_ratios(ax, run, rows[rows["layer"] == layer], baseline, edges, offset, SHOWN[name])
+            of_layer = rows[rows["layer"] == layer]
+            pairs = {
+                index + offset: (of_layer[of_layer["at"] == edge], baseline[baseline["at"] == edge])
+                for index, edge in enumerate(edges)
+            }
+            draw_pairs(ax, run, pairs, SHOWN[name])
         ax.axhline(1, color=COLOURS[BASELINE], lw=0.8, zorder=1)
         style: dict[str, Any] = {
             "transform": ax.get_yaxis_transform(),
@@ -74,30 +80,32 @@ def label_bins(ax: Axes, names: Sequence[str]) -> None:
     ax.set_xticks(range(len(names)), list(names), rotation=45, ha="right", rotation_mode="anchor", fontsize="x-small")
 
 
-def _draw_ratios(
-    ax: Axes,
-    run: Run,
-    rows: pd.DataFrame,
-    baseline: pd.DataFrame,
-    edges: Sequence[float],
-    offset: float,
-    style: dict[str, Any],
-) -> None:
-    x: list[float] = []
-    ratios: list[Measured] = []
-    for index, edge in enumerate(edges):
-        pair = [t[t["at"] == edge].sort_values("seed") for t in (rows, baseline)]
-        if any(t.empty for t in pair):
+def draw_pairs(
+    ax: Axes, run: Run, pairs: Mapping[float, tuple[pd.DataFrame, pd.DataFrame]], style: Mapping[str, Any]
+) -> dict[float, Measured]:
+    """Draw the ratio of the first rows of each pair to the second, with its paired interval and every seed if several.
+
+    Args:
+        ax: the panel.
+        run: the sums of the SAEs.
+        pairs: by place on the x axis: rows of one metric, one per seed, and those that they are divided by.
+        style: of the markers and the line.
+
+    Returns:
+        What was drawn, by place. A pair without rows, or with too little for an interval, is left out.
+    """
+    ratios: dict[float, Measured] = {}
+    for x, pair in pairs.items():
+        by_seed = [rows.sort_values("seed") for rows in pair]
+        if any(rows.empty for rows in by_seed):
             continue
-        try:
-            ratios.append(estimate(run, lambda a, b: a / b, [sample(run, t) for t in pair], log=True))
-        except NotMeasuredError:
-            continue
-        x.append(index + offset)
-        by_seed = (pair[0].set_index("seed")["value"] / pair[1].set_index("seed")["value"]).dropna()
-        if len(by_seed) > 1:
-            draw_seeds(ax, [x[-1]] * len(by_seed), by_seed)
+        with contextlib.suppress(NotMeasuredError):
+            ratios[x] = estimate(run, lambda a, b: a / b, [sample(run, rows) for rows in by_seed], log=True)
+            first, second = (rows.set_index("seed")["value"] for rows in by_seed)
+            seeds = (first / second).dropna()
+            if len(seeds) > 1:
+                draw_seeds(ax, [x] * len(seeds), seeds)
     if ratios:
-        values = [r.value for r in ratios]
-        ends = [[r.value - r.low for r in ratios], [r.high - r.value for r in ratios]]
-        ax.errorbar(x, values, yerr=ends, **style)
+        ends = [[r.value - r.low for r in ratios.values()], [r.high - r.value for r in ratios.values()]]
+        ax.errorbar(list(ratios), [r.value for r in ratios.values()], yerr=ends, **style)
+    return ratios
