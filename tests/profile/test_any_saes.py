@@ -30,7 +30,8 @@ def test_one_tokenized_sae_alone_has_at_least_three_figures() -> None:
     profile = minimal()
     assert [job.id for job in profile.jobs()] == ["layer12/topk-k32-x4-learned-s0"]
     assert profile.headline() == (None, "topk-k32-x4-learned", None)
-    assert profile.drawn() == ["last_token_detection", "lookup_geometry", "simple_features", "token_subspaces"]
+    figures = ["last_token_detection", "lookup_geometry", "simple_features", "table_orders", "token_subspaces"]
+    assert profile.drawn() == figures
     assert profile.curve_jobs() == []
     assert profile.undrawn()["pareto"] == "the block pareto"
 
