@@ -14,7 +14,6 @@ from tsae.store.markdown import markdown_table
 BENCH = ROOT / layout.BENCH
 # Stages whose processes load the language model; the others import less than training does or about as much.
 LOADS_MODEL = {"cache_residuals", "unigrams", "ablate", "evaluate", "measure_curve"}
-
 MOST_L0 = 1.02  # an SAE whose L0 is this many times as large as another's is no longer compared at equal L0
 
 
@@ -88,14 +87,12 @@ def quality() -> str:
         failed = [f"{row['tool']} failed: {row['error']}" for row in rows if "error" in row]
         tables = [quality_table(done)] if done else []
         parts += [f"**{label_of(architecture)}**", *tables, *failed, beside_the_best(done)]
-    return "\n\n".join(
-        [
-            f"Layer {settings['layer']}, {settings['n_features']} features, k {settings['k']} where k sets the sparsity, "
-            f"{training['tokens']} tokens in batches of {training['batch_size']}, learning rate {training['lr']:g} to "
-            f"{training['lr_end']:g}:",
-            *parts,
-        ]
+    setting = (
+        f"Layer {settings['layer']}, {settings['n_features']} features, k {settings['k']} where k sets the sparsity, "
+        f"{training['tokens']} tokens in batches of {training['batch_size']}, learning rate {training['lr']:g} to "
+        f"{training['lr_end']:g}:"
     )
+    return "\n\n".join([setting, *parts])
 
 
 def quality_table(rows: list[dict[str, Any]]) -> str:
@@ -127,9 +124,8 @@ def beside_the_best(rows: list[dict[str, Any]]) -> str:
     nmse = {one["seed"]: one["nmse"] for one in ours["seeds"]}
     relative = [nmse[one["seed"]] / one["nmse"] - 1 for one in best["seeds"] if one["seed"] in nmse]
     mean = sum(relative) / len(relative)
-    by_seed = (
-        "one seed" if len(relative) == 1 else f"{min(relative):+.1%} to {max(relative):+.1%} over {len(relative)} seeds"
-    )
+    over_seeds = f"{min(relative):+.1%} to {max(relative):+.1%} over {len(relative)} seeds"
+    by_seed = "one seed" if len(relative) == 1 else over_seeds
     sentence = (
         f"The NMSE of ours is {abs(mean):.1%} {'above' if mean > 0 else 'below'} that of the best other, {best['tool']} "
         f"({by_seed})."

@@ -26,8 +26,8 @@ def check_consistency(config: "Config") -> None:
         _check_lists,
         _check_sources,
         _check_layers,
-        _check_points,
         _check_training,
+        _check_points,
         _check_names,
         _check_disk,
         _check_headline,
@@ -72,6 +72,19 @@ def _check_layers(config: "Config") -> None:
             )
 
 
+def _check_training(config: "Config") -> None:
+    """There are enough tokens for a step."""
+    if config.training.batch_size > config.tokens.train:
+        raise ValueError(
+            f"training.batch_size ({config.training.batch_size}) is larger than tokens.train ({config.tokens.train})"
+        )
+    if config.training.tokens < config.training.batch_size:
+        raise ValueError(
+            f"training.tokens ({config.training.tokens}) is smaller than training.batch_size "
+            f"({config.training.batch_size})"
+        )
+
+
 def _check_points(config: "Config") -> None:
     """Every point of the sweep can be trained."""
     layers = config.residuals.layers
@@ -112,19 +125,6 @@ def _check_points(config: "Config") -> None:
         for layer in grid.layers or ():
             if layer not in layers:
                 raise ValueError(f"{where}.layers: layer {layer} is not in residuals.layers {list(layers)}")
-
-
-def _check_training(config: "Config") -> None:
-    """There are enough tokens for a step."""
-    if config.training.batch_size > config.tokens.train:
-        raise ValueError(
-            f"training.batch_size ({config.training.batch_size}) is larger than tokens.train ({config.tokens.train})"
-        )
-    if config.training.tokens < config.training.batch_size:
-        raise ValueError(
-            f"training.tokens ({config.training.tokens}) is smaller than training.batch_size "
-            f"({config.training.batch_size})"
-        )
 
 
 def _check_names(config: "Config") -> None:
