@@ -72,7 +72,7 @@ def test_whole_numbers_are_written_whole(measured: list[Path], tmp_path: Path) -
     assert lines[0] == ",".join(SHOWN)
     assert (
         lines[1]
-        == f"8,{POINT.id},1,topk,4,,,2.5,learned,unigram,0.5,,residual,centred,,,,True,1,nmse,,,0.123457,0.1,0.15,1234567,"
+        == f"8,{POINT.id},1,topk,4,,,2.5,learned,unigram,0.5,,residual,centred,,,,True,1,1,nmse,,,0.123457,0.1,0.15,1234567,"
     )
     settings = "," * len(Point.model_fields)
     assert lines[5] == f"8,residuals,{settings},scale,,,2,,,,"

@@ -120,7 +120,8 @@ def test_tokens_through_the_model() -> None:
     scored, heldout = 262_144, 262_144
     assert stages["cache_residuals"].model_tokens == 131_072_000 + heldout
     assert stages["ablate"].model_tokens == 7 * 3 * scored
-    assert stages["evaluate"].model_tokens == len(GPT2.jobs()) * scored
+    # The divergence: eight sequences, with and without the SAE.
+    assert stages["evaluate"].model_tokens == len(GPT2.jobs()) * (scored + 2 * 8 * 256)
     assert stages["measure_curve"].model_tokens == len(GPT2.jobs("headline")) * 8 * 64 * 256
 
 
@@ -196,7 +197,7 @@ def test_the_page_on_scale_is_up_to_date(tmp_path: Path) -> None:
 def test_bottlenecks_named_on_the_page_are_those_of_the_table() -> None:
     plans = {name: plan.plan(cost.scaled(n), plan.read_rates(), Machine()) for name, n in cost.TOKENS.items()}
     assert cost.training_share(plans["1 M"]) < 0.5 < cost.training_share(plans["100 M"])
-    assert cost.largest(plans["1 G"]) == "evaluate"
+    assert cost.largest(plans["1 G"]) == "measure_baselines"
     assert plans["100 M"].disk["residuals"] > 1e12
 
 

@@ -24,7 +24,7 @@ def claim(name: str, check: str, verdict: str, layer: str = "12", decides: bool 
 
 
 def record(**claims: list[dict[str, Any]]) -> str:
-    made = {"config_sha256": "c" * 64, "commit": "d" * 40}
+    made: dict[str, Any] = {"config_sha256": "c" * 64, "commit": "d" * 40}
     made |= {"machine": {"cores": 2, "architecture": "x86_64", "system": "Linux"}}
     return json.dumps({profile: made | {"claims": rows} for profile, rows in claims.items()})
 

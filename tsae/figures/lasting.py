@@ -3,8 +3,8 @@
 Claim B3. Held-out NMSE of the headline SAEs against the share of the training text that they were trained on, each with
 a whole learning rate schedule of its own (a), and NMSE (b) and CE added (c) of the tokenized SAE divided by its
 baseline's. Below the line at 1 the table helps; a line that rises with the text says that the gain shrinks. Joined
-markers are one epoch, hollow ones several epochs of the same text, with their number beside them. Markers are means over
-seeds; small dots are seeds, where there are several. Bars in (a) are the 95% interval of one seed (the mean of the seeds'
+markers are one epoch; hollow ones, set a little to the right, are several epochs of the same text, with their number beside
+them. Markers are means over seeds; small dots are seeds, where there are several. Bars in (a) are the 95% interval of one seed (the mean of the seeds'
 own) over held-out documents; bars of ratios are 95% intervals over held-out documents and seeds, paired. Parts of the text are evenly
 spaced sequences for several epochs, and the first that the order of a seed comes to for one.
 """
@@ -13,11 +13,12 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.transforms import ScaledTranslation
 
 from tsae.claims.replicates import load_sums_of_run
 from tsae.claims.selection import Run
 from tsae.figures.inputs import Drawing, Inputs
-from tsae.figures.labels import legend_above
+from tsae.figures.labels import key, legend_above
 from tsae.figures.ratios import draw_pairs
 from tsae.figures.style import COLOURS, draw_against, grid, layers_of, log2_ticks, style_of
 from tsae.profile.families import BASELINE, LEARNED
@@ -31,7 +32,8 @@ NEEDS = {
 }
 RATIOS = {"nmse": "NMSE", "ce_added": "CE added"}
 TABLES = {"none": BASELINE, "learned": LEARNED}
-HOLLOW = {"ls": "", "mfc": "none", "label": None}  # several epochs
+HOLLOW = {"ls": "", "mfc": "none"}  # several epochs
+RIGHT = 4.0  # of one epoch is where several are drawn [points]
 
 
 def draw(inputs: Inputs) -> Drawing:
@@ -45,7 +47,7 @@ def draw(inputs: Inputs) -> Drawing:
     for row, layer in zip(panels, layers, strict=True):
         once, again = (_with_text(table[table["layer"] == layer]) for table in (growth, epochs))
         for table, name in TABLES.items():
-            for rows, style in ((once, style_of(name)), (again, style_of(name) | HOLLOW)):
+            for rows, style in ((once, style_of(name)), (again, _style_of_epochs(row[0], name))):
                 of_table = rows[(rows["table"] == table) & (rows["metric"] == "nmse")]
                 if len(of_table):
                     draw_against(row[0], of_table, "text", **style)
@@ -58,8 +60,16 @@ def draw(inputs: Inputs) -> Drawing:
             log2_ticks(ax, once["text"])
             ax.set_xlabel("share of the training text")
             ax.set_title(f"layer {layer}")
-    legend_above(fig, panels[0][0])
+    legend_above(fig, panels[0][0], *[key("several epochs", marker="o", **HOLLOW)] * bool(len(epochs)))
     return Drawing(fig, (growth, epochs))
+
+
+def _style_of_epochs(ax: Axes, family: str) -> dict[str, Any]:
+    """How several epochs are drawn in a panel."""
+    figure = ax.get_figure()
+    assert figure is not None
+    beside = ScaledTranslation(RIGHT / 72, 0, figure.dpi_scale_trans)
+    return style_of(family) | HOLLOW | {"label": None, "transform": ax.transData + beside}
 
 
 def _with_text(rows: pd.DataFrame) -> pd.DataFrame:
@@ -81,6 +91,6 @@ def _draw_ratios(ax: Axes, run: Run, once: pd.DataFrame, again: pd.DataFrame) ->
     """Draw the tokenized SAE's metric / its baseline's by text, and the number of epochs where it is not one."""
     draw_pairs(ax, run, _pairs(once), style_of(LEARNED))
     epochs = again.groupby("text")["epochs"].first()
-    for text, ratio in draw_pairs(ax, run, _pairs(again), style_of(LEARNED) | HOLLOW).items():
-        place: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+    for text, ratio in draw_pairs(ax, run, _pairs(again), _style_of_epochs(ax, LEARNED)).items():
+        place: dict[str, Any] = {"xytext": (RIGHT + 5, 0), "textcoords": "offset points", "va": "center"}
         ax.annotate(f"{epochs[text]:g} epochs", (text, ratio.value), fontsize="x-small", **place)

@@ -16,7 +16,6 @@ from matplotlib.axes import Axes
 from tsae.figures.inputs import Drawing, Inputs
 from tsae.figures.labels import key, legend_above
 from tsae.figures.style import (
-    COLOURS,
     bars,
     draw_against,
     draw_seeds,
@@ -86,7 +85,7 @@ def draw(inputs: Inputs) -> Drawing:
         fig,
         simple,
         key("probe on residuals", lw=0.9, ls="--"),
-        key("probe on rows of the table", COLOURS["token-biases"], lw=0.9, ls=":"),
+        key("probe on rows of the table", lw=0.9, ls=":"),
     )
     return Drawing(fig, (table,))
 
@@ -104,7 +103,7 @@ def _label(simple: Axes, density: Axes, accuracy: Axes, absorption: Axes, n_subj
     density.set_xlabel("firing rate (share of tokens)")
     log_axis(accuracy, "x", [1, 5])
     accuracy.set_xticks([1, 2, 5], ["1", "2", "5"])
-    accuracy.set_ylim(49, 101)
+    accuracy.set_ylim(min(49, accuracy.get_ylim()[0]), 101)
     accuracy.set_xlabel("features k of the probe")
     accuracy.set_ylabel("first-letter balanced accuracy (%)")
     absorption.set_xticks([])
