@@ -29,7 +29,7 @@ class Model(nn.Module):
 
 
 def loaded(tmp_path: Path, name: str) -> SAE:
-    save(tmp_path / "sae", make_sae(name), make_metadata(), None)
+    save(tmp_path / "sae", make_sae(name), make_metadata(name) | {"layer": 3}, None)
     return load(tmp_path / "sae").requires_grad_(False)
 
 
