@@ -19,6 +19,7 @@ import findings
 import kept
 import licences
 import performance
+import surprises
 import tables
 import verdicts
 from run import FIGURES, RESULTS, ROOT, NotMeasuredError, manifest, of_run, run_claims, write_json
@@ -28,7 +29,7 @@ from tsae.store import layout
 
 BLOCKS: dict[str, Callable[[], str]] = {
     block.__name__: block
-    for module in (cost, declared, findings, kept, licences, performance, tables)
+    for module in (cost, declared, findings, kept, licences, performance, surprises, tables)
     for block in module.BLOCKS
 }
 BLOCKS |= captions.BLOCKS | beyond.BLOCKS
