@@ -170,6 +170,30 @@ def test_a_speed_up_beyond_the_budgets_is_a_bound(tmp_path: Path) -> None:
             assert (float(equal.get_ydata()[0]), equal.get_markerfacecolor()) == (4, "none")
 
 
+def test_kinds_of_tables_are_drawn_in_rows(tmp_path: Path) -> None:
+    def table(kind: str, rows: str, scale: float, encoder_input: str, value: float) -> list[dict[str, Any]]:
+        settings = {"rows": rows, "lookup_scale": scale, "encoder_input": encoder_input}
+        name = f"topk-k4-x4-{kind}-{rows}-{scale:g}-{encoder_input}"
+        return sae(name, {"nmse": value, "ce_added": value / 2}, **settings)
+
+    rows = [
+        *sae(BASELINE, {"nmse": 0.4, "ce_added": 0.2}),
+        *table("fixed", "conditional", 1, "remainder", 0.1),
+        *table("learned", "unigram", 0.5, "residual", 0.3),
+        *table("fixed", "unigram", 0.5, "residual", 0.35),
+        *table("scaled", "unigram", 0.5, "residual", 0.9),  # a control, which has no place
+    ]
+    nmse, ce_added = draw("table_rows", tmp_path, {"tables": rows})
+    points = sorted(point for of in drawn(nmse).values() for point in of)
+    assert points == [(near(0.1), near(0.86)), (near(0.3), near(0.14)), (near(0.35), near(-0.14))]
+    assert sorted(x for of in drawn(ce_added).values() for x, _ in of) == near([5, 15, 17.5])
+    names = [tick.get_text().replace("\n", " ") for tick in nmse.get_yticklabels()]
+    assert names == [
+        "unigram residuals x 0.5, encoder sees the residual",
+        "conditional means x 1, encoder sees the remainder",
+    ]
+
+
 def test_a_gain_is_drawn_by_text_and_epochs(tmp_path: Path) -> None:
     def pair(ratio: float, seed: int = 0, **settings: float) -> list[dict[str, Any]]:
         name = "-".join(f"{key}{value:g}" for key, value in settings.items())
