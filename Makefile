@@ -35,7 +35,7 @@ STOPPABLE = trap 'echo "stopped; run make $@ again to go on"; kill -INT $$PPID; 
 help:
 	@echo "make demo                 two SAEs of one layer, three figures and the feature explorer, in a few minutes"
 	@echo "make reproduce            every figure and number of a profile (CONFIGFILE=$(CONFIGFILE), CORES=$(CORES), MEM_MB=all jobs' memory)"
-	@echo "make beyond               what the paper leaves open: other tables, and BatchTopK, AuxK, Matryoshka and JumpReLU"
+	@echo "make beyond               what the paper leaves open: other tables, more text, the SAEs of today, and random weights"
 	@echo "make figure FIG=name      one figure and what it needs"
 	@echo "make report               one HTML file with figures, claims, notebooks and run times of a finished run"
 	@echo "make explore              the page to explore the features of a finished run (SERVE=1 serves it on localhost, LAYER=6 another layer)"
@@ -84,6 +84,7 @@ reproduce: check-config
 
 beyond:
 	@$(MAKE) --no-print-directory reproduce CONFIGFILE=config/beyond.yaml
+	@$(MAKE) --no-print-directory reproduce CONFIGFILE=config/random.yaml
 
 report: check-config
 	@$(STOPPABLE) $(SNAKEMAKE) --report $(REPORT)
