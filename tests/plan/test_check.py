@@ -20,9 +20,9 @@ def test_what_the_embedded_profile_makes_takes_and_leaves_out() -> None:
     assert said is not None
     first, makes, takes, leaves_out = said.splitlines()
     assert first.endswith("config/config.yaml: ok")
-    assert makes == f"  makes {len(profile.jobs())} SAEs at 3 layers, and {len(FIGURE_NAMES) - 1} figures"
+    assert makes == f"  makes {len(profile.jobs())} SAEs at 3 layers, and {len(FIGURE_NAMES) - 2} figures"
     assert takes.startswith("  takes about ") and " on 2 cores, 26 GB of disk, 120 MB to download" in takes
-    assert leaves_out == "  leaves out lasting (needs the block growth)"
+    assert leaves_out == "  leaves out lasting (needs the block growth); table_rows (needs the block tables)"
     assert check_config(ROOT / "config/config.yaml", quiet=True) is None
 
 

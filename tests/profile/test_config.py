@@ -23,8 +23,8 @@ def test_a_shared_point_is_trained_once(data: dict[str, Any]) -> None:
         "layer12/topk-k32-x4-learned-lookup0.25-s0",
         "layer12/topk-k32-x4-learned-s0",
     ]
-    # Two SAEs of pareto are headline SAEs, one of expansion, one of init, two of encoder, two of centre, two of growth.
-    assert len(first.jobs()) == 18 + (6 - 2) + (4 - 1) + (2 - 1) + (4 - 2) + (4 - 2) + (4 - 2)
+    # Two SAEs of pareto are headline SAEs, one of expansion, one of init, two of encoder, two of centre, two of growth, two of tables.
+    assert len(first.jobs()) == 18 + (6 - 2) + (4 - 1) + (2 - 1) + (4 - 2) + (4 - 2) + (4 - 2) + (3 - 2)
     assert len({job.id for job in first.jobs()}) == len(first.jobs())
     assert {job for block in data["sweep"] for job in first.jobs(block)} == set(first.jobs())
     data["sweep"]["more"] = [{"layers": [12], "k": [8, 16], "expansion": [4], "table": ["none", "learned"]}]
