@@ -18,8 +18,8 @@ WORDS = {
 
 
 def tally_sentence(checks: pd.DataFrame) -> str:
-    """How many claims have each verdict, from the rows of `claims.csv`."""
-    counts = Counter(claim_verdicts(checks).values())
+    """How many claims of the paper have each verdict, from the rows of `claims.csv`; claims of ours do not count."""
+    counts = Counter(verdict for claim, verdict in claim_verdicts(checks).items() if not claim.startswith("B"))
     *others, last = (
         f"{counts[verdict]} {words[counts[verdict] > 1]}" for verdict, words in WORDS.items() if counts[verdict]
     )
