@@ -55,6 +55,8 @@ PANELS = {
     "ce_added": ("CE added (% of clean CE)", 100),
 }
 SAE = ["subject", "seed"]
+L0 = "L0 (active features per token)"
+CROWDED = 3  # architectures beside each other whose titles and labels fit on one line
 
 
 def draw(inputs: Inputs) -> Drawing:
@@ -68,6 +70,8 @@ def draw(inputs: Inputs) -> Drawing:
 
     fig, panels = grid(len(layers) * len(PANELS), len(architectures), height=2.2, sharey="row")
     rows = [(layer, metric) for layer in layers for metric in PANELS]
+    is_crowded = len(architectures) > CROWDED
+    separator = "\n" if is_crowded else " "
     for row, (layer, metric) in zip(panels, rows, strict=True):
         label, scale = PANELS[metric]
         heights = []
@@ -84,13 +88,19 @@ def draw(inputs: Inputs) -> Drawing:
                 x, y = list(curve["l0"]), list(curve["value"] * scale)
                 ax.plot(x, y, **_published(str(kind)))
                 drawn.append((x, y))
-            log_axis(ax, "x", [x for xs, _ in drawn for x in xs])
+            every = [x for xs, _ in drawn for x in xs]
+            if every and max(every) < 1.5 * min(every):  # one sparsity
+                every = [min(every) / 2, max(every) * 2]
+                ax.set_xlim(*every)
+            log_axis(ax, "x", every)
             heights += [y for _, ys in drawn for y in ys]
-            ax.set_title(f"layer {layer}, {architectures[architecture]}")
+            ax.set_title(f"layer {layer},{separator}{architectures[architecture]}")
         log_axis(row[0], "y", heights)
         row[0].set_ylabel(label)
-    for ax in panels[-1]:
-        ax.set_xlabel("L0 (active features per token)")
+    for ax in panels[-1] if not is_crowded else ():
+        ax.set_xlabel(L0)
+    if is_crowded:
+        fig.supxlabel(L0, fontsize="medium")
     for row in panels:
         point_to_better(row[0])
     fullest = max(panels[0], key=lambda ax: len(ax.containers))
