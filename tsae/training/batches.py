@@ -68,14 +68,15 @@ def _shuffled(cache: ResidualCache, settings: Training, seed: int, skip: int, di
     residuals = torch.empty(size, cache.d_model, dtype=torch.float16)
     tokens = torch.empty(size, dtype=torch.int32)
     places = torch.empty(size, dtype=torch.int64)  # shard x shard_rows + row in the shard
-    chosen_sequences = evenly_spaced(cache.n_sequences, max(1, round(distinct * cache.n_sequences)))
+    is_chosen = torch.zeros(cache.n_sequences, dtype=torch.bool)
+    is_chosen[evenly_spaced(cache.n_sequences, max(1, round(distinct * cache.n_sequences)))] = True
     filled = fetched = 0  # rows chosen for the buffer, and how many of them are in memory
     done = 0
     while True:
         order = torch.randperm(len(cache.shards), generator=generator).tolist()
         for place, index in enumerate(order):
             kept = index * shard_rows + cache.kept(index).nonzero().squeeze(1)
-            kept = kept[torch.isin(kept // cache.n_ctx, chosen_sequences)]
+            kept = kept[is_chosen[kept // cache.n_ctx]]
             places[filled : filled + len(kept)] = kept
             filled += len(kept)
             if place < len(order) - 1 and filled < settings.buffer_tokens:
