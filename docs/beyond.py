@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
-from captions import with_caption
+from captions import OF_THE_PAPER, with_caption
 from run import ROOT, NotMeasuredError, write_json
 
-from tsae.claims.ledger import load_ledger
+from tsae.claims.ledger import is_ours, load_ledger
 from tsae.claims.report import claim_verdicts, read_claims
 from tsae.profile.figures import FIGURES, caption_of, title_of
 from tsae.store import layout
@@ -23,7 +23,7 @@ from tsae.store.markdown import markdown_table
 RECORD = ROOT / "docs/beyond.json"
 PROFILES = {"beyond": "SmolLM2", "random": "SmolLM2 with random weights", "gemma": "Gemma 3 270M"}
 # Of the profile `beyond`: those that a claim of ours is about, and its sparsity sweep.
-SHOWN = (*(name for name, needs in FIGURES.items() if any(claim.startswith("B") for claim in needs.claims)), "pareto")
+SHOWN = (*(name for name in FIGURES if name not in OF_THE_PAPER), "pareto")
 KEPT = ["id", "claim", "check", "decides", "layer", "measured", "low", "high", "text", "verdict", "claim_verdict"]
 
 
@@ -129,7 +129,7 @@ def beyond_checks() -> str:
 def both_models() -> str:
     """The verdict of each claim of the paper on both models, with its deciding checks at the middle layer of each."""
     second = claims_of("gemma")
-    first = pd.DataFrame(json.loads((ROOT / "docs/record.json").read_bytes())["claims"])
+    first = _claims_of_the_paper()
     verdicts = [claim_verdicts(rows) for rows in (first, second)]
     rows = []
     for claim in load_ledger(ROOT / "config/claims.yaml"):
@@ -155,7 +155,7 @@ def both_models() -> str:
 def both_tally() -> str:
     """On how many models each claim of the paper holds."""
     second = claim_verdicts(claims_of("gemma"))
-    first = claim_verdicts(pd.DataFrame(json.loads((ROOT / "docs/record.json").read_bytes())["claims"]))
+    first = claim_verdicts(_claims_of_the_paper())
     holds = ("reproduced", "direction holds")
     groups: dict[str, list[str]] = {"both": [], "SmolLM2 alone": [], "Gemma alone": [], "neither": []}
     names = {(True, True): "both", (True, False): "SmolLM2 alone", (False, True): "Gemma alone"}
@@ -168,6 +168,11 @@ def both_tally() -> str:
     )
 
 
+def _claims_of_the_paper() -> pd.DataFrame:
+    """The claims of the embedded run on record."""
+    return pd.DataFrame(json.loads((ROOT / "docs/record.json").read_bytes())["claims"])
+
+
 def _ours() -> Iterator[tuple[str, pd.DataFrame]]:
     """The rows of each claim of ours, from the run that measured it."""
     found = []
@@ -178,7 +183,7 @@ def _ours() -> Iterator[tuple[str, pd.DataFrame]]:
             if profile == "beyond":
                 raise
             continue
-        found.append(rows[rows["id"].str.startswith("B")])
+        found.append(rows[rows["id"].map(is_ours)])
     yield from ((str(claim), rows) for claim, rows in pd.concat(found).groupby("id"))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from run import ROOT, NotMeasuredError, of_run
 
+from tsae.claims.ledger import is_ours
 from tsae.profile.figures import FIGURES, caption_of, title_of
 from tsae.store import layout
 
@@ -53,7 +54,7 @@ def of_benchmark(figure: str) -> str:
 
 
 # Figures of claims of ours are on a page of their own, see beyond.py.
-OF_THE_PAPER = [name for name, needs in FIGURES.items() if not any(claim.startswith("B") for claim in needs.claims)]
+OF_THE_PAPER = [name for name, needs in FIGURES.items() if not any(map(is_ours, needs.claims))]
 BLOCKS: dict[str, Callable[[], str]] = {
     f"figure_{name}": functools.partial(describe, name)
     for describe, names in ((of_module, OF_THE_PAPER), (of_benchmark, OF_BENCHMARKS))

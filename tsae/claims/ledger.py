@@ -107,6 +107,11 @@ class Check(Section):
         return text if self.tolerance is None else f"{text} ± {self.tolerance:g}"
 
 
+def is_ours(claim: str) -> bool:
+    """Whether the claim of an id is ours, and not of the write-up."""
+    return claim.startswith("B")
+
+
 class Claim(Section):
     """A claim of the write-up, or one of our own about what it leaves open."""
 
@@ -133,7 +138,7 @@ class Claim(Section):
     @property
     def is_ours(self) -> bool:
         """Whether it goes beyond the write-up; then only profiles that measure it list it."""
-        return self.id.startswith("B")
+        return is_ours(self.id)
 
 
 Ledger = tuple[Claim, ...]

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pandas as pd
 
+from tsae.claims.ledger import is_ours
 from tsae.claims.report import claim_verdicts
 from tsae.claims.verdicts import NOT_COMPARABLE
 
@@ -19,7 +20,7 @@ WORDS = {
 
 def tally_sentence(checks: pd.DataFrame) -> str:
     """How many claims of the paper have each verdict, from the rows of `claims.csv`; claims of ours do not count."""
-    counts = Counter(verdict for claim, verdict in claim_verdicts(checks).items() if not claim.startswith("B"))
+    counts = Counter(verdict for claim, verdict in claim_verdicts(checks).items() if not is_ours(claim))
     *others, last = (
         f"{counts[verdict]} {words[counts[verdict] > 1]}" for verdict, words in WORDS.items() if counts[verdict]
     )

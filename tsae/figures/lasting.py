@@ -20,7 +20,7 @@ from tsae.claims.selection import Run
 from tsae.figures.inputs import Drawing, Inputs
 from tsae.figures.labels import key, legend_above
 from tsae.figures.ratios import draw_pairs
-from tsae.figures.style import COLOURS, draw_against, grid, layers_of, log2_ticks, style_of
+from tsae.figures.style import COLOURS, TABLES, draw_against, grid, layers_of, log2_ticks, style_of
 from tsae.profile.families import BASELINE, LEARNED
 
 NEEDS = {
@@ -31,7 +31,6 @@ NEEDS = {
     "sums": ["growth", "epochs"],
 }
 RATIOS = {"nmse": "NMSE", "ce_added": "CE added"}
-TABLES = {"none": BASELINE, "learned": LEARNED}
 HOLLOW = {"ls": "", "mfc": "none"}  # several epochs
 RIGHT = 4.0  # of one epoch is where several are drawn [points]
 
