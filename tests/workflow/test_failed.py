@@ -39,6 +39,17 @@ WITH_COUNT = ("feature_", "token_bias_")
 WITH_THRESHOLD = ("similarity", "similarity_alive", "_share", "_unigram", "_bigram")
 
 
+def places_of(metric: str) -> tuple[float | None, ...]:
+    """Values of `at` at which a metric is measured."""
+    if metric.endswith(WITH_THRESHOLD):
+        return 0.4, 0.5
+    if metric.endswith(("_by_count", "_by_rate")) or metric == "density":
+        return 0.0, 1.0
+    if metric.endswith("_by_position") or metric == "first_letter_accuracy":
+        return 1.0, 2.0
+    return (None,)
+
+
 def measurements(job: Job) -> list[Measurement]:
     """A value of every metric of an SAE: of its layer, so that points of two layers are told apart."""
     of_tables = ("token_bias_", "last_token_detection")
@@ -55,15 +66,7 @@ def measurements(job: Job) -> list[Measurement]:
         )
         for metric in DEFINITIONS
         if not metric.startswith(of_layers) and (job.point.table != "none" or not metric.startswith(of_tables))
-        for at in (
-            (0.4, 0.5)
-            if metric.endswith(WITH_THRESHOLD)
-            else (0.0, 1.0)
-            if metric.endswith(("_by_count", "_by_rate")) or metric == "density"
-            else (1.0, 2.0)
-            if metric.endswith("_by_position") or metric == "first_letter_accuracy"
-            else (None,)
-        )
+        for at in places_of(metric)
     ]
 
 
