@@ -144,13 +144,14 @@ def test_jobs_take_a_gpu_each_and_evaluate_in_full_float32(tmp_path: Path) -> No
     for stage in ("cache-residuals", "unigrams", "ngrams", "train-sae"):
         assert options[stage] == "--gpus 1 --tf32"
     assert options["ablate"] == options["measure-curve"] == "--gpus 1"
-    assert options["conditional-means"] == options["measure-phrases"] == "--gpus 0"
-    assert options["tokenize"] == options["measure-baselines"] == ""
+    assert options["conditional-means"] == options["measure-baselines"] == options["measure-phrases"] == "--gpus 0"
+    assert options["tokenize"] == ""
 
 
 def test_residuals_from_the_model_are_of_one_precision(tmp_path: Path) -> None:
     options = planned_options(tmp_path, residuals="{disk_gb: 0.5, mean_tokens: 4096}")
-    assert options["train-sae"] == options["conditional-means"] == options["measure-phrases"] == "--gpus 1 --tf32"
+    for stage in ("train-sae", "conditional-means", "measure-baselines", "measure-phrases"):
+        assert options[stage] == "--gpus 1 --tf32"
     assert options["ablate"] == options["measure-curve"] == "--gpus 1"
 
 

@@ -130,7 +130,7 @@ def test_spaces_in_every_path(project: Path) -> None:
     done = subprocess.run(
         make, cwd=project, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(project)}
     )
-    assert done.returncode == 0 and "my profile.yaml: ok\n  makes 19 SAEs" in done.stdout, done.stderr
+    assert done.returncode == 0 and "my profile.yaml: ok\n  makes " in done.stdout, done.stderr
     dry = ["make", "-n", "-o", ".venv/ready", "figure", "FIG=pareto", "CONFIGFILE=my profile.yaml", "MEM_MB=900"]
     said = subprocess.run(dry, cwd=project, capture_output=True, text=True, check=True).stdout
     assert '--configfile "my profile.yaml" --resources mem_mb=900 --cores all pareto' in said
