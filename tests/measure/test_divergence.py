@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from fixtures.evaluation import Evaluated, identity_sae
+from fixtures.evaluation import SETTINGS, Evaluated, identity_sae
 from fixtures.training import LAYER
 from torch import Tensor
 
-from tsae.measure.divergence import divergences, measure_divergence
+from tsae.measure.divergence import divergences
+from tsae.measure.loss import patched_losses
 from tsae.measure.sums import DocumentSums
-from tsae.model.language_model import LanguageModel
 from tsae.sae.checkpoint import load
 from tsae.sae.sae import SAE
 
@@ -20,8 +20,9 @@ def reconstructed(sae: SAE, evaluated: Evaluated) -> Tensor:
 
 def measured(sae: SAE, evaluated: Evaluated, n: int) -> DocumentSums:
     sums = DocumentSums(evaluated.whole.documents)
+    settings = SETTINGS.model_copy(update={"kl_sequences": n, "batch_sequences": 2})
     with torch.no_grad():
-        measure_divergence(reconstructed(sae, evaluated), evaluated.model, evaluated.sequences, LAYER, n, sums)
+        patched_losses(reconstructed(sae, evaluated), evaluated.model, evaluated.sequences, LAYER, settings, sums)
     return sums
 
 
@@ -73,6 +74,6 @@ def test_a_perfect_sae_changes_no_prediction(evaluated: Evaluated) -> None:
     assert measured(identity_sae(32), evaluated, 2).ratio("logit_kl").value == pytest.approx(0, abs=1e-6)
 
 
-def test_without_sequences_nothing_runs(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LanguageModel, "logits_from", None)
+def test_without_sequences_nothing_is_measured(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tsae.measure.divergence.divergences", None)
     assert list(measured(identity_sae(32), evaluated, 0)) == []

@@ -24,28 +24,23 @@ def divergences(clean: Tensor, patched: Tensor) -> Tensor:
 
 
 def measure_divergence(
-    x_hat: Tensor, model: LanguageModel, sequences: Sequences, layer: int, n_sequences: int, sums: DocumentSums
+    patched: Tensor, model: LanguageModel, sequences: Sequences, layer: int, sums: DocumentSums
 ) -> None:
-    """Sum the divergence over the predictions made from kept tokens of the first sequences, one sequence at a time.
+    """Sum the divergence over the predictions made from kept tokens. The model runs on one sequence at a time.
 
     Args:
-        x_hat: (N, d) float32, reconstructions of the kept tokens of all sequences, in their order.
+        patched: (n, n_ctx, V) logits of the first n of the sequences, with reconstructions in place; on the model's device.
         model: the language model.
         sequences: held-out sequences.
         layer: the SAE's.
-        n_sequences: how many of the sequences count; 0: nothing is measured.
         sums: where the sums go.
     """
-    done = 0
-    for residuals, tokens, kept, documents in zip(*(part[:n_sequences] for part in sequences), strict=True):
-        n = int(kept.sum())
-        clean = residuals.to(torch.float32)
-        patched = clean.clone()
-        patched[kept] = x_hat[done : done + n]
-        done += n
+    for logits, residuals, tokens, kept, documents in zip(
+        patched, *(part[: len(patched)] for part in sequences), strict=True
+    ):
         scored = kept[:-1]
         if not scored.any():
             continue
         chosen = scored.nonzero().flatten().to(model.device)
-        logits = (model.logits_from(x[None], layer, tokens[None])[0, chosen] for x in (clean, patched))
-        sums.add("logit_kl", divergences(*logits), 1, documents[:-1][scored])
+        clean = model.logits_from(residuals[None].float(), layer, tokens[None])[0, chosen]
+        sums.add("logit_kl", divergences(clean, logits[chosen]), 1, documents[:-1][scored])

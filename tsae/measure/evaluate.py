@@ -15,7 +15,6 @@ from tsae.measure.ablations import load_ablations
 from tsae.measure.comparisons import References, compare_features, compare_table
 from tsae.measure.dead import measure_dead_in_training, measure_dead_on_heldout, measure_offset, measure_start
 from tsae.measure.definitions import THRESHOLDS
-from tsae.measure.divergence import measure_divergence
 from tsae.measure.features import Firings, feature_statistics, simple_shares, write_features
 from tsae.measure.first_letters import measure_first_letters
 from tsae.measure.letter_tokens import gather_letter_tokens
@@ -128,8 +127,7 @@ def evaluate(
     del firings, letters
     language_model = load_model(model, compatibility_mode, device)
     with torch.inference_mode():
-        losses = patched_losses(x_hat, language_model, scored, layer, settings)
-        measure_divergence(x_hat, language_model, scored, layer, settings.kl_sequences, by_document)
+        losses = patched_losses(x_hat, language_model, scored, layer, settings, by_document)
     del language_model, x_hat
     # When features of an SAE trained elsewhere last fired is unknown.
     trained_here = "tokens_trained" in trained.metadata

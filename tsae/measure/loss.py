@@ -7,10 +7,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tsae.measure.ablations import ABLATIONS
+from tsae.measure.divergence import measure_divergence
 from tsae.measure.sequences import Sequences
 from tsae.measure.sums import DocumentSums
 from tsae.model.language_model import LanguageModel
-from tsae.model.losses import next_token_losses
+from tsae.model.losses import losses_of
 from tsae.profile.evaluation import Evaluation
 
 METRICS = {
@@ -25,7 +26,13 @@ METRICS = {
 
 
 def patched_losses(
-    x_hat: Tensor, model: LanguageModel, sequences: Sequences, layer: int, settings: Evaluation, label: str = "loss"
+    x_hat: Tensor,
+    model: LanguageModel,
+    sequences: Sequences,
+    layer: int,
+    settings: Evaluation,
+    divergence: DocumentSums | None = None,
+    label: str = "loss",
 ) -> Tensor:
     """Loss of every prediction (n_seq, n_ctx - 1) float32 [nats] with reconstructions for the residuals of kept tokens.
 
@@ -34,16 +41,21 @@ def patched_losses(
         model: the language model.
         sequences: held-out sequences.
         layer: the SAE's.
-        settings: how many sequences share a forward pass.
+        settings: how many sequences share a forward pass, and on how many the divergence is measured.
+        divergence: where the sums of the divergence go, which is then measured from the same passes.
         label: of the progress bar.
     """
-    parts, done = [], 0
+    parts, done, first = [], 0, 0
     progress = tqdm(total=sequences.tokens.numel(), desc=label, unit="tok", unit_scale=True, disable=None)
-    for x, tokens, kept in zip(*(part.split(settings.batch_sequences) for part in sequences[:3]), strict=True):
-        patched, n = x.to(torch.float32, copy=True), int(kept.sum())
-        patched[kept] = x_hat[done : done + n]
-        done += n
-        parts.append(next_token_losses(model, patched, tokens.to(model.device), layer).cpu())
+    for batch in map(Sequences._make, zip(*(part.split(settings.batch_sequences) for part in sequences), strict=True)):
+        patched, n = batch.residuals.to(torch.float32, copy=True), int(batch.kept.sum())
+        patched[batch.kept] = x_hat[done : done + n]
+        tokens = batch.tokens.to(model.device)
+        logits = model.logits_from(patched, layer, tokens)
+        parts.append(losses_of(logits, tokens).cpu())
+        if divergence is not None:
+            measure_divergence(logits[: max(settings.kl_sequences - first, 0)], model, batch, layer, divergence)
+        done, first = done + n, first + len(tokens)
         progress.update(tokens.numel())
     progress.close()
     return torch.cat(parts)

@@ -18,5 +18,18 @@ def next_token_losses(model: LanguageModel, residuals: Tensor, tokens: Tensor, l
     Returns:
         (batch, pos - 1) [nats], on the model's device.
     """
-    logits = model.logits_from(residuals, layer, tokens)[:, :-1].flatten(0, 1)
-    return F.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1)
+    return losses_of(model.logits_from(residuals, layer, tokens), tokens)
+
+
+def losses_of(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Cross-entropy of every next token.
+
+    Args:
+        logits: (batch, pos, V).
+        tokens: (batch, pos) int64, on the same device.
+
+    Returns:
+        (batch, pos - 1) [nats].
+    """
+    predicted = logits[:, :-1].flatten(0, 1)
+    return F.cross_entropy(predicted, tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1)
