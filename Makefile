@@ -11,6 +11,7 @@ CORES ?= all
 MEM_MB ?=
 CONFIGFILE ?= config/config.yaml
 PORT ?= 8000
+TEST_PROCESSES ?= 2
 ROUNDS ?= 10
 PROCESS_ROUNDS ?= 3
 QUALITY_SEEDS ?= 1
@@ -42,7 +43,7 @@ help:
 	@echo "make lab                  the notebooks in JupyterLab, which it installs in .venv"
 	@echo "make release              a finished run as a folder and an archive to publish (TEXT, LICENSE: see docs/release.md)"
 	@echo "make smoke                a tiny random model through the whole DAG, in a few minutes"
-	@echo "make test                 linters, type checker, test suite, smoke run"
+	@echo "make test                 linters, type checker, test suite, smoke run (TEST_PROCESSES=$(TEST_PROCESSES) at a time)"
 	@echo "make test-faults          kill, damage and starve runs of the smoke profile, and print the outcomes (up to 25 minutes)"
 	@echo "make verify-artefacts     compare every file of a profile with its recorded sha256 (REMOVE=1 removes damaged ones)"
 	@echo "make test-slurm           the smoke run on one SLURM node, which it starts and, as root on Debian, installs"
@@ -123,8 +124,9 @@ smoke: $(READY)
 	@test -f results/tiny/model/config.json || $(BIN)/python tests/fixtures/tiny.py results/tiny
 	@$(STOPPABLE) $(RUN) snakemake --cores $(CORES) --configfile config/smoke.yaml
 
+# A file's tests stay together, with what they share.
 test: $(READY) lint
-	@$(RUN) python -m pytest
+	@$(RUN) python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 test-faults: $(READY)
 	@status=0; $(RUN) python -m pytest -m "faults or refused" || status=$$?; $(BIN)/python tests/fixtures/faults.py; exit $$status

@@ -72,6 +72,7 @@ USED_FOR = {
     "pyarrow": "feature tables in Parquet",
     "pydantic": "the configuration",
     "pytest": "tests, and the verification of results",
+    "pytest-xdist": "tests",
     "pyyaml": "profiles and the ledger",
     "ruff": "tests",
     "safetensors": "every tensor on disk",
