@@ -116,6 +116,7 @@ def beyond_checks() -> str:
         [
             {
                 "claim": claim,
+                "layer": row["layer"],
                 "check": row["check"] + ("" if row["decides"] else " (context)"),
                 "measured": row["text"],
                 "verdict": row["verdict"],
