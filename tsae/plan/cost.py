@@ -3,6 +3,8 @@
 from typing import NamedTuple
 
 GPU_PROCESS_BYTES = 0.6e9  # memory of CUDA itself in a process
+# Memory of a process before its first tensor: with PyTorch, and with what loads a language model too.
+PROCESS_BYTES, MODEL_PROCESS_BYTES = 0.45e9, 0.6e9
 
 
 class Cost(NamedTuple):
