@@ -109,6 +109,7 @@ def evaluate_command(run: Run, job: Job, folder: Path) -> Command:
         *("--heldout", str(results / layout.HELDOUT_TOKENS)),
         *("--unigrams", str(results / layout.UNIGRAMS.format(layer=job.layer))),
         *("--conditional-means", str(results / layout.CONDITIONAL_MEANS.format(layer=job.layer))),
+        *("--letter-tokens", str(results / layout.LETTER_TOKENS.format(layer=job.layer))),
         *("--ngrams", str(results / layout.NGRAMS.format(layer=job.layer))),
         *("--spelling", str(results / layout.SPELLING)),
         *("--embedding", str(results / layout.EMBEDDING)),

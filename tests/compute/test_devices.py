@@ -145,7 +145,7 @@ def test_jobs_take_a_gpu_each_and_evaluate_in_full_float32(tmp_path: Path) -> No
         assert options[stage] == "--gpus 1 --tf32"
     assert options["ablate"] == options["measure-curve"] == "--gpus 1"
     assert options["conditional-means"] == options["measure-baselines"] == options["measure-phrases"] == "--gpus 0"
-    assert options["tokenize"] == ""
+    assert options["tokenize"] == options["letter-tokens"] == ""
 
 
 def test_residuals_from_the_model_are_of_one_precision(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ KINDS = {
     "unigram residuals": ("unigrams/layer1.safetensors", f"train/{TOKENIZED}"),
     "n-grams": ("ngrams/layer1.safetensors", f"evaluate/{TOKENIZED}"),
     "conditional means": ("conditional_means/layer1.safetensors", f"evaluate/{TOKENIZED}"),
+    "tokens of first letters": ("letter_tokens/layer1.safetensors", f"evaluate/{TOKENIZED}"),
     "losses of ablations": ("ablations/layer1.safetensors", f"evaluate/{TOKENIZED}"),
     "SAE": (f"saes/{TOKENIZED}/sae.safetensors", f"evaluate/{TOKENIZED}"),
     "description of an SAE": (f"saes/{TOKENIZED}/config.json", f"evaluate/{TOKENIZED}"),

@@ -55,6 +55,7 @@ WRITERS = (
     Writer("unigram residuals", "unigrams", ("unigrams/*",), threads=2),
     Writer("n-grams", "ngrams", ("ngrams/*",), threads=2),
     Writer("conditional means", "conditional_means/layer1", ("conditional_means/layer1*",)),
+    Writer("tokens of first letters", "letter_tokens/layer1", ("letter_tokens/layer1*",)),
     Writer("an SAE", f"train/{GATED}", (f"saes/{GATED}/*",)),
     Writer("a checkpoint", f"train/{TOKENIZED}", (f"saes/{TOKENIZED}/checkpoints/*/*",), f"saes/{TOKENIZED}/"),
     Writer(

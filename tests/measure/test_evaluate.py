@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from fixtures.evaluation import FEATURES, MIN_FIRINGS, SETTINGS, Evaluated
-from fixtures.training import LAYER, Prepared
+from fixtures.training import LAYER, Prepared, write_letters
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -22,7 +22,7 @@ from tsae.measure.table import read_table
 from tsae.phrases.collect_phrases import write_phrase_tables
 from tsae.phrases.find_phrases import find_phrases_of
 from tsae.phrases.measure_phrases import measure_phrases_of
-from tsae.profile.evaluation import Evaluation, Phrases
+from tsae.profile.evaluation import Phrases
 from tsae.profile.point import Point
 from tsae.profile.sweep import Job
 from tsae.profile.training import Curves
@@ -41,7 +41,6 @@ def run(
     features: Path,
     sae: Path,
     token_biases: Path | None = None,
-    settings: Evaluation = SETTINGS,
 ) -> list[Measurement]:
     return evaluate(
         JOB,
@@ -51,7 +50,7 @@ def run(
         prepared.heldout_tokens,
         prepared.references,
         evaluated.ablations,
-        settings,
+        SETTINGS,
         FEATURES,
         MIN_FIRINGS,
         False,
@@ -178,9 +177,11 @@ def test_heldout_tokens_are_encoded_once(
         return active(self, x, *args)
 
     monkeypatch.setattr(SAE, "active", count)
-    without_probes = SETTINGS.model_copy(update={"probe_tokens": 0})
-    run(prepared, evaluated, tmp_path / "f.parquet", evaluated.saes["learned"], settings=without_probes)
+    write_letters(prepared, tmp_path / "none.safetensors", 0)
+    references = prepared.references._replace(letter_tokens=tmp_path / "none.safetensors")
+    rows = run(prepared._replace(references=references), evaluated, tmp_path / "f.parquet", evaluated.saes["learned"])
     assert sum(encoded) == evaluated.heldout.n_kept
+    assert not [m for m in rows if m.metric.startswith("first_letter")]
 
 
 def test_contexts_come_from_the_heldout_documents(

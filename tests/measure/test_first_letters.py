@@ -1,4 +1,4 @@
-"""First letters: which tokens begin with one, sparse probes of a known feature, and a known absorption."""
+"""First letters: sparse probes of a known feature, and a known absorption."""
 
 import math
 
@@ -15,13 +15,11 @@ from tsae.measure.first_letters import (
     _main_features,
     absorption,
     measure_first_letters,
-    measure_residual_probe,
     sparse_probes,
 )
-from tsae.measure.letter_tokens import LetterTokens, first_letters, gather_letter_tokens
+from tsae.measure.letter_tokens import LetterTokens, load_letter_tokens
 from tsae.measure.probes import Probes, Sample
 from tsae.sae.checkpoint import load
-from tsae.text.tokens import load_tokenizer
 
 
 def activations(dense: Tensor) -> Activations:
@@ -29,51 +27,14 @@ def activations(dense: Tensor) -> Activations:
     return Activations(rows, features, dense[rows, features].double(), len(dense))
 
 
-def test_letters_are_those_of_the_text_after_white_space(prepared: Prepared) -> None:
-    tokenizer = load_tokenizer(prepared.model)
-    found = first_letters(prepared.model, torch.arange(500), 512)
-    assert (found[500:] == -1).all()
-    for token in range(500):
-        text = str(tokenizer.decode([token])).strip()
-        is_letter = text[:1].isascii() and text[:1].isalpha()
-        assert found[token] == (ord(text[0].lower()) - ord("a") if is_letter else -1), text
-    assert len(found.unique()) > 10
-
-
-def test_no_token_is_both_trained_and_tested_on(prepared: Prepared, evaluated: Evaluated) -> None:
-    found = gather_letter_tokens(prepared.model, evaluated.train, evaluated.whole, SETTINGS)
-    assert found is not None
-    assert not set(found.tokens.tolist()) & set(found.test_tokens.tolist())
-    few = SETTINGS.model_copy(update={"probe_tokens": 500})
-    fewer = gather_letter_tokens(prepared.model, evaluated.train, evaluated.whole, few)
-    assert fewer is not None
-    assert len(fewer.tokens) == 500 < len(found.tokens)
-    letters = first_letters(prepared.model, torch.arange(512), 512)
-    for tokens, sample in ((found.tokens, found.sample), (found.test_tokens, found.test)):
-        assert (letters[tokens] >= 0).all()
-        # A class is one letter, in training and in test.
-        pairs = {*zip(sample.classes.tolist(), letters[tokens].tolist(), strict=True)}
-        assert len([c for c, _ in pairs if c >= 0]) == sample.n_classes
-    kept = evaluated.train.kept_rows()
-    assert {*map(tuple, found.x[:50].tolist())} <= {*map(tuple, kept.residuals.tolist())}
-    assert torch.equal(evaluated.whole.tokens.flatten()[found.places], found.test_tokens)
-    nothing = SETTINGS.model_copy(update={"probe_tokens": 0})
-    assert gather_letter_tokens(prepared.model, evaluated.train, evaluated.whole, nothing) is None
-    assert (
-        measure_residual_probe(None, nothing)
-        == measure_first_letters(load(evaluated.saes["none"]), None, [], nothing)
-        == []
-    )
-
-
 def test_the_features_that_fire_are_those_of_the_test_tokens(prepared: Prepared, evaluated: Evaluated) -> None:
-    found = gather_letter_tokens(prepared.model, evaluated.train, evaluated.whole, SETTINGS)
+    found = load_letter_tokens(prepared.references.letter_tokens, evaluated.whole)
     assert found is not None
     firings: list[Firings] = []
     sae = load(evaluated.saes["learned"])
     reconstruction(sae, evaluated.whole, SETTINGS, firings)
     test = _activations_at(found.places, firings)
-    expected = sae.encode(found.test_x, found.test_tokens).detach()
+    expected = sae.encode(found.test_x(evaluated.whole), found.test_tokens).detach()
     torch.testing.assert_close(test.of(torch.arange(sae.n_features), sae.n_features), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -111,28 +72,22 @@ def test_absorption_by_hand(dense: list[float], absorbed: int) -> None:
     """One class along the first axis; feature 0 is its main one, 1 lies along it, 2 hardly does."""
     W_dec = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.01, 1.0]])
     x, sample = torch.tensor([[2.0, 1.0]]), Sample.of(torch.tensor([4]), torch.tensor([0]), 1)
-    found = LetterTokens(x, torch.tensor([4]), sample, torch.tensor([0]), x, torch.tensor([4]), sample)
-    probe = Probes(torch.tensor([1.0, 0.0]), torch.tensor([[3.0], [0.0]]), torch.tensor([0.5]))
-    n_main = torch.tensor([1])
-    rates = absorption(W_dec, activations(torch.tensor([dense])), found, probe, torch.tensor([[0, 1, 2]]), n_main)
+    probes = Probes(torch.tensor([1.0, 0.0]), torch.tensor([[3.0], [0.0]]), torch.tensor([0.5]))
+    token, place = torch.tensor([4]), torch.tensor([0])
+    found = LetterTokens(x.half(), token, sample, place, token, sample, probes)
+    test, chosen, n_main = activations(torch.tensor([dense])), torch.tensor([[0, 1, 2]]), torch.tensor([1])
+    rates = absorption(W_dec, test, found, x, chosen, n_main)
     assert (rates.numerator.item(), rates.denominator.item()) == (absorbed, 1)
-    missed = absorption(
-        W_dec,
-        activations(torch.tensor([dense])),
-        found,
-        probe._replace(thresholds=torch.tensor([3.5])),
-        torch.tensor([[0, 1, 2]]),
-        n_main,
-    )
-    assert missed.denominator.item() == 0
+    missed = found._replace(probes=probes._replace(thresholds=torch.tensor([3.5])))
+    assert absorption(W_dec, test, missed, x, chosen, n_main).denominator.item() == 0
 
 
 def test_a_tokenized_sae_has_the_accuracy_of_its_table(prepared: Prepared, evaluated: Evaluated) -> None:
-    found = gather_letter_tokens(prepared.model, evaluated.train, evaluated.whole, SETTINGS)
+    found = load_letter_tokens(prepared.references.letter_tokens, evaluated.whole)
     for table, sae_folder in evaluated.saes.items():
         sae, firings = load(sae_folder), list[Firings]()
         reconstruction(sae, evaluated.whole, SETTINGS, firings)
-        rows = measure_first_letters(sae, found, firings, SETTINGS)
+        rows = measure_first_letters(sae, found, evaluated.whole, firings, SETTINGS)
         names = [(m.metric, m.at) for m in rows]
         expected = [("first_letter_accuracy", k) for k in (1.0, 2.0, 5.0)] + [("first_letter_absorption", None)]
         assert names == expected + [("first_letter_accuracy_table", None)] * (table == "learned")

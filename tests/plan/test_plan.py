@@ -157,6 +157,13 @@ def test_streaming_takes_the_model_in_place_of_the_disk() -> None:
     assert plan.plan(streamed, RATES, Machine()).gpu_hours > plan.plan(kept, RATES, Machine(disk_gb_per_s=10)).gpu_hours
 
 
+def test_tokens_of_first_letters_are_chosen_among_those_of_the_mean() -> None:
+    few, more = (by_stage(changed(GPT2, "residuals", mean_tokens=n)) for n in (10**6, 2 * 10**6))
+    assert more["letter_tokens"].read_bytes == 2 * few["letter_tokens"].read_bytes
+    assert few["letter_tokens"].read_bytes == few["conditional_means"].read_bytes * 10**6 / 131_072_000
+    assert not few["letter_tokens"].loads_model and few["letter_tokens"].jobs == 7
+
+
 def test_a_slow_disk_and_a_fast_gpu() -> None:
     hours = {
         (tflops, disk_speed): plan.plan(GPT2, RATES, Machine(tflops, disk_speed)).gpu_hours

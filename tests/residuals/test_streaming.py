@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from fixtures.training import LAYER, POINTS, SETTINGS, Prepared
 
+from tsae.measure.letter_tokens import write_letter_tokens
 from tsae.phrases.find_phrases import find_phrases_of
 from tsae.phrases.measure_phrases import measure_phrases_of
 from tsae.profile.evaluation import Phrases
@@ -60,6 +61,12 @@ def test_training_gives_the_same_sae(caches: Caches, prepared: Prepared, tmp_pat
 def test_conditional_means_are_the_same(caches: Caches, tmp_path: Path) -> None:
     write_conditional_means(caches.on_disk, LAYER, tmp_path / "on_disk")
     write_conditional_means(caches.streamed, LAYER, tmp_path / "streamed", caches.model)
+    assert (tmp_path / "on_disk").read_bytes() == (tmp_path / "streamed").read_bytes()
+
+
+def test_letter_tokens_are_the_same(caches: Caches, prepared: Prepared, tmp_path: Path) -> None:
+    for name, index in (("on_disk", caches.on_disk), ("streamed", caches.streamed)):
+        write_letter_tokens(prepared.model, index, prepared.heldout_tokens, LAYER, 500, 0, tmp_path / name)
     assert (tmp_path / "on_disk").read_bytes() == (tmp_path / "streamed").read_bytes()
 
 

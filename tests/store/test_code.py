@@ -12,7 +12,7 @@ from tsae.store.code import PACKAGE, digest_of, modules_of, path_of
 RULE = re.compile(r"(?ms)^rule (\w+):\n(.*?)(?=^(?:use )?rule |\Z)")
 
 # Module -> the rules whose results its edit changes.
-LAYER_STAGES = {"ablate", "measure_baselines", "evaluate", "measure_curve", "explore"}
+LAYER_STAGES = {"ablate", "letter_tokens", "measure_baselines", "evaluate", "measure_curve", "explore"}
 SAE_STAGES = {
     "measure_baselines",
     "evaluate",
@@ -34,6 +34,7 @@ EDITS = {
     "tsae.training.optimizers": {"train"},
     "tsae.training.trainer": {"train"},
     "tsae.measure.definitions": {"measure_baselines", "evaluate", "measure_curve", "measure_claims", "explore"},
+    "tsae.measure.letter_tokens": {"letter_tokens", "measure_baselines", "evaluate"},
     "tsae.measure.curves": {"measure_curve"},
     "tsae.claims.ledger": {"measure_claims"},
     "tsae.store.files": set(),
@@ -62,7 +63,7 @@ def package(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("module", EDITS)
 def test_an_edit_is_one_of_all_stages_that_use_it_and_of_no_others(package: Path, module: str) -> None:
-    assert len(stages()) == 22
+    assert len(stages()) == 23
     before = {rule: digest_of(*named, package=package) for rule, named in stages().items()}
     edited = path_of(module, package)
     edited.write_text(edited.read_text() + "\n# edited\n")

@@ -12,6 +12,7 @@ import torch
 from fixtures.training import LAYER, Prepared
 
 from tsae.measure.ablations import load_ablations
+from tsae.measure.letter_tokens import _digest, load_letter_tokens
 from tsae.measure.sequences import Sequences
 from tsae.measure.sums import load_curve, load_sums
 from tsae.model.language_model import load_model
@@ -127,6 +128,7 @@ def loaders(prepared: Prepared, path: Path) -> dict[str, Callable[[], object]]:
         "tokens": lambda: load_tokens(path),
         "unigrams": lambda: load_unigrams(path),
         "ablations": lambda: load_ablations(path, SCORED),
+        "letter tokens": lambda: load_letter_tokens(path, SCORED),
         "sums": lambda: load_sums(path),
         "sums of a curve": lambda: load_curve(path),
     }
@@ -175,6 +177,19 @@ def test_tensors_of_another_type_or_size_are_refused(prepared: Prepared, tmp_pat
                 **{name: torch.ones(4, 2) for name in ("clean", "zero", "mean")},
             },
             {},
+        ),
+        "letter tokens": (
+            {
+                "x": torch.zeros(4, D, dtype=torch.float16),
+                "tokens": torch.zeros(4, dtype=torch.int64),
+                "classes": torch.tensor([0, 1, 0, -1]),
+                "places": torch.tensor([2, 7]),
+                "test_classes": torch.tensor([0, 1]),
+                "mean": torch.zeros(D),
+                "directions": torch.zeros(2, D),
+                "thresholds": torch.zeros(2).double(),
+            },
+            {"n_classes": 2, "heldout": _digest(SCORED)},
         ),
         "sums": (DOCUMENTS | SUMS, {"n_tokens": {"nmse": 4}}),
         "sums of a curve": (DOCUMENTS | {f"7/{name}": SUMS[name] for name in SUMS}, {"n_tokens": {"7/nmse": 4}}),

@@ -116,11 +116,21 @@ def test_changed_training_trains_anew_from_the_same_residuals(finished: Path) ->
         "unigrams",
         "ngrams",
         "conditional_means",
+        "letter_tokens",
         "tokenize",
         "prepare_model",
         "ablate",
         "measure_baselines",
     } & set(jobs)
+
+
+def test_other_settings_of_the_evaluation_take_the_same_tokens_of_first_letters(finished: Path) -> None:
+    evaluation = {"bootstrap": 300, "ce_sequences": 30}
+    jobs = planned(finished, configfile=changed_config(finished, evaluation=evaluation))
+    assert jobs["evaluate"] == len(SMOKE.jobs()) and jobs["measure_baselines"] == 2
+    assert "letter_tokens" not in jobs
+    fewer = planned(finished, configfile=changed_config(finished, evaluation={"probe_tokens": 1000}))
+    assert fewer == jobs | {"letter_tokens": 2}
 
 
 def test_training_from_the_model(finished: Path, tmp_path: Path) -> None:

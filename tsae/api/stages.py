@@ -10,6 +10,7 @@ from tsae.compute.devices import Device
 from tsae.measure.ablations import measure_ablations
 from tsae.measure.comparisons import References
 from tsae.measure.evaluate import evaluate as evaluate_sae
+from tsae.measure.letter_tokens import write_letter_tokens
 from tsae.measure.table import write_table
 from tsae.model.write_model import write_model
 from tsae.profile.config import Config
@@ -95,11 +96,17 @@ def stages_of_evaluation(profile: Config, folder: Path, device: Device) -> list[
     job, compatible = job_of(profile), profile.model.compatibility_mode
     model, train_tokens = folder / layout.MODEL, folder / layout.TRAIN_TOKENS
     heldout_tokens, index = folder / layout.HELDOUT_TOKENS, folder / layout.RESIDUALS
-    unigrams, ngrams, means, ablations = (
+    unigrams, ngrams, means, letters, ablations = (
         folder / path.format(layer=job.layer)
-        for path in (layout.UNIGRAMS, layout.NGRAMS, layout.CONDITIONAL_MEANS, layout.ABLATIONS)
+        for path in (
+            layout.UNIGRAMS,
+            layout.NGRAMS,
+            layout.CONDITIONAL_MEANS,
+            layout.LETTER_TOKENS,
+            layout.ABLATIONS,
+        )
     )
-    references = References(unigrams, means, ngrams, folder / layout.SPELLING, folder / layout.EMBEDDING)
+    references = References(unigrams, means, ngrams, letters, folder / layout.SPELLING, folder / layout.EMBEDDING)
     sae, table = sae_in(folder, profile), folder / layout.TABLE.format(table="headline")
     metrics, sums = folder / layout.METRICS_OF_SAE.format(job=job.id), folder / layout.SUMS.format(job=job.id)
     features = folder / layout.FEATURES.format(job=job.id)
@@ -114,6 +121,12 @@ def stages_of_evaluation(profile: Config, folder: Path, device: Device) -> list[
             ),
         ),
         Stage(means, lambda: write_conditional_means(index, job.layer, means)),
+        Stage(
+            letters,
+            lambda: write_letter_tokens(
+                model, index, heldout_tokens, job.layer, settings.probe_tokens, settings.seed, letters
+            ),
+        ),
         Stage(
             ablations,
             lambda: measure_ablations(model, index, heldout_tokens, job.layer, settings, compatible, ablations, device),

@@ -25,6 +25,7 @@ GROUPS: dict[str, dict[str, Target]] = {
         "unigrams": Target("tsae.residuals.write_unigrams", "write_unigrams"),
         "ngrams": Target("tsae.residuals.write_ngrams", "write_ngrams"),
         "conditional-means": Target("tsae.residuals.write_conditional_means", "write_conditional_means"),
+        "letter-tokens": Target("tsae.measure.letter_tokens", "write_letter_tokens"),
         "train-sae": Target("tsae.training.train", "train"),
         "ablate": Target("tsae.measure.ablations", "measure_ablations"),
         "measure-baselines": Target("tsae.measure.baselines", "measure_baselines"),

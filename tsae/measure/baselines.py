@@ -8,7 +8,6 @@ from tsae.compute.devices import Device
 from tsae.measure.comparisons import References, compare_unigrams
 from tsae.measure.counts import EDGES, count_bins
 from tsae.measure.first_letters import measure_residual_probe
-from tsae.measure.letter_tokens import gather_letter_tokens
 from tsae.measure.measurement import Measurement
 from tsae.measure.ngrams import measure_ngrams
 from tsae.measure.orders import SuffixRows, table_fvu_by_order
@@ -39,7 +38,7 @@ def measure_baselines(
     settings: Evaluation,
     metrics: Path,
     sums: Folder,
-    model: Folder,
+    model: Folder | None = None,
     device: Device = "cpu",
 ) -> dict[str, list[Measurement]]:
     """Measure the residuals of a layer without an SAE.
@@ -55,14 +54,15 @@ def measure_baselines(
         settings: how to evaluate.
         metrics: where the measurements go.
         sums: folder for the sums per document, `{subject}.safetensors`.
-        model: the language model, for its tokenizer, and for training residuals that are not on disk.
+        model: the language model, for training residuals that are not on disk.
         device: where the model computes.
 
     Returns:
         The measurements by subject.
     """
     cache = open_residuals(residuals, "train", layer, model, device)
-    sequences, known = load_sequences(open_residuals(residuals, "heldout", layer), heldout), references.load()
+    sequences = load_sequences(open_residuals(residuals, "heldout", layer), heldout)
+    known = references.load(sequences)
     counts = cache.token_counts(len(known.unigrams))
     tables = {"unigram-residuals": known.unigrams, "conditional-means": known.means.table(len(counts))}
     by_subject = {subject: DocumentSums(sequences.documents) for subject in (*tables, "residuals")}
@@ -92,7 +92,7 @@ def measure_baselines(
         of_documents.save(sums / f"{subject}.safetensors")
     rows["residuals"] = [
         *measure_ngrams(known.ngrams, known.unigrams, settings.seed),
-        *measure_residual_probe(gather_letter_tokens(model, cache, sequences, settings), settings),
+        *measure_residual_probe(known.letter_tokens, sequences, settings),
         Measurement("outlier_share_train", cache.n_outliers / (cache.n_kept + cache.n_outliers), n=cache.n_rows),
         Measurement("scale", cache.scale, n=cache.n_kept),
     ]

@@ -1,15 +1,17 @@
 """Comparisons of an SAE with unigram residuals, conditional means, n-grams and the embedding."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from tsae.measure.controls import compare_with_controls
 from tsae.measure.geometry import measure_inheritance, measure_neighbours, measure_table
+from tsae.measure.letter_tokens import LetterTokens, load_letter_tokens
 from tsae.measure.matches import measure_matches
 from tsae.measure.measurement import Measurement
 from tsae.measure.ranks import measure_ranks, measure_relative_scores
+from tsae.measure.sequences import Sequences
 from tsae.measure.similarity import measure_feature_similarity
 from tsae.measure.sums import DocumentSums
 from tsae.profile.evaluation import Evaluation
@@ -18,12 +20,9 @@ from tsae.residuals.ngrams import NgramResiduals, load_ngrams, load_spelling
 from tsae.residuals.unigrams import load_embedding, load_unigrams
 from tsae.sae.sae import SAE
 
-if TYPE_CHECKING:
-    from tsae.measure.sequences import Sequences
-
 
 class References(NamedTuple):
-    """Files that SAEs are compared with; the first three are of one layer."""
+    """Files that SAEs are compared with; the first four are of one layer."""
 
     unigrams: Path
     """Unigram residuals of the layer."""
@@ -31,13 +30,18 @@ class References(NamedTuple):
     """Mean training residual of every token at the layer."""
     ngrams: Path
     """Residuals of common n-grams at the layer."""
+    letter_tokens: Path
+    """Tokens that begin with a letter, and the probe on their residuals at the layer."""
     spelling: Path
     """Tokens that differ only by a leading space or by case."""
     embedding: Path
     """The model's embedding."""
 
-    def load(self) -> "Loaded":
+    def load(self, sequences: Sequences) -> "Loaded":
         """Read the files.
+
+        Args:
+            sequences: held-out sequences, whose tokens probes are tested on.
 
         Raises:
             ValueError: one is missing, damaged, or holds something else.
@@ -46,6 +50,7 @@ class References(NamedTuple):
             load_unigrams(self.unigrams),
             load_conditional_means(self.conditional_means),
             load_ngrams(self.ngrams),
+            load_letter_tokens(self.letter_tokens, sequences),
             load_spelling(self.spelling),
             load_embedding(self.embedding),
         )
@@ -60,6 +65,8 @@ class Loaded(NamedTuple):
     """Mean training residuals."""
     ngrams: NgramResiduals
     """Common n-grams."""
+    letter_tokens: LetterTokens | None
+    """Tokens that begin with a letter, and the probe on their residuals; None if there are no probes of the first letter."""
     spelling: Tensor
     """(V,) int64, equal for tokens that differ only by a leading space or by case."""
     embedding: Tensor
@@ -86,7 +93,7 @@ def compare_features(
 
 
 def compare_table(
-    sae: SAE, known: Loaded, counts: Tensor, sequences: "Sequences", settings: Evaluation, sums: DocumentSums
+    sae: SAE, known: Loaded, counts: Tensor, sequences: Sequences, settings: Evaluation, sums: DocumentSums
 ) -> list[Measurement]:
     """Measure the geometry of token-biases (C7, C8), and token-biases as features; nothing without a non-zero table.
 
@@ -111,7 +118,7 @@ def compare_table(
 
 
 def compare_unigrams(
-    known: Loaded, counts: Tensor, sequences: "Sequences", settings: Evaluation, sums: DocumentSums
+    known: Loaded, counts: Tensor, sequences: Sequences, settings: Evaluation, sums: DocumentSums
 ) -> list[Measurement]:
     """Measure unigram residuals, where token-biases start, as `compare_table` measures token-biases."""
     unigrams, spelling = known.unigrams, known.spelling

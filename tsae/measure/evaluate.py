@@ -17,7 +17,6 @@ from tsae.measure.dead import measure_dead_in_training, measure_dead_on_heldout,
 from tsae.measure.definitions import THRESHOLDS
 from tsae.measure.features import Firings, feature_statistics, simple_shares, write_features
 from tsae.measure.first_letters import measure_first_letters
-from tsae.measure.letter_tokens import gather_letter_tokens
 from tsae.measure.loss import measure_loss, patched_losses
 from tsae.measure.measurement import Measurement, failure
 from tsae.measure.rates import measure_by_rate
@@ -88,12 +87,12 @@ def evaluate(
     layer = trained.metadata["layer"]
     cache = open_residuals(residuals, "heldout", layer)
     check_fits(trained, sae, cache.d_model, cache.vocab_size)
-    sequences, known = load_sequences(cache, heldout), references.load()
+    sequences = load_sequences(cache, heldout)
+    known = references.load(sequences)
     scored = spread(sequences, settings.ce_sequences)
     without_sae = load_ablations(ablations, scored)
     by_document, firings = DocumentSums(sequences.documents), list[Firings]()
-    train = open_residuals(residuals, "train", layer)
-    counts = train.token_counts(len(known.unigrams))
+    counts = open_residuals(residuals, "train", layer).token_counts(len(known.unigrams))
     in_loss = evenly_spaced(len(sequences.tokens), settings.ce_sequences)
     found, x_hat = reconstruct(trained, sequences, settings, in_loss, firings)
     measure_reconstruction(found, sequences, by_document)
@@ -122,9 +121,8 @@ def evaluate(
         DocumentSums(sequences.documents).save(sums)
         write_measurements(metrics, job.labels, {job.subject: stopped})
         return stopped
-    letters = gather_letter_tokens(model, train, sequences, settings)
-    of_letters = measure_first_letters(trained, letters, firings, settings)
-    del firings, letters
+    of_letters = measure_first_letters(trained, known.letter_tokens, sequences, firings, settings)
+    del firings
     language_model = load_model(model, compatibility_mode, device)
     with torch.inference_mode():
         losses = patched_losses(x_hat, language_model, scored, layer, settings, by_document)

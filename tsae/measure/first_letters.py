@@ -15,7 +15,7 @@ features are chosen by mean activation, as in its sparse probing, and not by the
 direction are from the mean residual, which is in b_dec, and not from zero. Letters are left out if they have few types; SAEBench leaves
 out those whose probe on residuals has an F1 of 0.6 or less. The decoder's rows may have any length.
 
-`tsae.measure.letter_tokens` chooses the tokens that probes are trained and tested on.
+`tsae.measure.letter_tokens` chooses the tokens that probes are trained and tested on, and fits the probe on residuals.
 """
 
 from typing import NamedTuple
@@ -39,6 +39,7 @@ from tsae.measure.probes import (
     fit_probes,
     mean_over_classes,
 )
+from tsae.measure.sequences import Sequences
 from tsae.profile.evaluation import Evaluation
 from tsae.sae.sae import SAE
 
@@ -78,23 +79,24 @@ class Activations(NamedTuple):
         return found
 
 
-def measure_residual_probe(found: LetterTokens | None, settings: Evaluation) -> list[Measurement]:
+def measure_residual_probe(found: LetterTokens | None, sequences: Sequences, settings: Evaluation) -> list[Measurement]:
     """First-letter accuracy of residuals themselves: what features could reach at most, with a linear probe."""
     if found is None:
         return []
-    says = fit_probes(found.x, found.sample).says(found.test_x)
+    says = found.probes.says(found.test_x(sequences))
     bootstrap = Bootstrap(found.test.n_types, settings.bootstrap, settings.seed)
     return [mean_over_classes("first_letter_accuracy", balanced(says, found.test), bootstrap)]
 
 
 def measure_first_letters(
-    sae: SAE, found: LetterTokens | None, firings: list[Firings], settings: Evaluation
+    sae: SAE, found: LetterTokens | None, sequences: Sequences, firings: list[Firings], settings: Evaluation
 ) -> list[Measurement]:
     """Accuracy of k-sparse probes on an SAE's features, absorption and, of a tokenized SAE, the accuracy of its table.
 
     Args:
         sae: the SAE.
         found: the tokens.
+        sequences: held-out sequences.
         firings: the SAE's activations on all kept held-out tokens.
         settings: how to evaluate.
 
@@ -108,8 +110,7 @@ def measure_first_letters(
     chosen, says = sparse_probes(train, test, found.sample, sae.n_features)
     f1 = torch.stack([f1_scores(answers, found.test) for answers in says])
     n_main = _main_features(f1)
-    residual = fit_probes(found.x, found.sample)
-    absorbed = absorption(sae.W_dec.detach().cpu(), test, found, residual, chosen, n_main)
+    absorbed = absorption(sae.W_dec.detach().cpu(), test, found, found.test_x(sequences), chosen, n_main)
     rows = [
         mean_over_classes("first_letter_accuracy", balanced(says[k - 1], found.test), bootstrap, float(k))
         for k in KS
@@ -129,7 +130,7 @@ def _encode(sae: SAE, found: LetterTokens) -> Activations:
     parts = []
     for start in range(0, len(found.x), BATCH):
         x, tokens = (part[start : start + BATCH].to(sae.device) for part in (found.x, found.tokens))
-        active = sae.active(x, tokens)
+        active = sae.active(x.float(), tokens)
         fired = active.values != 0
         parts.append(
             [part.cpu() for part in (start + active.rows[fired], active.features[fired], active.values[fired].double())]
@@ -193,21 +194,21 @@ def _main_features(f1: Tensor) -> Tensor:
 
 
 def absorption(
-    W_dec: Tensor, test: Activations, found: LetterTokens, residual: Probes, chosen: Tensor, n_main: Tensor
+    W_dec: Tensor, test: Activations, found: LetterTokens, test_x: Tensor, chosen: Tensor, n_main: Tensor
 ) -> Rates:
     """Test tokens at which a feature absorbs the letter, among those that the probe on residuals finds.
 
     Args:
         W_dec: (F, d).
         test: activations on the test tokens.
-        found: the tokens.
-        residual: probes on residuals.
+        found: the tokens, and the probes on residuals.
+        test_x: (m, d) float32 residuals of the test tokens.
         chosen: (C, 10) features of each class, best first.
         n_main: (C,) how many of them are main features.
     """
-    sample, of_token = found.test, found.test.classes
+    sample, of_token, residual = found.test, found.test.classes, found.probes
     directions = torch.nn.functional.normalize(residual.directions, dim=0)
-    lengths = ((found.test_x - residual.mean) * directions.T[of_token]).sum(1).double()
+    lengths = ((test_x - residual.mean) * directions.T[of_token]).sum(1).double()
     along = W_dec @ directions
     is_main = torch.zeros(sample.n_classes, len(W_dec), dtype=torch.bool)
     main = torch.arange(chosen.shape[1]) < n_main[:, None]
@@ -220,5 +221,5 @@ def absorption(
     absorbed, has_main = (torch.zeros(test.n_rows, dtype=torch.bool) for _ in range(2))
     absorbed[test.rows[absorbs]] = True
     has_main[test.rows[is_main[classes, test.features]]] = True
-    true = residual.says(found.test_x) & sample.positive
+    true = residual.says(test_x) & sample.positive
     return Rates(sample.by_type(true & absorbed & ~has_main & (lengths > 0)), sample.by_type(true))

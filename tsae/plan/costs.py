@@ -14,6 +14,7 @@ from tsae.plan.sizes import (
     heldout_bytes,
     layers,
     n_active,
+    n_sampled,
     n_table,
     sae_bytes,
     split_tokens,
@@ -115,12 +116,12 @@ def _ngrams(config: Config) -> Cost:
 
 
 def _conditional_means(config: Config) -> Cost:
-    train, n_layers, d = split_tokens(config)[0], len(layers(config)), config.model.d_model
+    n_layers, d = len(layers(config)), config.model.d_model
     return Cost(
         "conditional_means",
         n_layers,
         **training_pass(config),
-        dense_flops=2 * min(train, config.residuals.mean_tokens) * d**2 * n_layers,
+        dense_flops=2 * n_sampled(config) * d**2 * n_layers,
         memory=PROCESS_BYTES + 8 * n_table(config) + shard_bytes(config) + streaming_bytes(config),
     )
 

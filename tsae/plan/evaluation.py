@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tsae.plan.cost import GPU_PROCESS_BYTES, MODEL_PROCESS_BYTES, PROCESS_BYTES, Cost
-from tsae.plan.passes import shard_bytes, streaming_bytes, training_pass
+from tsae.plan.passes import read_bytes, shard_bytes, streaming_bytes, training_pass
 from tsae.plan.sizes import (
     encoder_flops,
     heldout_bytes,
@@ -11,26 +11,43 @@ from tsae.plan.sizes import (
     logits_bytes,
     mean_bytes,
     n_active,
+    n_sampled,
     n_scored,
     n_seen,
     n_table,
-    probed_bytes,
     sae_bytes,
     split_tokens,
+    tested_bytes,
     upper_flops,
     weights,
 )
 from tsae.profile.config import Config
 from tsae.profile.sweep import Job
 
+SAMPLED_TOKEN_BYTES = 32  # per sampled training token while those of first letters are chosen: places, ids, letters
+
 
 def evaluation_costs(config: Config) -> Iterator[Cost]:
     """The stages in the order of the workflow."""
+    yield _letter_tokens(config)
     yield _ablate(config)
     yield _measure_baselines(config)
     yield _evaluate(config)
     if config.curve_jobs():
         yield _measure_curve(config)
+
+
+def _letter_tokens(config: Config) -> Cost:
+    n_layers, d, probed = len(layers(config)), config.model.d_model, config.evaluation.probe_tokens
+    # One shard as it is stored, and residuals of the probe as read, in float32, centred and weighted.
+    work = SAMPLED_TOKEN_BYTES * n_sampled(config) + shard_bytes(config) / 8 + 14 * d * probed
+    return Cost(
+        "letter_tokens",
+        n_layers,
+        read_bytes=read_bytes(config, n_sampled(config)),
+        dense_flops=2 * probed * d**2 * n_layers,
+        memory=PROCESS_BYTES + heldout_bytes(config) / 5 + work,
+    )
 
 
 def _ablate(config: Config) -> Cost:
@@ -61,7 +78,7 @@ def _measure_baselines(config: Config) -> Cost:
         n_layers,
         **training_pass(config),
         dense_flops=2 * (queries * n_table(config) + heldout * d**2) * n_layers,
-        memory=PROCESS_BYTES + probed_bytes(config) + 16 * n_table(config) + work + streaming_bytes(config),
+        memory=PROCESS_BYTES + tested_bytes(config) + 16 * n_table(config) + work + streaming_bytes(config),
     )
 
 
@@ -97,7 +114,7 @@ def _evaluate(config: Config) -> Cost:
         # The loss takes the reconstructions of the one pass over held-out tokens.
         dense_flops=sum(encoded * encoder_flops(config, job.point) + compared(job) for job in jobs),
         sparse_flops=sum(heldout * 2 * config.model.d_model * n_active(job.point) for job in jobs),
-        memory=MODEL_PROCESS_BYTES + held + probed_bytes(config) + 64 * firings,
+        memory=MODEL_PROCESS_BYTES + held + tested_bytes(config) + 64 * firings,
         gpu_memory=GPU_PROCESS_BYTES + held,
     )
 

@@ -18,6 +18,7 @@ LOWER = {
     "ngrams": "ngrams.tokens",
     "conditional_means": "residuals.shard_sequences",
     "train": "training.buffer_tokens",
+    "letter_tokens": "tokens.heldout",
     "ablate": "evaluation.batch_sequences",
     "measure_baselines": "tokens.heldout",
     "evaluate": "evaluation.batch_sequences",

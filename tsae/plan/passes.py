@@ -12,8 +12,8 @@ IN_ORDER = 5  # sequential reads measured 5 times faster than shuffled batches
 
 def training_pass(config: Config) -> dict[str, Any]:
     """Fields of the stage's `Cost`: reading the residuals, and the model that computes those that are not on disk."""
-    train, d = split_tokens(config)[0], config.model.d_model
-    read = {"read_bytes": train * (2 * d + TOKEN_BYTES) * len(layers(config)) / IN_ORDER}
+    train = split_tokens(config)[0]
+    read = {"read_bytes": read_bytes(config, train)}
     if not config.streams:
         return read
     return read | {
@@ -23,6 +23,11 @@ def training_pass(config: Config) -> dict[str, Any]:
         "model_flops": sum(train * layer * block_flops(config) for layer in layers(config)),
         "gpu_memory": GPU_PROCESS_BYTES + streaming_bytes(config),
     }
+
+
+def read_bytes(config: Config, tokens: int) -> float:
+    """Residuals of so many training tokens of every layer that are read in order, as the `read_bytes` of a `Cost` [bytes]."""
+    return tokens * (2 * config.model.d_model + TOKEN_BYTES) * len(layers(config)) / IN_ORDER
 
 
 def shard_bytes(config: Config) -> float:

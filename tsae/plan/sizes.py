@@ -109,10 +109,9 @@ def heldout_bytes(config: Config) -> float:
     return split_tokens(config)[1] * config.model.d_model * (2 + 8)
 
 
-def probed_bytes(config: Config) -> float:
-    """Held-out residuals, and those of probes, which test on a quarter of them, as read, centred and weighted [bytes]."""
-    probed = config.evaluation.probe_tokens + split_tokens(config)[1] / 4
-    return heldout_bytes(config) + 12 * config.model.d_model * probed
+def tested_bytes(config: Config) -> float:
+    """Held-out residuals, and those that probes are tested on, a quarter of them, as read, centred and weighted [bytes]."""
+    return heldout_bytes(config) + 12 * config.model.d_model * split_tokens(config)[1] / 4
 
 
 def n_seen(config: Config) -> int:
@@ -120,6 +119,11 @@ def n_seen(config: Config) -> int:
     return min(config.model.vocab_size, split_tokens(config)[0] // 13)
 
 
+def n_sampled(config: Config) -> int:
+    """Training tokens that the mean residual is taken over."""
+    return min(config.residuals.mean_tokens, split_tokens(config)[0])
+
+
 def mean_bytes(config: Config) -> float:
     """Training residuals that are read for their mean [bytes]."""
-    return min(config.residuals.mean_tokens, split_tokens(config)[0]) * 2 * config.model.d_model
+    return n_sampled(config) * 2 * config.model.d_model

@@ -120,7 +120,8 @@ class Evaluation(Section):
     probe_tokens: int = Field(
         20_000,
         ge=0,
-        description="Training tokens, evenly spaced, that probes of the first letter are trained on; 0: they are not measured [tokens]",
+        description="Training tokens, evenly spaced in those of the mean residual (residuals.mean_tokens), that probes of "
+        "the first letter are trained on; 0: they are not measured [tokens]",
     )
     min_counts: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0, 1, 20),

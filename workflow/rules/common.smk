@@ -50,6 +50,7 @@ REFERENCES = {
     "unigrams": "<results>/unigrams/layer{layer}.safetensors",
     "conditional_means": "<results>/conditional_means/layer{layer}.safetensors",
     "ngrams": "<results>/ngrams/layer{layer}.safetensors",
+    "letter_tokens": "<results>/letter_tokens/layer{layer}.safetensors",
     "spelling": "<results>/ngrams/spelling.safetensors",
     "embedding": "<results>/unigrams/embedding.safetensors",
 }

@@ -27,10 +27,37 @@ rule ablate:
         "python -m tsae --log {log} {params.call}"
 
 
+rule letter_tokens:
+    input:
+        model=rules.prepare_model.output,
+        residuals=rules.index_residuals.output.index,
+        heldout=rules.tokenize.output.heldout,
+        code=code("tsae.measure.letter_tokens"),
+    output:
+        "<results>/letter_tokens/layer{layer}.safetensors",
+    log:
+        "<logs>/letter_tokens/layer{layer}.log",
+    benchmark:
+        "<benchmarks>/letter_tokens/layer{layer}.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory_of("letter_tokens"),
+    params:
+        **options(
+            "letter-tokens",
+            probe_tokens=CONFIG.evaluation.probe_tokens,
+            seed=CONFIG.evaluation.seed,
+        ),
+    message:
+        "Choosing tokens for probes of the first letter at layer {wildcards.layer}"
+    shell:
+        "python -m tsae --log {log} {params.call}"
+
+
 rule measure_baselines:
     input:
         **REFERENCES,
-        model=rules.prepare_model.output,
+        model=STREAMED_FROM,
         residuals=rules.index_residuals.output.index,
         heldout=rules.tokenize.output.heldout,
         statistics="<results>/residuals/layer{layer}.safetensors",
