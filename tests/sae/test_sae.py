@@ -334,7 +334,7 @@ def test_a_config_whose_point_is_none_is_named(checkpoint: Path) -> None:
         load(checkpoint)
 
 
-@pytest.mark.parametrize("part", ["W_enc", "W_dec", "b_enc", "b_dec", "W_lookup", "unigram_directions", *GATED])
+@pytest.mark.parametrize("part", ["W_enc", "W_dec", "b_enc", "b_dec", "W_lookup", "unigram_directions", *sorted(GATED)])
 def test_a_missing_parameter_is_named(tmp_path: Path, part: str) -> None:
     checkpoint = write(tmp_path / "sae", "gated, without_unigram")
     load(checkpoint)

@@ -93,7 +93,7 @@ def tarred(text: bytes) -> bytes:
         ("a.txt", "Käse".encode("latin-1"), r"not UTF-8 \(.*\); convert it"),
         ("a.txt", b"\xef\xbb\xbfK\xe4se", r"not UTF-8 \(.*\); convert it"),
         ("a.docx", zipped(b"text"), "a zip archive or an office document, which is not read; extract its text"),
-        ("a.tar.gz", gzip.compress(tarred(b"text")), "a tar archive, which is not read"),
+        ("a.tar.gz", gzip.compress(tarred(b"text"), mtime=0), "a tar archive, which is not read"),
         ("a.pdf", b"%PDF-1.7\n", "a PDF, which is not read"),
         ("a.parquet", b"PAR1" + b"\x15" * 20, "a Parquet file, which is not read"),
         *((f"a.txt{suffix}", b"", rf"not a whole {NAMES[suffix]} file \(it is empty\)") for suffix in COMPRESS),
