@@ -171,6 +171,10 @@ bench: $(READY) $(PEERS_READY)
 	else \
 	  echo "$(RESULTS)/residuals: there are no residuals, so the quality of reconstructions is not compared; run: make reproduce"; \
 	fi
+	@if test -f results/beyond/residuals/index.json -a -d results/beyond/unigrams; then \
+	  env $(STEP_ENVIRONMENT) PYTHONPATH="$(CURDIR)" $(PEERS)/python benchmarks/quality.py --config config/beyond.yaml --results results/beyond \
+	    --seeds $(QUALITY_SEEDS) --output $(BENCH)/beyond; \
+	fi
 	@env $(STEP_ENVIRONMENT) $(BIN)/python benchmarks/kernels.py --rounds $(ROUNDS) --output $(BENCH)
 	@env $(STEP_ENVIRONMENT) PYTHONPATH="$(CURDIR)" $(PEERS)/python benchmarks/growth.py --rounds $(ROUNDS) --output $(BENCH)
 	@$(BIN)/python benchmarks/pictures.py --output $(BENCH)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
+import performance
 from captions import OF_THE_PAPER, with_caption
 from run import ROOT, NotMeasuredError, write_json
 
@@ -21,6 +22,7 @@ from tsae.store import layout
 from tsae.store.markdown import markdown_table
 
 RECORD = ROOT / "docs/beyond.json"
+PEERS = performance.BENCH / "beyond/quality.json"
 PROFILES = {"beyond": "SmolLM2", "random": "SmolLM2 with random weights", "gemma": "Gemma 3 270M"}
 # Of the profile `beyond`: those that a claim of ours is about, and its sparsity sweep.
 SHOWN = (*(name for name in FIGURES if name not in OF_THE_PAPER), "pareto")
@@ -47,6 +49,8 @@ def keep_runs() -> None:
             if drawn.is_file():
                 (ROOT / "docs/figures/beyond").mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(drawn, ROOT / f"docs/figures/beyond/{name}.png")
+    if PEERS.is_file():
+        record["peers"] = json.loads(PEERS.read_bytes())
     if record:
         write_json(RECORD, record)
 
@@ -125,6 +129,11 @@ def beyond_checks() -> str:
             for row in rows.to_dict("records")
         ]
     )
+
+
+def beyond_peers() -> str:
+    """SAEs of other tools on the residuals of the profile `beyond`."""
+    return performance.compared(recorded("peers"))
 
 
 def both_models() -> str:
@@ -206,6 +215,9 @@ def _figure(name: str) -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    **{block.__name__: block for block in (beyond_runs, beyond_verdicts, beyond_checks, both_models, both_tally)},
+    **{
+        block.__name__: block
+        for block in (beyond_runs, beyond_verdicts, beyond_checks, beyond_peers, both_models, both_tally)
+    },
     **{f"beyond_{name}": functools.partial(_figure, name) for name in SHOWN},
 }

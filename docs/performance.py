@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from run import ROOT, NotMeasuredError, size_on_disk
@@ -75,8 +75,16 @@ def training_step_summary() -> str:
 
 
 def quality() -> str:
-    """How well the SAEs of every tool reconstruct, and ours beside the best of the others, architecture by architecture."""
-    bench = measured("quality")
+    """The SAEs of every tool, of the architectures of the embedded profile."""
+    return compared(measured("quality"))
+
+
+def compared(bench: Mapping[str, Any]) -> str:
+    """How well the SAEs of every tool reconstruct, and ours beside the best of the others, architecture by architecture.
+
+    Args:
+        bench: what benchmarks/quality.py wrote.
+    """
     settings, training = bench["settings"], bench["settings"]["training"]
     by_architecture: dict[str, list[dict[str, Any]]] = {}
     for row in bench["tools"]:

@@ -54,7 +54,7 @@ def test_claims_of_ours_come_from_the_run_that_measured_them(tmp_path: Path, mon
     path.write_text(record(beyond=[claim("C1", "x", "reproduced"), *ours], random=[claim("B6", "c", "does not hold")]))
     assert "C1" not in beyond.beyond_verdicts()
     assert "| B6 | says B6 | **does not hold** |" in beyond.beyond_verdicts()
-    assert "| B3 | b (context) | 0.5 | inconclusive |" in beyond.beyond_checks()
+    assert "| B3 | 12 | b (context) | 0.5 | inconclusive |" in beyond.beyond_checks()
     assert beyond.measured("B3", "a") == "0.5"
     with pytest.raises(ValueError, match="0 rows of B3: 'lost'"):
         beyond.measured("B3", "lost")
