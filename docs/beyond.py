@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
-import performance
 from captions import OF_THE_PAPER, with_caption
+from other_tools import compared
+from performance import BENCH
 from run import ROOT, NotMeasuredError, write_json
 
 from tsae.claims.ledger import is_ours, load_ledger
@@ -22,7 +23,7 @@ from tsae.store import layout
 from tsae.store.markdown import markdown_table
 
 RECORD = ROOT / "docs/beyond.json"
-PEERS = performance.BENCH / "beyond/quality.json"
+PEERS = BENCH / "beyond/quality.json"
 PROFILES = {"beyond": "SmolLM2", "random": "SmolLM2 with random weights", "gemma": "Gemma 3 270M"}
 # Of the profile `beyond`: those that a claim of ours is about, and its sparsity sweep.
 SHOWN = (*(name for name in FIGURES if name not in OF_THE_PAPER), "pareto")
@@ -133,7 +134,7 @@ def beyond_checks() -> str:
 
 def beyond_peers() -> str:
     """SAEs of other tools on the residuals of the profile `beyond`."""
-    return performance.compared(recorded("peers"))
+    return compared(recorded("peers"))
 
 
 def both_models() -> str:

@@ -18,6 +18,7 @@ import declared
 import findings
 import kept
 import licences
+import other_tools
 import performance
 import surprises
 import tables
@@ -29,7 +30,7 @@ from tsae.store import layout
 
 BLOCKS: dict[str, Callable[[], str]] = {
     block.__name__: block
-    for module in (cost, declared, findings, kept, licences, performance, surprises, tables)
+    for module in (cost, declared, findings, kept, licences, other_tools, performance, surprises, tables)
     for block in module.BLOCKS
 }
 BLOCKS |= captions.BLOCKS | beyond.BLOCKS

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import performance
+import other_tools
 import pytest
 import yaml
 from fixtures import ROOT
@@ -84,8 +84,8 @@ def row(tool: str, nmse: float, architecture: str | None = "batchtopk", l0: floa
 def shown(monkeypatch: pytest.MonkeyPatch, *rows: dict[str, Any]) -> str:
     training = {"tokens": 1000, "batch_size": 10, "lr": 3e-3, "lr_end": 3e-4}
     content = {"settings": {"layer": 12, "k": 32, "n_features": 2304, "training": training}, "tools": list(rows)}
-    monkeypatch.setattr(performance, "measured", lambda name: {"quality": content}[name])
-    return performance.quality()
+    monkeypatch.setattr(other_tools, "measured", lambda name: {"quality": content}[name])
+    return other_tools.quality()
 
 
 def test_the_docs_have_a_table_for_each_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
