@@ -104,19 +104,19 @@ def dead_window(architecture: str, settings: config.Config) -> int:
 
 def measure_architecture(
     job: Job, tools: list[str] | None, seeds: int, results: Path, settings: config.Config
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """A row for each of the tools that have the architecture of a job, all by default; a failed one has its error."""
     of_architecture = TOOLS[job.point.architecture]
     chosen = [name for name in of_architecture if tools is None or name in tools]
-    rows, l0_of_ours = [], dict[int, float]()
+    l0_of_ours = dict[int, float]()
     for name in chosen:
         try:
-            rows.append(measure_tool(name, seeds, job, results, settings, l0_of_ours))
+            row = measure_tool(name, seeds, job, results, settings, l0_of_ours)
         except Exception as error:  # any failure of a tool is its result
             failed = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            rows.append({"architecture": job.point.architecture, "tool": name, "error": failed})
-        print(f"\n{show(rows[-1:])}", flush=True)
-    return rows
+            row = {"architecture": job.point.architecture, "tool": name, "error": failed}
+        print(f"\n{show([row])}", flush=True)
+        yield row
 
 
 def show(rows: list[dict[str, Any]]) -> str:
@@ -196,12 +196,6 @@ def main() -> None:
         f"learning rate {training.lr:g} to {training.lr_end:g}",
         flush=True,
     )
-    rows = [
-        row
-        for name in arguments.architecture or jobs
-        for row in measure_architecture(jobs[name], arguments.tool, arguments.seeds, arguments.results, settings)
-    ]
-    print(f"\n{show(rows)}")
     cache = open_residuals(arguments.results / layout.RESIDUALS, "train", layer)
     headline = settings.headline().baseline
     point = next(job.point for job in settings.jobs("headline") if job.point.id == headline)
@@ -212,7 +206,13 @@ def main() -> None:
         "training": training.model_dump(mode="json", include={"tokens", "batch_size", "lr", "lr_end", "buffer_tokens"}),
         "residuals": cache.fingerprints[cache.layer],
     }
-    write_json(arguments.output / "quality.json", {"machine": machine, "settings": described, "tools": rows})
+    rows: list[dict[str, Any]] = []
+    for name in arguments.architecture or jobs:
+        for row in measure_architecture(jobs[name], arguments.tool, arguments.seeds, arguments.results, settings):
+            rows.append(row)
+            # After each, so that what was trained is not lost.
+            write_json(arguments.output / "quality.json", {"machine": machine, "settings": described, "tools": rows})
+    print(f"\n{show(rows)}")
 
 
 if __name__ == "__main__":
