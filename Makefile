@@ -188,7 +188,6 @@ bench: $(READY) $(PEERS_READY)
 	  echo "$(RESULTS)/model: there is no model, so residual caching is not measured; run: make reproduce"; \
 	fi
 	@env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/rounding.py --config "$(CONFIGFILE)" --results $(RESULTS) --output $(BENCH)
-	@env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/bfloat16.py --config "$(CONFIGFILE)" --results $(RESULTS) --output $(BENCH)
 	@$(RUN) python -m pytest -m peers
 
 lock:

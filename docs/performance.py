@@ -197,29 +197,6 @@ def rounding() -> str:
     return markdown_table(rows)
 
 
-def bfloat16() -> str:
-    """What the model's loss costs in bfloat16, and how far CE added moves."""
-    bench = measured("bfloat16")
-    rows: list[dict[str, object]] = [
-        {
-            "SAE": f"`{row['sae']}`",
-            "computed in": row["way"],
-            "time / float32": f"{row['time_ratio']:.2f}",
-            "CE added [nats]": _with_interval(row["ce_added_nats"]),
-            "difference to float32 [nats]": _with_interval(row["difference"]),
-        }
-        for row in bench["rows"]
-    ]
-    about = (
-        f"Profile `{bench['profile']}`, {bench['sequences']} held-out sequences, {bench['machine']['cpu']}, one thread:"
-    )
-    return f"{about}\n\n{markdown_table(rows)}"
-
-
-def _with_interval(measured: dict[str, Any]) -> str:
-    return f"{measured['value']:.4f} ({measured['low']:.4f} to {measured['high']:.4f})"
-
-
 def benchmark_machine() -> str:
     """Where `make bench` ran."""
     about = measured("machine")
@@ -252,7 +229,6 @@ BLOCKS: tuple[Callable[[], str], ...] = (
     growth,
     processes,
     rounding,
-    bfloat16,
     caching,
     stages,
     saes,
