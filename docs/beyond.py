@@ -8,6 +8,7 @@ import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -43,6 +44,7 @@ def keep_runs() -> None:
             "config_sha256": made["config_sha256"],
             "commit": made["git"]["commit"],
             "machine": made["machine"],
+            "cpu_minutes": cpu_minutes(results),
             "claims": json.loads(claims.to_json(orient="records")),
         }
         for name in SHOWN if profile == "beyond" else ():
@@ -54,6 +56,12 @@ def keep_runs() -> None:
         record["peers"] = json.loads(PEERS.read_bytes())
     if record:
         write_json(RECORD, record)
+
+
+def cpu_minutes(results: Path) -> float:
+    """Processor time of all jobs of a run, as Snakemake measured it [min]."""
+    of_jobs = [pd.read_csv(path, sep="\t")["cpu_time"].sum() for path in (results / layout.BENCHMARKS).rglob("*.tsv")]
+    return round(float(sum(of_jobs)) / 60, 1)
 
 
 def recorded(profile: str) -> dict[str, Any]:
@@ -98,8 +106,9 @@ def beyond_runs() -> str:
             lines.append(f"- `{profile}`, {model}: not run yet.")
             continue
         about = made["machine"]
+        took = f", {made['cpu_minutes']:.0f} min of processor time" if "cpu_minutes" in made else ""
         lines.append(
-            f"- `{profile}`, {model}: {about['cores']} cores ({about['architecture']}, {about['system']}), commit "
+            f"- `{profile}`, {model}: {about['cores']} cores ({about['architecture']}, {about['system']}){took}, commit "
             f"`{(made['commit'] or 'unknown')[:12]}`, configuration `{made['config_sha256'][:12]}`."
         )
     return "\n".join(lines)
