@@ -59,11 +59,13 @@ def test_reconstruction_by_hand(batch_sequences: int) -> None:
     assert (by_name(measured)["nmse"].low, by_name(measured)["nmse"].high) == pytest.approx((0.2, 1.0))
 
 
-def test_nmse_by_training_count_and_position_by_hand() -> None:
+def test_nmse_by_training_count_position_and_source_by_hand() -> None:
     # Token 1 was seen three times in training, token 2 never: 10 / 25, and 0 and 1.
     sums = DocumentSums(BY_HAND.documents)
     found, _ = reconstruct(sae_by_hand(relu=True), BY_HAND, SETTINGS, torch.tensor([]))
-    break_down_nmse(found, BY_HAND, torch.tensor([7, 3, 0]), sums)
+    # Document 4 is of source 2, document 9 of source 0.
+    sources = torch.tensor([1, 1, 1, 1, 2, 1, 1, 1, 1, 0])
+    break_down_nmse(found, BY_HAND, torch.tensor([7, 3, 0]), sources, sums)
     by_count = {at: ratio for metric, at, ratio in sums if metric == "nmse_by_count"}
     assert {at: ratio.value for at, ratio in by_count.items()} == pytest.approx({0: 0.5, 2: 0.4}, rel=1e-6)
     assert by_count[0].numerator.tolist() == pytest.approx([0, 1])
@@ -72,6 +74,9 @@ def test_nmse_by_training_count_and_position_by_hand() -> None:
     by_position = {at: ratio for metric, at, ratio in sums if metric == "nmse_by_position"}
     assert {at: ratio.value for at, ratio in by_position.items()} == pytest.approx({1: 0.4, 2: 0.5}, rel=1e-6)
     assert by_position[2].numerator.tolist() == pytest.approx([0, 1])
+    # Document 4 has 10 / 25 and 0, document 9 has 1.
+    by_source = {at: ratio for metric, at, ratio in sums if metric == "nmse_by_source"}
+    assert {at: ratio.value for at, ratio in by_source.items()} == pytest.approx({0: 1, 2: 0.2}, rel=1e-6)
 
 
 def test_reconstruction_without_relu_by_hand() -> None:

@@ -61,6 +61,7 @@ def test_packing_by_hand(tmp_path: Path) -> None:
     assert train.documents.tolist() == [[-1, line, line, line] for line in order[20:23]]
     assert train.ids.dtype == train.documents.dtype == torch.int32
     assert (train.source_tokens, heldout.source_tokens) == ([9], [60])
+    assert train.document_sources.tolist() == heldout.document_sources.tolist() == [0] * 41
 
 
 def test_shapes_and_metadata(documents: Path, tiny_llama: Path) -> None:
@@ -155,7 +156,8 @@ def test_splits_are_what_packing_in_memory_gives(
         # The file is the one that safetensors writes.
         path = documents.with_name("train.safetensors")
         whole = documents.with_name("whole.safetensors")
-        save_tensors(whole, {"ids": train.ids, "documents": train.documents}, load_metadata(path))
+        tensors = {"ids": train.ids, "documents": train.documents, "document_sources": train.document_sources}
+        save_tensors(whole, tensors, load_metadata(path))
         assert path.read_bytes() == whole.read_bytes()
         assert {each.name for each in path.parent.glob("*tmp*")} == set()
 

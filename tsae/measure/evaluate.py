@@ -35,6 +35,7 @@ from tsae.residuals.read import ResidualCache, open_residuals
 from tsae.residuals.shards import evenly_spaced
 from tsae.sae.checkpoint import check_fits, load, load_last_fired
 from tsae.store.arguments import Folder
+from tsae.text.tokens import load_tokens
 
 SEEN = 1  # min_count of feature statistics: the most similar row among tokens seen in training
 
@@ -96,7 +97,7 @@ def evaluate(
     in_loss = evenly_spaced(len(sequences.tokens), settings.ce_sequences)
     found, x_hat = reconstruct(trained, sequences, settings, in_loss, firings)
     measure_reconstruction(found, sequences, by_document)
-    break_down_nmse(found, sequences, counts, by_document)
+    break_down_nmse(found, sequences, counts, load_tokens(heldout).document_sources, by_document)
     alive = found.fired > 0
     token_bias_table = None if token_biases is None else _trained_table(token_biases, cache)
     tables = {} if token_bias_table is None else {"token_bias": token_bias_table}

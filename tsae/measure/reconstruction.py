@@ -18,6 +18,7 @@ METRICS = {
     "nmse": "mean over tokens of |x - x_hat|^2 / |x|^2",
     "nmse_by_count": "NMSE of the tokens of one bin of training counts",
     "nmse_by_position": "NMSE of the tokens of one bin of context lengths, without BOS",
+    "nmse_by_source": "NMSE of the tokens of one source of the text; `at` is its place in `corpus.sources`, from 0",
     "nmse_original": "the authors' NMSE, with 1e-4 in the denominator",
     "fvu": "sum |x - x_hat|^2 / sum |x - mean x|^2",
     "mse": "mean over tokens and coordinates of (x - x_hat)^2 [squared units of raw residuals]",
@@ -107,16 +108,23 @@ def measure_reconstruction(found: Reconstruction, sequences: Sequences, sums: Do
     sums.add("mse", errors.squared_error, sequences.residuals.shape[-1], documents)
 
 
-def break_down_nmse(found: Reconstruction, sequences: Sequences, counts: Tensor, sums: DocumentSums) -> None:
-    """Sum NMSE by training count of the token, and by its position in the sequence.
+def break_down_nmse(
+    found: Reconstruction, sequences: Sequences, counts: Tensor, document_sources: Tensor, sums: DocumentSums
+) -> None:
+    """Sum NMSE by training count of the token, by its position in the sequence, and by the source of its document.
 
     Args:
         found: the pass over the same sequences.
         sequences: held-out sequences.
         counts: (V,) how often each token was seen in training.
+        document_sources: (n_documents,) the source of each document.
         sums: where the sums go.
     """
     kept, nmse = sequences.kept, found.errors.nmse
     documents, positions = sequences.documents[kept], kept.nonzero()[:, 1]
     add_by_count(sums, "nmse_by_count", nmse, counts[sequences.tokens[kept]], documents)
     add_by_position(sums, "nmse_by_position", nmse, positions, documents)
+    sources = document_sources[documents]
+    for source in sources.unique().tolist():
+        inside = sources == source
+        sums.add("nmse_by_source", nmse[inside], 1, documents[inside], at=float(source))

@@ -14,6 +14,8 @@ from tsae.store.tensors import load_metadata, load_rows, load_tensors
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+COLUMNS = ("ids", "documents", "document_sources")  # the tensors of a split
+
 
 class TokenSplit(NamedTuple):
     """One split of the corpus as sequences."""
@@ -22,6 +24,8 @@ class TokenSplit(NamedTuple):
     """Token ids (n_seq, n_ctx) int32, BOS at position 0."""
     documents: torch.Tensor
     """Line of each token's document in the documents file (n_seq, n_ctx) int32; -1 at BOS."""
+    document_sources: torch.Tensor
+    """Place in `corpus.sources` of each line's source (n_documents,) int32."""
     bos: int
     """Token id of BOS."""
     n_ctx: int
@@ -46,7 +50,7 @@ def load_tokens(path: Path) -> TokenSplit:
     """
     tensors, metadata = load_tensors(path), load_metadata(path)
     try:
-        split = TokenSplit(ids=tensors["ids"], documents=tensors["documents"], **metadata)
+        split = TokenSplit(**{name: tensors[name] for name in COLUMNS}, **metadata)
     except (KeyError, TypeError):
         split = None
     if split is None or not _fits(split):
@@ -88,9 +92,10 @@ def _fits(split: TokenSplit) -> bool:
     return (
         all(isinstance(number, int) and number >= 0 for number in numbers)
         and isinstance(split.documents_sha256, str)
-        and split.ids.dtype == split.documents.dtype == torch.int32
+        and split.ids.dtype == split.documents.dtype == split.document_sources.dtype == torch.int32
         and split.ids.shape == split.documents.shape == (len(split.ids), split.n_ctx)
         and split.ids.numel() > 0
+        and split.document_sources.shape == (split.n_documents,)
     )
 
 

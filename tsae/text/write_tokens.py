@@ -1,5 +1,6 @@
 """The stage that tokenizes documents: splits them into training and held-out text, packed into sequences of fixed length."""
 
+import io
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -176,7 +177,11 @@ def _write_split(
         source_tokens = np.zeros(1 + sources.max(), dtype=np.int64)
         np.add.at(source_tokens, sources, lengths)
         shape = (n_sequences, metadata["n_ctx"])
-        columns = {"ids": Column(ids, "I32", shape), "documents": Column(lines, "I32", shape)}
+        columns = {
+            "ids": Column(ids, "I32", shape),
+            "documents": Column(lines, "I32", shape),
+            "document_sources": Column(io.BytesIO(sources.astype("<i4").tobytes()), "I32", sources.shape),
+        }
         save_columns(path, columns, {**metadata, "source_tokens": source_tokens.tolist()})
     LOG.info(
         "%s: %d documents, the largest %.1f%% of the text; tokens by source: %s",
