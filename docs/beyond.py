@@ -189,13 +189,14 @@ def both_tally() -> str:
 
 
 def _claims_of_the_paper() -> pd.DataFrame:
-    """The claims of the embedded run on record."""
-    return pd.DataFrame(json.loads((ROOT / "docs/record.json").read_bytes())["claims"])
+    """The claims of the paper in the embedded run on record."""
+    rows = pd.DataFrame(json.loads((ROOT / "docs/record.json").read_bytes())["claims"])
+    return rows[~rows["id"].map(is_ours)]
 
 
 def _ours() -> Iterator[tuple[str, pd.DataFrame]]:
-    """The rows of each claim of ours, from the run that measured it."""
-    found = []
+    """The rows of each claim of ours, from the first run that measured it."""
+    found: dict[str, pd.DataFrame] = {}
     for profile in ("beyond", "random"):
         try:
             rows = claims_of(profile)
@@ -203,8 +204,9 @@ def _ours() -> Iterator[tuple[str, pd.DataFrame]]:
             if profile == "beyond":
                 raise
             continue
-        found.append(rows[rows["id"].map(is_ours)])
-    yield from ((str(claim), rows) for claim, rows in pd.concat(found).groupby("id"))
+        for claim, of_claim in rows[rows["id"].map(is_ours)].groupby("id"):
+            found.setdefault(str(claim), of_claim)
+    yield from sorted(found.items())
 
 
 def _middle(rows: pd.DataFrame, claim: str, check: str) -> str:

@@ -14,8 +14,6 @@ from tsae.store.tensors import load_metadata, load_rows, load_tensors
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-COLUMNS = ("ids", "documents", "document_sources")  # the tensors of a split
-
 
 class TokenSplit(NamedTuple):
     """One split of the corpus as sequences."""
@@ -50,7 +48,7 @@ def load_tokens(path: Path) -> TokenSplit:
     """
     tensors, metadata = load_tensors(path), load_metadata(path)
     try:
-        split = TokenSplit(**{name: tensors[name] for name in COLUMNS}, **metadata)
+        split = TokenSplit(tensors["ids"], tensors["documents"], tensors["document_sources"], **metadata)
     except (KeyError, TypeError):
         split = None
     if split is None or not _fits(split):
