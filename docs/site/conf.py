@@ -33,6 +33,7 @@ navigation = {
         "docs/features",
         "docs/released",
         "docs/beyond",
+        "docs/two_models",
         "notebooks/README",
     ],
     "Methods": ["docs/methods", "docs/metrics", "docs/measuring"],

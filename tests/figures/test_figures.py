@@ -174,19 +174,20 @@ def test_kinds_of_tables_are_drawn_in_rows(tmp_path: Path) -> None:
     def table(kind: str, rows: str, scale: float, encoder_input: str, value: float) -> list[dict[str, Any]]:
         settings = {"rows": rows, "lookup_scale": scale, "encoder_input": encoder_input}
         name = f"topk-k4-x4-{kind}-{rows}-{scale:g}-{encoder_input}"
-        return sae(name, {"nmse": value, "ce_added": value / 2}, **settings)
+        return sae(name, {"nmse": value, "ce_added": value / 2, "dead_heldout": value / 4}, **settings)
 
     rows = [
-        *sae(BASELINE, {"nmse": 0.4, "ce_added": 0.2}),
+        *sae(BASELINE, {"nmse": 0.4, "ce_added": 0.2, "dead_heldout": 0.1}),
         *table("fixed", "conditional", 1, "remainder", 0.1),
         *table("learned", "unigram", 0.5, "residual", 0.3),
         *table("fixed", "unigram", 0.5, "residual", 0.35),
         *table("scaled", "unigram", 0.5, "residual", 0.9),  # a control, which has no place
     ]
-    nmse, ce_added = draw("table_rows", tmp_path, {"tables": rows})
+    nmse, ce_added, dead = draw("table_rows", tmp_path, {"tables": rows})
     points = sorted(point for of in drawn(nmse).values() for point in of)
     assert points == [(near(0.1), near(0.86)), (near(0.3), near(0.14)), (near(0.35), near(-0.14))]
     assert sorted(x for of in drawn(ce_added).values() for x, _ in of) == near([5, 15, 17.5])
+    assert sorted(x for of in drawn(dead).values() for x, _ in of) == near([2.5, 7.5, 8.75])
     names = [tick.get_text().replace("\n", " ") for tick in nmse.get_yticklabels()]
     assert names == [
         "unigram residuals x 0.5, encoder sees the residual",

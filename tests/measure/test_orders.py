@@ -8,10 +8,10 @@ import torch
 from fixtures.evaluation import Evaluated
 from torch import Tensor
 
-from tsae.measure import orders
-from tsae.measure.orders import ORDERS, SHRINKAGES, SuffixRows, table_fvu_by_order
+from tsae.measure.orders import ORDERS, SuffixRows, table_fvu_by_order
 from tsae.measure.sequences import Sequences
 from tsae.measure.sums import DocumentSums
+from tsae.residuals import shrinkage
 from tsae.residuals.read import Shard
 
 BOS, A, B, C = range(4)
@@ -37,7 +37,7 @@ def shard(tokens: list[list[int]], residuals: Tensor, kept: Tensor | None = None
 
 
 def test_rows_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orders, "SHRINKAGES", (1.0,))
+    monkeypatch.setattr(shrinkage, "SHRINKAGES", (1.0,))
     # A follows BOS with 6, B follows A with 2, A follows B with 12 and 4: the mean is 6.
     x = torch.tensor([[[99.0], [6], [2], [12]], [[99], [99], [99], [4]]])
     tokens = [[BOS, A, B, A], [BOS, A, B, A]]
@@ -101,7 +101,7 @@ def naive(sequences: Sequences, tokens: Tensor, x: Tensor, kept: Tensor) -> tupl
                 for at in occurrences[suffix]
             )
 
-        chosen.append(min(SHRINKAGES, key=error))
+        chosen.append(min(shrinkage.SHRINKAGES, key=error))
     predicted = []
     for order in range(1, ORDERS + 1):
         of_tokens = [suffixes(sequences.tokens, (s, p))[: order + 1][-1] for s, p in sequences.kept.nonzero().tolist()]

@@ -106,6 +106,8 @@ def test_an_sae_on_disk() -> None:
     weights, table = 2 * 12288 * 768 + 12288 + 768, 50257 * 768
     assert sae_bytes(GPT2, point) == 4 * (weights + table) + 8 * 12288
     assert sae_bytes(GPT2, point.without_table()) == 4 * weights + 8 * 12288
+    # At most as many bigrams as tokens have rows.
+    assert sae_bytes(GPT2, point.model_copy(update={"rows": "bigram"})) == 4 * (weights + 2 * table) + 8 * 12288
 
 
 def test_training_is_the_encoders_product_and_what_active_features_touch() -> None:

@@ -61,6 +61,11 @@ from tsae.profile import config
             [{"k": [32], "expansion": [4], "table": ["none"], "start": ["authors"], "centre": [1.0]}],
             "sweep.encoder.0: centre: start: authors has unit decoder rows and no centre",
         ),
+        (
+            "sweep.headline.0.rows",
+            ["bigram"],
+            "sweep.headline.0: rows: bigram gives rows to pairs of tokens, and the SAEs",
+        ),
         ("sweep.headline.0.budget", [0.0001], "sweep.headline.0: budget 0.0001 of training.tokens"),
         ("sweep.pareto.0.architecture", "relu", "sweep.pareto.0: k says nothing about architecture relu, whose"),
         (

@@ -29,9 +29,10 @@ def record(**claims: list[dict[str, Any]]) -> str:
     return json.dumps({profile: made | {"claims": rows} for profile, rows in claims.items()})
 
 
-def test_the_page_is_in_step_with_the_record(tmp_path: Path) -> None:
-    text = (ROOT / "docs/beyond.md").read_text()
-    copy = tmp_path / "beyond.md"
+@pytest.mark.parametrize("page", ["beyond.md", "two_models.md"])
+def test_a_page_is_in_step_with_the_record(page: str, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / page).read_text()
+    copy = tmp_path / page
     copy.write_text(text)
     fill.fill(copy)
     assert copy.read_text() == text, "run `make docs`"

@@ -29,6 +29,7 @@ COLOURS = {
     "token-biases": "#E8772E",
     "unigram residuals": "#0F8F6B",
     "conditional means": "#6A2C82",
+    "bigrams": "#4E9FD1",
     "random residuals": "0.1",
     "random directions": "0.6",
 }

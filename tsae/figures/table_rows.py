@@ -1,7 +1,7 @@
-"""NMSE and CE added by what the table's rows are, how long they start, and what the encoder sees.
+"""NMSE, CE added and dead features by what the table's rows are, how long they start, and what the encoder sees.
 
-Claim B1. A row of each panel is a kind of table: unigram residuals, as in the paper, or conditional means, the mean training
-residual of each token; at half or at whole length at the start; with an encoder that sees the residual, or the remainder, which
+Claim B1. A row of each panel is a kind of table: unigram residuals, as in the paper, conditional means, the mean training
+residual of each token, or means of bigrams, where frequent pairs of tokens have a row of their own; at half or at whole length at the start; with an encoder that sees the residual, or the remainder, which
 is the residual less the token's row. Hollow markers are tables that stay as they start, full ones tables that are trained.
 Markers are means over seeds; small dots are seeds, where there are several. Bars are the 95% interval of one seed (the mean of
 the seeds' own) over held-out documents. The line is the baseline. The axes do not begin at zero.
@@ -22,11 +22,17 @@ NEEDS = {
     "claims": ["B1"],
     "blocks": {"tables": {"has": ["table", "baseline"], "varies": "rows"}},
 }
-PANELS = {"nmse": ("NMSE", 1), "ce_added": ("CE added (%)", 100)}
-ROWS = {"unigram": "unigram residuals", "conditional": "conditional means", "permuted": "permuted unigram residuals"}
+PANELS = {"nmse": ("NMSE", 1), "ce_added": ("CE added (%)", 100), "dead_heldout": ("dead, held-out (%)", 100)}
+ROWS = {
+    "unigram": "unigram residuals",
+    "conditional": "conditional means",
+    "bigram": "means of bigrams",
+    "permuted": "permuted unigram residuals",
+}
 COLOUR = {
     "unigram": COLOURS["unigram residuals"],
     "conditional": COLOURS["conditional means"],
+    "bigram": COLOURS["bigrams"],
     "permuted": COLOURS["random directions"],
 }
 KIND = ["encoder_input", "rows", "lookup_scale"]

@@ -105,7 +105,7 @@ def compare_table(
         settings: how to evaluate.
         sums: receives sums over held-out tokens.
     """
-    table = sae.W_lookup
+    table = sae.token_table
     if table is None or not table.any():
         return []
     measure_relative_scores(table, known.unigrams, sequences, sums)

@@ -50,7 +50,7 @@ def measure_offset(sae: SAE, folder: Path, sequences: Sequences) -> list[Measure
         for chosen in torch.arange(len(sequences.tokens)).split(64):
             kept = sequences.kept[chosen]
             x = sequences.residuals[chosen][kept].to(sae.device).float()
-            yield sae.encoder_input(x, sequences.tokens[chosen][kept].to(sae.device)) + moved
+            yield sae.encoder_input(x, sae.rows_of(sequences.tokens[chosen])[kept].to(sae.device)) + moved
 
     return [Measurement("encoder_offset", offset_of(inputs()).share)]
 

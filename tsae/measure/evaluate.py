@@ -143,9 +143,9 @@ def evaluate(
         *compare_table(trained, known, counts, sequences, settings, by_document),
         *measure_size(trained, by_document.ratio("l0").value, known.embedding.shape[1]),
     ]
-    if trained.W_lookup is not None:
-        last_token_detection(sequences, trained.W_lookup, settings, by_document)
-        scale, fitted = fit_table(trained.W_lookup.cpu(), known.means, counts)
+    if trained.token_table is not None:
+        last_token_detection(sequences, trained.token_table, settings, by_document)
+        scale, fitted = fit_table(trained.token_table.cpu(), known.means, counts)
         table_fvu(sequences, fitted, known.means.mean, by_document, "table_fvu_fitted")
         rows.append(Measurement("table_scale", scale))
     measure_loss(losses, scored, without_sae, by_document)
@@ -162,7 +162,7 @@ def _trained_table(folder: Folder, cache: ResidualCache) -> Tensor | None:
         ValueError: it is a baseline, or an SAE of another model.
     """
     reference = load(folder)
-    if reference.W_lookup is None:
+    if reference.token_table is None:
         raise ValueError(f"{folder}: evaluation.token_biases names a baseline; it has no token-biases")
     check_fits(reference, folder, cache.d_model, cache.vocab_size)
-    return None if failure(reference.metadata) else reference.W_lookup
+    return None if failure(reference.metadata) else reference.token_table

@@ -63,7 +63,7 @@ class TrainedPaths(NamedTuple):
             check_fits(sae, folder, cache.d_model, cache.vocab_size)
             trained.append(None if failure(sae.metadata) else sae)
         baseline, tokenized = trained
-        biases = None if tokenized is None else tokenized.W_lookup
+        biases = None if tokenized is None else tokenized.token_table
         return Trained(
             None if baseline is None else baseline.W_dec.to(device),
             None if biases is None else biases[seen].to(device),
@@ -85,8 +85,8 @@ def measure_checkpoint(sae: SAE, trained: Trained, settings: Evaluation) -> list
     features: Tensor | None = sae.W_dec
     tables = {"token_bias": trained.token_biases, "unigram": trained.unigrams}
     rows = []
-    if sae.W_lookup is not None:
-        biases = sae.W_lookup[trained.tokens]
+    if sae.token_table is not None:
+        biases = sae.token_table[trained.tokens]
         features, tables = trained.W_dec, {"token_bias": biases}
         own = cosine_similarity(biases, trained.unigrams, dim=1)
         rows += [

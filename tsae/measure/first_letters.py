@@ -101,9 +101,9 @@ def measure_first_letters(
         settings: how to evaluate.
 
     Returns:
-        No row without tokens.
+        No row without tokens, nor for a table with rows of bigrams: the training tokens of the probes have no context.
     """
-    if found is None:
+    if found is None or sae.bigrams is not None:
         return []
     bootstrap = Bootstrap(found.test.n_types, settings.bootstrap, settings.seed)
     train, test = _encode(sae, found), _activations_at(found.places, firings)

@@ -21,6 +21,7 @@ from tsae.measure.measurement import Measurement
 from tsae.measure.sequences import Sequences
 from tsae.measure.sums import DocumentSums
 from tsae.residuals.read import Shard
+from tsae.residuals.shrinkage import best_shrinkage
 from tsae.sae.reconstruction import reconstruction_errors
 
 METRICS = {
@@ -28,8 +29,6 @@ METRICS = {
     "table_order_shrinkage": "occurrences that the row of one token fewer counts as in `table_fvu_by_order`, fitted in training",
 }
 ORDERS = 4
-# Candidates for lambda, in occurrences.
-SHRINKAGES = tuple(2.0 ** (step / 2) for step in range(-10, 25))
 
 
 class Suffixes(NamedTuple):
@@ -104,7 +103,7 @@ class SuffixRows:
         for order, suffixes in enumerate(self.orders, start=1):
             sums, counts = self._sums[order], self._counts[order].double()
             prior, prior_share = others[suffixes.parents], share[suffixes.parents]
-            shrinkage = _best_shrinkage(sums, self._squares[order], counts, prior, prior_share)
+            shrinkage = best_shrinkage(sums, self._squares[order], counts, prior, prior_share)
             # Unseen suffixes have no occurrence to leave out, nor have the longer ones that read their row.
             fewer = (counts - 1).clamp(min=0) + shrinkage
             others = ((sums + shrinkage * prior) / fewer[:, None]).float()
@@ -151,35 +150,3 @@ def _places(keys: Tensor, known: Tensor) -> Tensor:
         return torch.full_like(keys, -1)
     places = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
     return torch.where(known[places] == keys, places, -1)
-
-
-def _best_shrinkage(sums: Tensor, squares: Tensor, counts: Tensor, prior: Tensor, share: Tensor) -> float:
-    """The lambda of `SHRINKAGES` with the least squared error of training residuals, each left out of its own prediction.
-
-    Residual x of a suffix is predicted by (S - x + lambda (p - s x)) / (count - 1 + lambda), with the sum S of the
-    suffix and its prior p - s x. So the error of a suffix depends on its residuals through S and sum |x|^2 alone.
-
-    Args:
-        sums: (U, d) S of each suffix.
-        squares: (U,) sum |x|^2 of each.
-        counts: (U,) occurrences of each.
-        prior: (U, d) p of each.
-        share: (U,) s of each.
-    """
-    seen = counts > 0
-    if not seen.any():
-        return 1.0
-    sums, prior = sums[seen], prior[seen]
-    squares, counts, share = squares[seen], counts[seen], share[seen]
-    of_sums, of_both, of_prior = (
-        (a * b).sum(1, dtype=torch.float64) for a, b in ((sums, sums), (sums, prior), (prior, prior))
-    )
-
-    def error(shrinkage: float) -> float:
-        others = counts - 1 + shrinkage
-        own = 1 + (1 + shrinkage * share) / others
-        product = (of_sums + shrinkage * of_both) / others
-        square = (of_sums + 2 * shrinkage * of_both + shrinkage**2 * of_prior) / others.square()
-        return (own.square() * squares - 2 * own * product + counts * square).sum().item()
-
-    return min(SHRINKAGES, key=error)

@@ -70,9 +70,9 @@ def reconstruct(
     for chosen in torch.arange(n_sequences).split(settings.batch_sequences):
         kept = sequences.kept[chosen]
         x = sequences.residuals[chosen][kept].to(sae.device).float()
-        tokens = sequences.tokens[chosen][kept].to(sae.device)
-        active = sae.active(x, tokens)
-        x_hat = sae.decode_active(active, sae.token_biases(tokens))
+        of_table = sae.rows_of(sequences.tokens[chosen])[kept].to(sae.device)
+        active = sae.active(x, of_table)
+        x_hat = sae.decode_active(active, sae.token_biases(of_table))
         rows, nonzero = active.rows, active.values != 0
         fired += torch.bincount(active.features[nonzero], minlength=sae.n_features).cpu()
         part = (

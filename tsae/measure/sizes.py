@@ -22,13 +22,13 @@ def measure_size(sae: SAE, l0: float, embedding_width: int) -> list[Measurement]
         embedding_width: width of the model's embedding.
     """
     n_features, d_model = sae.W_dec.shape
-    vocab_size = 0 if sae.W_lookup is None else len(sae.W_lookup)
+    n_rows = 0 if sae.W_lookup is None else len(sae.W_lookup)
     of_table = {
         "none": 0,
         "fixed": 0,
-        "scaled": vocab_size,
+        "scaled": n_rows,
         "embedding": embedding_width * d_model,
-        "learned": vocab_size * d_model,
+        "learned": n_rows * d_model,
     }[sae.point.table]
     n_parameters = sum(parameter.numel() for parameter in sae.parameters()) + of_table
     rows_read = n_features + l0 + (sae.W_lookup is not None)

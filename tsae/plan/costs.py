@@ -16,6 +16,7 @@ from tsae.plan.sizes import (
     n_active,
     n_sampled,
     n_table,
+    n_tables,
     sae_bytes,
     split_tokens,
     weights,
@@ -157,9 +158,9 @@ def _training_bytes(config: Config, point: Point) -> float:
     d, n_features, batch = config.model.d_model, point.n_features(config.model.d_model), config.training.batch_size
     learned = 3 + (config.training.table_adam == "dense")
     tables = {"none": 0, "fixed": 1, "scaled": 2, "embedding": 2, "learned": learned}[point.table]
-    tables += point.encoder_input == "without_unigram"
+    tables = n_tables(point) * tables + (point.encoder_input == "without_unigram")
     # Also in memory: the unigram residuals, and the table's initial rows.
-    starts = 1 + (point.table != "none")
+    starts = 1 + n_tables(point)
     return HELD * 8 * n_features * d + 4 * (tables + starts) * n_table(config) + 8 * batch * n_features + 24 * batch * d
 
 

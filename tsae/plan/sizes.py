@@ -32,8 +32,13 @@ def weights(config: Config) -> int:
 def sae_bytes(config: Config, point: Point, table_bytes: int = 4) -> float:
     """Size of an SAE on disk [bytes]."""
     d, n_features = config.model.d_model, point.n_features(config.model.d_model)
-    tables = (point.table != "none") + (point.encoder_input == "without_unigram")
+    tables = n_tables(point) + (point.encoder_input == "without_unigram")
     return 4 * (2 * n_features * d + n_features + d) + 8 * n_features + tables * table_bytes * n_table(config)
+
+
+def n_tables(point: Point) -> int:
+    """Tables of the vocabulary's size in an SAE's table; there are at most as many bigrams as tokens."""
+    return 0 if point.table == "none" else 1 + (point.rows == "bigram")
 
 
 def disk(config: Config) -> dict[str, float]:

@@ -95,6 +95,11 @@ def _check_points(config: "Config") -> None:
         )
     for name, place, grid in config.grids():
         where = f"sweep.{name}.{place}"
+        if "bigram" in grid.rows and name in ("headline", "encoder"):
+            raise ValueError(
+                f"{where}: rows: bigram gives rows to pairs of tokens, and the SAEs of this block are read token by token; put "
+                "it into another block"
+            )
         for point in grid.points():
             n_features = point.n_features(config.model.d_model)
             if not 1 <= n_features <= MOST_FEATURES:

@@ -14,7 +14,7 @@ else:
     ArchitectureName = Literal[tuple(ARCHITECTURES)]
 
 TableName = Literal["none", "fixed", "scaled", "embedding", "learned"]
-RowsName = Literal["unigram", "conditional", "permuted"]
+RowsName = Literal["unigram", "conditional", "bigram", "permuted"]
 EncoderInput = Literal["residual", "remainder", "without_unigram"]
 MOST_EXPANSION = 1 << 20  # no SAE is so wide, and products with it stay finite
 MOST_BUDGET = 1024.0
@@ -49,6 +49,13 @@ def check_settings(settings: Section) -> None:
             "encoder_input: remainder subtracts the token's row of the table, and table: none has no rows; give "
             "baselines a grid of their own"
         )
+    if "bigram" in given["rows"]:
+        if others := given["table"] - {"none", "fixed", "learned"}:
+            raise ValueError(f"rows: bigram says nothing about table: {min(others)}; take fixed or learned")
+        if "without_unigram" in given["encoder_input"]:
+            raise ValueError(
+                "rows: bigram has no unigram residuals for encoder_input: without_unigram; take another input"
+            )
     for setting in ("centre", "decoder_norm"):
         if "authors" in given["start"] and given[setting]:
             raise ValueError(
@@ -127,6 +134,11 @@ class Point(Section):
         if self.decoder_norm is not None:
             return self.decoder_norm
         return 1.0 if self.start == "authors" else DECODER_NORM
+
+    @property
+    def has_means(self) -> bool:
+        """Whether the table starts from means of training residuals."""
+        return self.rows in ("conditional", "bigram")
 
     @property
     def is_centred(self) -> bool:

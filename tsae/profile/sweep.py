@@ -67,8 +67,9 @@ class Grid(Section):
         ("unigram",),
         min_length=1,
         description="Where token-biases start. unigram: the token's unigram residual; conditional: the mean of its "
-        "training residuals, shrunk towards the unigram residual if they are few; permuted, a control: the unigram "
-        "residual of another, random token of the training text",
+        "training residuals, shrunk towards the unigram residual if they are few; bigram: that mean behind the token before "
+        "it, too, where the two are frequent, shrunk towards the token's own; permuted, a control: the unigram residual of "
+        "another, random token of the training text",
     )
     lookup_scale: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         (0.5,), min_length=1, description="Initial token-bias / the row that it starts from"

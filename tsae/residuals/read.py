@@ -1,6 +1,7 @@
 """Read residuals from the cache, or compute them with the model where the cache holds none."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -181,14 +182,19 @@ class ResidualCache:
         expected = {"mean": ((self.d_model,), torch.float32), "token_counts": ((None,), torch.int64)}
         return load_as(self._statistics, expected)
 
-    def kept_rows(self) -> KeptRows:
-        """All kept tokens of the split in memory, 4 * d_model bytes each: for small splits."""
+    def kept_rows(self, rows_of: Callable[[Tensor], Tensor] = lambda tokens: tokens) -> KeptRows:
+        """All kept tokens of the split in memory, 4 * d_model bytes each: for small splits.
+
+        Args:
+            rows_of: what stands for the tokens (n_seq, n_ctx) of whole sequences; by default their ids.
+        """
         parts = []
         for index in range(len(self.shards)):
             shard = self.shard(index)
             rows = shard.kept.nonzero().squeeze(1)
             sequences = index * self.shard_sequences + rows // self.n_ctx
-            parts.append(KeptRows(shard.residuals[rows].float(), shard.tokens[rows], sequences))
+            tokens = rows_of(shard.tokens.view(-1, self.n_ctx)).flatten()
+            parts.append(KeptRows(shard.residuals[rows].float(), tokens[rows], sequences))
         return KeptRows(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 

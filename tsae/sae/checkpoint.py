@@ -14,6 +14,8 @@ from tsae.sae.sae import SAE, TABLES
 from tsae.store.files import read_text, write_json
 from tsae.store.tensors import load_tensors, save_tensors
 
+COUNTS = ("last_fired", "bigrams")  # the tensors of whole numbers
+
 
 def save(
     folder: Path,
@@ -72,6 +74,7 @@ def load(folder: str | Path) -> SAE:
             for name in ("W_lookup", "unigram_directions", "mean", "centre")
         ),
     )
+    sae.bigrams = tensors.get("bigrams")
     sae.load_state_dict(tensors)
     sae.requires_grad_(False)
     sae.fold_centre_()
@@ -93,7 +96,7 @@ def check_fits(sae: SAE, folder: Path, d_model: int, vocab_size: int) -> None:
         raise ValueError(
             f"{folder}: an SAE of width {len(sae.b_dec)}, and residuals of width {d_model}; is it of another model?"
         )
-    for table in (sae.W_lookup, sae.unigram_directions):
+    for table in (sae.token_table, sae.unigram_directions):
         if table is not None and len(table) != vocab_size:
             raise ValueError(
                 f"{folder}: a table of {len(table)} tokens, and a model of {vocab_size}; is it of another model?"
@@ -120,6 +123,8 @@ def _load_parameters(path: Path, point: Point) -> dict[str, Tensor]:
     expected |= {name: (d_model,) for name, has in constants.items() if has and name in shapes}
     tables = {"W_lookup": point.table != "none", "unigram_directions": point.encoder_input == "without_unigram"}
     expected |= {table: (*shapes.get(table, ())[:1], d_model) for table, has in tables.items() if has}
+    if point.rows == "bigram" and point.table != "none":
+        expected["bigrams"] = shapes.get("bigrams", ())[:1] or (0,)
     if shapes != expected:
         raise ValueError(
             f"{path}: not the parameters of this {point.architecture} SAE; it holds {shapes} instead of {expected}"
@@ -127,11 +132,18 @@ def _load_parameters(path: Path, point: Point) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         # Checkpoints during training store tables in half precision.
         half = tensor.dtype == torch.float16 and name in TABLES
-        if tensor.dtype != (torch.int64 if name == "last_fired" else torch.float32) and not half:
+        if tensor.dtype != (torch.int64 if name in COUNTS else torch.float32) and not half:
             raise ValueError(f"{path}: not the parameters of an SAE; {name} holds {tensor.dtype}")
+    if "bigrams" in tensors and not _are_bigrams(tensors["bigrams"], len(tensors["W_lookup"])):
+        raise ValueError(f"{path}: not the parameters of an SAE; bigrams are not ascending keys of rows of its table")
     if not n_features >= (point.k or 1) or not d_model:
         raise ValueError(f"{path}: {n_features} features of width {d_model} are too few for {point.id}")
     return tensors
+
+
+def _are_bigrams(keys: Tensor, n_rows: int) -> bool:
+    vocab_size = n_rows - len(keys)
+    return vocab_size > 0 and bool((keys.diff() > 0).all()) and bool(((keys >= 0) & (keys < vocab_size**2)).all())
 
 
 def load_last_fired(folder: str | Path) -> Tensor:

@@ -60,9 +60,10 @@ def encode_kept(sae: SAE, cache: ResidualCache) -> Iterator[Encoded]:
     for index in range(len(cache.shards)):
         shard = cache.shard(index)
         first = index * cache.shard_sequences * cache.n_ctx
+        of_table = sae.rows_of(shard.tokens.view(-1, cache.n_ctx)).flatten()
         for rows in shard.kept.nonzero().flatten().split(ROWS):
-            residuals, tokens = shard.residuals[rows].float(), shard.tokens[rows]
-            yield Encoded(first + rows, residuals, tokens, sae.active(residuals, tokens))
+            residuals = shard.residuals[rows].float()
+            yield Encoded(first + rows, residuals, shard.tokens[rows], sae.active(residuals, of_table[rows]))
 
 
 def sort_firings(parts: Iterable[Encoded], n_features: int) -> Firings:

@@ -3,6 +3,9 @@
     a     = activation((r - b_dec) W_enc^T + b_enc)      TopK, ReLU and others: see architectures/
     x_hat = a W_dec + b_dec + W_lookup[t]
 
+A table may have rows for frequent bigrams, too. Such a token has the row of its bigram in place of its own, so `tokens` are then
+rows of the table, as `rows_of` gives them for whole sequences; token ids stand for the tokens' own rows.
+
 The encoder sees r: the residual x itself, as in the paper; x minus the token's row of the table (the remainder); or x without
 the direction of the token's unigram residual. A constant in r favours the same features for every token, and under TopK the others
 die. So training replaces b_dec in the encoder by a constant, the centre, which is the mean of r. `load` folds it into b_enc, which
@@ -22,6 +25,7 @@ from tsae.compute import kernels
 from tsae.profile.point import Point
 from tsae.sae.architectures import make_architecture
 from tsae.sae.architectures.base import Active, Architecture
+from tsae.sae.bigrams import rows_with_bigrams
 from tsae.sae.start import Start
 
 TABLES = {"W_lookup", "unigram_directions"}
@@ -34,6 +38,7 @@ class SAE(nn.Module):
     unigram_directions: Tensor | None
     mean: Tensor | None
     centre: Tensor | None
+    bigrams: Tensor | None
 
     def __init__(
         self,
@@ -46,6 +51,7 @@ class SAE(nn.Module):
         unigram_directions: Tensor | None = None,
         mean: Tensor | None = None,
         centre: Tensor | None = None,
+        bigrams: Tensor | None = None,
     ):
         """Take the parameters as they are.
 
@@ -59,6 +65,7 @@ class SAE(nn.Module):
             unigram_directions: (V, d) unit rows, projected out of the encoder's input at each token; None: nothing is.
             mean: (d,) mean residual, subtracted before the projection; None: zero.
             centre: (d,) subtracted from the encoder's input; None: b_dec, as in the paper.
+            bigrams: (M,) int64, ascending keys of the bigrams of the last M rows of W_lookup, see `sae.bigrams`; None: it has none.
         """
         super().__init__()
         self.W_enc = nn.Parameter(W_enc)
@@ -70,6 +77,7 @@ class SAE(nn.Module):
         self.register_buffer("unigram_directions", unigram_directions)
         self.register_buffer("mean", mean)
         self.register_buffer("centre", centre)
+        self.register_buffer("bigrams", bigrams)
         self.activation: Architecture = make_architecture(point, len(b_enc))
         self.point = point
         self.metadata: dict[str, Any] = {}
@@ -104,6 +112,7 @@ class SAE(nn.Module):
             unigram_directions=start.unigram_directions,
             mean=None if authors or start.unigram_directions is None else start.mean,
             centre=None if authors else share * start.mean_input,
+            bigrams=start.bigrams,
         )
 
     @property
@@ -115,6 +124,22 @@ class SAE(nn.Module):
     def device(self) -> torch.device:
         """Device of the parameters, where inputs must be too."""
         return self.b_dec.device
+
+    @property
+    def token_table(self) -> Tensor | None:
+        """The rows of single tokens (V, d), without those of bigrams; None for a baseline."""
+        if self.W_lookup is None or self.bigrams is None:
+            return self.W_lookup
+        return self.W_lookup[: len(self.W_lookup) - len(self.bigrams)]
+
+    def rows_of(self, tokens: Tensor) -> Tensor:
+        """The row of the table (n_seq, n_ctx) for every token of whole sequences (n_seq, n_ctx): the ids unless there are bigrams.
+
+        Tokens may be on any device, where the rows are then, too.
+        """
+        if self.bigrams is None or self.W_lookup is None:
+            return tokens
+        return rows_with_bigrams(tokens, self.bigrams.to(tokens.device), len(self.W_lookup) - len(self.bigrams))
 
     def token_biases(self, tokens: Tensor) -> Tensor:
         """Rows of the table (..., d) for tokens (...); zeros for a baseline."""

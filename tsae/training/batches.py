@@ -1,7 +1,7 @@
 """The stream of training batches, read from cached residuals."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -13,13 +13,14 @@ from tsae.residuals.read import ResidualCache
 from tsae.residuals.shards import evenly_spaced
 
 AHEAD = 2  # batches prepared in advance
+RowsOf = Callable[[Tensor], Tensor]
 
 
 class Batch(NamedTuple):
     """A training batch."""
 
     residuals: Tensor  # (N, d) float32, divided by the scale
-    tokens: Tensor  # (N,) int64
+    tokens: Tensor  # (N,) int64, the rows of the table
 
     def pin(self) -> "Batch":
         """The same batch in page-locked memory, from which a GPU copies asynchronously."""
@@ -31,7 +32,13 @@ class Batch(NamedTuple):
 
 
 def training_batches(
-    cache: ResidualCache, settings: Training, seed: int, skip: int = 0, pin: bool = False, distinct: float = 1.0
+    cache: ResidualCache,
+    settings: Training,
+    seed: int,
+    skip: int = 0,
+    pin: bool = False,
+    distinct: float = 1.0,
+    rows_of: RowsOf = lambda tokens: tokens,
 ) -> Iterator[Batch]:
     """Yield whole batches for `settings.tokens` tokens, over as many epochs as that takes.
 
@@ -45,8 +52,9 @@ def training_batches(
         skip: number of batches to leave out at the start; buffers of skipped batches alone are not read.
         pin: whether to pin the batches, for a GPU.
         distinct: share of the sequences that batches are made of, evenly spaced; at least one.
+        rows_of: the rows of the table for the tokens (n_seq, n_ctx) of whole sequences; by default their ids.
     """
-    batches = _shuffled(cache, settings, seed, skip, distinct)
+    batches = _shuffled(cache, settings, seed, skip, distinct, rows_of)
     if pin:
         batches = map(Batch.pin, batches)
     thread = ThreadPoolExecutor(1, "batches")
@@ -59,7 +67,9 @@ def training_batches(
         thread.shutdown(cancel_futures=True)
 
 
-def _shuffled(cache: ResidualCache, settings: Training, seed: int, skip: int, distinct: float) -> Iterator[Batch]:
+def _shuffled(
+    cache: ResidualCache, settings: Training, seed: int, skip: int, distinct: float, rows_of: RowsOf
+) -> Iterator[Batch]:
     generator = torch.Generator().manual_seed(seed)
     n_batches = settings.tokens // settings.batch_size
     shard_rows = cache.shard_sequences * cache.n_ctx
@@ -85,7 +95,8 @@ def _shuffled(cache: ResidualCache, settings: Training, seed: int, skip: int, di
             whole = filled - filled % settings.batch_size
             batches = permutation[:whole].split(settings.batch_size) if whole else ()
             if skip < min(done + len(batches), n_batches):
-                _fetch(cache, places[fetched:filled], residuals[fetched:filled], tokens[fetched:filled])
+                part = slice(fetched, filled)
+                _fetch(cache, places[part], rows_of, residuals[part], tokens[part])
                 fetched = filled
             for chosen in batches:
                 if done >= skip:
@@ -103,11 +114,12 @@ def _shuffled(cache: ResidualCache, settings: Training, seed: int, skip: int, di
             filled = len(rest)
 
 
-def _fetch(cache: ResidualCache, places: Tensor, residuals: Tensor, tokens: Tensor) -> None:
+def _fetch(cache: ResidualCache, places: Tensor, rows_of: RowsOf, residuals: Tensor, tokens: Tensor) -> None:
     """Read the rows at these places, shard by shard."""
     shards, rows = places // (cache.shard_sequences * cache.n_ctx), places % (cache.shard_sequences * cache.n_ctx)
     for index in shards.unique().tolist():
         shard = cache.shard(index)
         slots = (shards == index).nonzero().squeeze(1)
         residuals.index_copy_(0, slots, shard.residuals.index_select(0, rows[slots]))
-        tokens.index_copy_(0, slots, shard.tokens.index_select(0, rows[slots]))
+        of_table = rows_of(shard.tokens.view(-1, cache.n_ctx)).flatten().int()
+        tokens.index_copy_(0, slots, of_table.index_select(0, rows[slots]))

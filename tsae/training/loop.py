@@ -58,7 +58,7 @@ def train_sae(
     """
     trainer = Trainer(sae, settings, embedding)
     n_steps = trainer.n_steps
-    sample = heldout.kept_rows()
+    sample = heldout.kept_rows(sae.rows_of)
     chosen = torch.linspace(0, len(sample.tokens) - 1, min(settings.history_tokens, len(sample.tokens))).long()
     heldout_residuals = sample.residuals[chosen].to(sae.device) / cache.scale
     heldout_tokens = sample.tokens[chosen].to(sae.device).long()
@@ -81,7 +81,7 @@ def train_sae(
         unit_scale=True,
         disable=None,
     )
-    batches = training_batches(cache, settings, seed, start, sae.W_enc.is_cuda, distinct)
+    batches = training_batches(cache, settings, seed, start, sae.W_enc.is_cuda, distinct, sae.rows_of)
     for step, batch in enumerate(batches, start=start + 1):
         loss, fired = trainer.step(batch.to(sae.device))
         last_fired[fired] = step * settings.batch_size

@@ -13,6 +13,7 @@ from tsae.residuals.read import ResidualCache
 from tsae.residuals.shards import evenly_spaced
 from tsae.sae.offset import Offset, offset_of
 from tsae.sae.start import Start
+from tsae.training.bigrams import bigram_rows
 
 if TYPE_CHECKING:
     from tsae.sae.sae import SAE
@@ -43,14 +44,19 @@ def start_from(
     """
     counts = cache.token_counts(len(unigrams))
     rows = unigrams
-    if point.table != "none" and point.rows == "conditional":
+    behind = None
+    if point.table != "none" and point.has_means:
         if means is None:
-            raise ValueError("rows: conditional needs the conditional means of the layer (--conditional-means)")
+            raise ValueError(f"rows: {point.rows} needs the conditional means of the layer (--conditional-means)")
         rows = shrink(means, unigrams, counts)
+        if point.rows == "bigram":
+            behind = bigram_rows(cache, means, rows)
+            rows = torch.cat([rows, behind.rows])
     unigrams, rows = unigrams / cache.scale, rows / cache.scale
     mean = cache.mean() / cache.scale
     table = None if point.table == "none" else _first_rows(point, rows, counts, seed, embedding)
-    mean_row = torch.zeros_like(mean) if table is None else counts / cache.n_kept @ table
+    of_rows = counts if behind is None else behind.counts
+    mean_row = torch.zeros_like(mean) if table is None else of_rows / of_rows.sum() @ table
     directions = None
     match point.encoder_input:
         case "residual":
@@ -62,7 +68,7 @@ def start_from(
             centred = point.start == "centred"
             directions = normalize(unigrams - counts / cache.n_kept @ unigrams if centred else unigrams)
             mean_input = mean - _mean_along(cache, directions, mean if centred else torch.zeros_like(mean))
-    return Start(mean, mean_row, mean_input, table, directions)
+    return Start(mean, mean_row, mean_input, table, directions, None if behind is None else behind.bigrams)
 
 
 def _first_rows(point: Point, rows: Tensor, counts: Tensor, seed: int, embedding: Tensor | None) -> Tensor:
@@ -106,7 +112,8 @@ def offset_at_start(sae: "SAE", cache: ResidualCache) -> Offset:
         for place in evenly_spaced(len(cache.sampled), OFFSET_SHARDS).tolist():
             shard = cache.shard(cache.sampled[place])
             x = shard.residuals[shard.kept].float() / cache.scale
-            yield sae.encoder_input(x.to(sae.device), shard.tokens[shard.kept].to(sae.device))
+            rows = sae.rows_of(shard.tokens.view(-1, cache.n_ctx)).flatten()
+            yield sae.encoder_input(x.to(sae.device), rows[shard.kept].to(sae.device))
 
     with torch.no_grad():
         return offset_of(inputs())

@@ -183,7 +183,7 @@ def embedding_of_table(wildcards):
 def means_of_table(wildcards):
     """The conditional means of the layer, if the SAE's table starts from them."""
     point = job_of(wildcards).point
-    return "<results>/conditional_means/layer{layer}.safetensors" if point.rows == "conditional" else []
+    return "<results>/conditional_means/layer{layer}.safetensors" if point.has_means else []
 
 
 def parameters_of_sae(job):

@@ -254,9 +254,14 @@ def export_released(folder: Folder, file: Path) -> None:
 
 def _name_of(point: Point, layer: int, folder: Path) -> FileName:
     """The file name of an SAE trained here."""
-    if point.architecture != "topk" or point.topk_relu or point.encoder_input != "residual":
+    if (point.architecture, point.topk_relu, point.encoder_input) != (
+        "topk",
+        False,
+        "residual",
+    ) or point.rows == "bigram":
         raise ValueError(
-            f"{folder}: {point.id} cannot be written in their layout, which only knows TopK without a ReLU, on the whole residual; "
-            "train it with architecture: topk, topk_relu: [false], encoder_input: [residual]"
+            f"{folder}: {point.id} cannot be written in their layout, which only knows TopK without a ReLU, on the whole residual, "
+            "and a row for each token; train it with architecture: topk, topk_relu: [false], encoder_input: [residual], "
+            "rows: [unigram]"
         )
     return FileName(layer, "o" if point.table == "none" else "ot", str(point.k))

@@ -125,7 +125,7 @@ class ForSAEBench(nn.Module):
             raise ValueError(
                 f"{what}: the model has not run on token ids; run it on ids, and hook its embedding if it takes text"
             )
-        ids = self._ids.to(rows.device)
+        ids = self.sae.rows_of(self._ids).to(rows.device)
         if rows.shape[:-1] not in (ids.shape, (ids.numel(),)):
             raise ValueError(
                 f"{what} {tuple(rows.shape)} are not of the batch of ids {tuple(ids.shape)} that the model ran last; SAEBench has "

@@ -62,6 +62,11 @@ def inexpressible(sae: SAE) -> str | None:
             f"its encoder needs the token ids (encoder_input: {sae.point.encoder_input}), and SAELens' encoders take none; "
             "export an SAE whose encoder_input is residual"
         )
+    if sae.bigrams is not None:
+        return (
+            "its table has rows for bigrams (rows: bigram), and SAELens' decoders are given token ids alone; export an SAE with "
+            "rows: unigram or conditional"
+        )
     if not sae.point.topk_relu:
         return (
             "it keeps negative activations (topk_relu: false), and SAELens' TopK ends in a ReLU; export an SAE with "
