@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo reproduce beyond figure report explore lab release smoke test test-faults test-slurm lint docs site bench lock verify-artefacts check-config
+.PHONY: help env demo reproduce beyond figure report explore lab release smoke test test-faults test-slurm lint docs site bench speed lock verify-artefacts check-config
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 CORES ?= all
@@ -50,6 +50,7 @@ help:
 	@echo "make docs                 fill README.md and docs/ from the last run"
 	@echo "make site                 the documents, the API and the notebooks of a finished run as pages, in site/"
 	@echo "make bench                time, memory and quality of training against other tools, and of stages (ROUNDS=$(ROUNDS))"
+	@echo "make speed                training steps beside those on record in docs/speed.csv, in a minute (KEEP=1 adds them)"
 	@echo "make env                  only the environment, in .venv"
 	@echo "make lock                 write envs/*.lock from pyproject.toml and envs/*.txt (UPGRADE=1 for newer versions)"
 
@@ -189,6 +190,9 @@ bench: $(READY) $(PEERS_READY)
 	fi
 	@env $(JOB_ENVIRONMENT) $(BIN)/python benchmarks/rounding.py --config "$(CONFIGFILE)" --results $(RESULTS) --output $(BENCH)
 	@$(RUN) python -m pytest -m peers
+
+speed: $(READY)
+	@env $(STEP_ENVIRONMENT) $(BIN)/python benchmarks/speed.py $(if $(KEEP),--keep)
 
 lock:
 	@UPGRADE=$(UPGRADE) envs/lock.sh $(PYTHON)

@@ -117,12 +117,8 @@ def arguments_of_steps(description: str | None) -> argparse.ArgumentParser:
 
 def describe_machine() -> dict[str, Any]:
     """The machine, its load, and its settings of threads and memory."""
-    try:
-        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    except OSError:
-        found = None
     return {
-        "cpu": found[1] if found else platform.processor(),
+        "cpu": _processor(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "threads": torch.get_num_threads(),
@@ -132,6 +128,19 @@ def describe_machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "environment": {name: os.environ.get(name) for name in ENVIRONMENT},
     }
+
+
+def _processor() -> str:
+    """Its name, with family and model where Linux tells them: one name may stand for several generations."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    found = dict(re.findall(r"^(model name|cpu family|model)\s*: (.+)$", text, re.MULTILINE))
+    if "model name" not in found:
+        return platform.processor()
+    kind = [f"{word} {found[key]}" for word, key in (("family", "cpu family"), ("model", "model")) if key in found]
+    return found["model name"] + (f" ({', '.join(kind)})" if kind else "")
 
 
 def in_words(machine: Mapping[str, Any]) -> str:
