@@ -47,11 +47,11 @@ def compared(row: dict[str, Any], history: list[dict[str, str]]) -> dict[str, st
     alike = [old for old in history if all(old[name] == str(row[name]) for name in ("cpu", "threads", "torch", "step"))]
     line = {"step": row["step"], "/ product": f"{row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"}
     if not alike:
-        return line | {"on record": "-", "": ""}
+        return line | {"on record": "-", "verdict": ""}
     last = {name: float(alike[-1][name]) for name in ("ratio", "ratio_low", "ratio_high")}
     verdict = "" if row["ratio"] <= last["ratio_high"] else "SLOWER than all of its rounds on record"
     on_record = f"{last['ratio']:.2f} ({last['ratio_low']:.2f} to {last['ratio_high']:.2f}), {alike[-1]['commit']}"
-    return line | {"on record": on_record, "": verdict}
+    return line | {"on record": on_record, "verdict": verdict}
 
 
 def commit() -> str:

@@ -28,7 +28,20 @@ PEERS = BENCH / "beyond/quality.json"
 PROFILES = {"beyond": "SmolLM2", "random": "SmolLM2 with random weights", "gemma": "Gemma 3 270M"}
 # Of the profile `beyond`: those that a claim of ours is about, and its sparsity sweep.
 SHOWN = (*(name for name in FIGURES if name not in OF_THE_PAPER), "pareto")
-KEPT = ["id", "claim", "check", "decides", "layer", "measured", "low", "high", "text", "verdict", "claim_verdict"]
+KEPT = [
+    "id",
+    "claim",
+    "check",
+    "decides",
+    "layer",
+    "measured",
+    "low",
+    "high",
+    "text",
+    "verdict",
+    "check_verdict",
+    "claim_verdict",
+]
 
 
 def keep_runs() -> None:

@@ -39,13 +39,14 @@ def fill_verdicts(text: str, checks: pd.DataFrame) -> str:
     return MARKER.sub(replace, text)
 
 
-def require(checks: pd.DataFrame, claim: str, check: str | None = None) -> None:
+def require(checks: pd.DataFrame, claim: str, check: str | None = None, said_in: str = "docs/findings.py") -> None:
     """See that a sentence which says that a claim holds, or one check of it, may be said.
 
     Args:
         checks: rows of `claims.csv`.
         claim: its id.
         check: one of its checks; None: the claim itself.
+        said_in: the file with the sentence.
 
     Raises:
         ValueError: it does not hold in this run, or there is no such claim or check.
@@ -57,7 +58,7 @@ def require(checks: pd.DataFrame, claim: str, check: str | None = None) -> None:
     if not found or not set(found) <= set(HOLDING):
         what = claim if check is None else f"{claim}: {check!r}"
         raise ValueError(
-            f"a finding in docs/findings.py says that {what} holds, and this run has {' and '.join(found) or 'no such check'}; rewrite the finding"
+            f"a sentence in {said_in} says that {what} holds, and the run has {' and '.join(found) or 'no such check'}; rewrite it"
         )
 
 

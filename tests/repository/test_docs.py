@@ -226,11 +226,11 @@ SENTENCE = (
 def test_a_finding_that_the_run_does_not_support_is_refused() -> None:
     verdicts.require(CLAIMS, "C12")
     verdicts.require(CLAIMS, "C12", "cosine")
-    with pytest.raises(ValueError, match=r"says that C3 holds, and this run has inconclusive; rewrite"):
+    with pytest.raises(ValueError, match=r"says that C3 holds, and the run has inconclusive; rewrite"):
         verdicts.require(CLAIMS, "C3")
-    with pytest.raises(ValueError, match=r"says that C3: 'NMSE' holds, and this run has inconclusive"):
+    with pytest.raises(ValueError, match=r"says that C3: 'NMSE' holds, and the run has inconclusive"):
         verdicts.require(CLAIMS, "C3", "NMSE")
-    with pytest.raises(ValueError, match=r"C12: 'cosines' holds, and this run has no such check"):
+    with pytest.raises(ValueError, match=r"C12: 'cosines' holds, and the run has no such check"):
         verdicts.require(CLAIMS, "C12", "cosines")
     mixed = CLAIMS.assign(id="C3", check="NMSE", check_verdict=["reproduced", "does not hold"])
     with pytest.raises(ValueError, match="reproduced and does not hold"):
