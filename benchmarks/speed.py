@@ -7,13 +7,14 @@ last one in the history of the same processor, number of threads and PyTorch. `-
 """
 
 import csv
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import torch
 from measure import arguments_of_steps, compare, describe_machine, table
 from steps import Contender, Shape, make_batches, ours, product
+
+from tsae.store.manifest import code_in_git
 
 ROOT = Path(__file__).parents[1]
 HISTORY = ROOT / "docs/speed.csv"
@@ -56,13 +57,8 @@ def compared(row: dict[str, Any], history: list[dict[str, str]]) -> dict[str, st
 
 def commit() -> str:
     """The commit of the code, with a + behind it if files differ from it."""
-    git = ["git", "-C", str(ROOT)]
-    try:
-        found = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "tsae"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return found.stdout.strip() + "+" * bool(changed.stdout)
+    code = code_in_git()
+    return (code["commit"] or "unknown")[:10] + "+" * bool(code["modified"])
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from tsae.measure.sequences import Sequences
 from tsae.measure.sums import DocumentSums
 from tsae.residuals.read import Shard
 from tsae.residuals.shrinkage import best_shrinkage
+from tsae.sae.bigrams import places_of
 from tsae.sae.reconstruction import reconstruction_errors
 
 METRICS = {
@@ -64,7 +65,7 @@ class SuffixRows:
         for order in range(1, ORDERS + 1):
             keys = self._keys(ids, sequences.tokens, order)
             known = keys[keys >= 0].unique()
-            ids = _places(keys, known)
+            ids = places_of(keys, known)
             self.orders.append(Suffixes(known, known // vocab_size, ids))
         # Of order 0 there is one, of all tokens.
         sizes = [1, *(len(suffixes.keys) for suffixes in self.orders)]
@@ -80,7 +81,7 @@ class SuffixRows:
         ids = torch.where(shard.kept, 0, -1).view_as(tokens)
         for order in range(ORDERS + 1):
             if order:
-                ids = _places(self._keys(ids, tokens, order), self.orders[order - 1].keys)
+                ids = places_of(self._keys(ids, tokens, order), self.orders[order - 1].keys)
             places = ids.flatten()[shard.kept]
             seen = places >= 0
             places = places[seen]
@@ -142,11 +143,3 @@ def table_fvu_by_order(sequences: Sequences, found: SuffixRows, sums: DocumentSu
         sums.add("table_fvu_by_order", errors.squared_error, errors.squared_deviation, documents, at=at)
         shrinkages.append(Measurement("table_order_shrinkage", shrinkage, at=at))
     return shrinkages
-
-
-def _places(keys: Tensor, known: Tensor) -> Tensor:
-    """Index of each key in the ascending `known` (U,), -1 where it is not one of them; keys below 0 never are."""
-    if not len(known):
-        return torch.full_like(keys, -1)
-    places = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
-    return torch.where(known[places] == keys, places, -1)

@@ -31,8 +31,13 @@ def rows_with_bigrams(tokens: Tensor, bigrams: Tensor, vocab_size: int) -> Tenso
     Returns:
         (n_seq, n_ctx) int64: V + the place of the bigram that ends at the token if it is one of them, and the token if not.
     """
-    if not len(bigrams):
-        return tokens.long()
-    keys = bigram_keys(tokens, vocab_size)
-    places = torch.searchsorted(bigrams, keys).clamp(max=len(bigrams) - 1)
-    return torch.where(bigrams[places] == keys, vocab_size + places, tokens.long())
+    places = places_of(bigram_keys(tokens, vocab_size), bigrams)
+    return torch.where(places >= 0, vocab_size + places, tokens.long())
+
+
+def places_of(keys: Tensor, known: Tensor) -> Tensor:
+    """Index of each key in the ascending `known` (U,), -1 where it is not one of them; keys below 0 never are."""
+    if not len(known):
+        return torch.full_like(keys, -1)
+    places = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
+    return torch.where(known[places] == keys, places, -1)

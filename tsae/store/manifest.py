@@ -36,6 +36,12 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def code_in_git() -> dict[str, Any]:
+    """The commit of the code, and whether files differ from it (`modified`); None where git does not tell."""
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": _git("rev-parse", "HEAD"), "modified": None if status is None else bool(status)}
+
+
 def config_sha256(settings: Any) -> str:
     """sha256 of a configuration, as 64 hex digits."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -54,11 +60,10 @@ def write_manifest(output: Path, settings: dict[str, Any], results: Files) -> No
     """
     for file in results:
         check(file)
-    status = _git("status", "--porcelain", "--untracked-files=no")
     write_json(
         output,
         {
-            "git": {"commit": _git("rev-parse", "HEAD"), "modified": None if status is None else bool(status)},
+            "git": code_in_git(),
             "config": settings,
             "config_sha256": config_sha256(settings),
             "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "system": platform.system()},

@@ -1,6 +1,5 @@
 """The rows of bigrams that a table starts from: means of training residuals behind frequent pairs of tokens."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -43,11 +42,11 @@ def bigram_rows(cache: ResidualCache, means: ConditionalMeans, token_rows: Tenso
     sums, squares = torch.zeros(len(bigrams), cache.d_model), torch.zeros(len(bigrams), dtype=torch.float64)
     counts = torch.zeros(vocab_size + len(bigrams), dtype=torch.int64)
     mean = means.mean
-    for tokens, kept, index in _tokens(cache):
-        rows = rows_with_bigrams(tokens, bigrams, vocab_size).flatten()[kept]
+    for shard in map(cache.shard, cache.sampled):
+        rows = rows_with_bigrams(shard.tokens.view(-1, cache.n_ctx), bigrams, vocab_size).flatten()[shard.kept]
         counts += rows.bincount(minlength=len(counts))
         of_bigram = rows >= vocab_size
-        x = cache.shard(index).residuals[kept.nonzero().flatten()[of_bigram]].float() - mean
+        x = shard.residuals[shard.kept.nonzero().flatten()[of_bigram]].float() - mean
         sums.index_add_(0, rows[of_bigram] - vocab_size, x)
         squares.index_add_(0, rows[of_bigram] - vocab_size, x.double().square().sum(1))
     second, n = bigrams % vocab_size, counts[vocab_size:].double()
@@ -63,8 +62,8 @@ def bigram_rows(cache: ResidualCache, means: ConditionalMeans, token_rows: Tenso
 def _frequent(cache: ResidualCache, vocab_size: int) -> Tensor:
     """Ascending keys of the bigrams that have a row."""
     keys, counts = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
-    for tokens, kept, _ in _tokens(cache):
-        found = bigram_keys(tokens, vocab_size).flatten()[kept]
+    for shard in map(cache.shard, cache.sampled):
+        found = bigram_keys(shard.tokens.view(-1, cache.n_ctx), vocab_size).flatten()[shard.kept]
         new, times = found[found >= 0].unique(return_counts=True)
         keys, places = torch.cat([keys, new]).unique(return_inverse=True)
         counts = torch.zeros(len(keys), dtype=torch.int64).index_add_(0, places, torch.cat([counts, times]))
@@ -72,10 +71,3 @@ def _frequent(cache: ResidualCache, vocab_size: int) -> Tensor:
     keys, counts = keys[frequent], counts[frequent]
     most = counts.argsort(descending=True, stable=True)[:vocab_size]
     return keys[most].sort().values
-
-
-def _tokens(cache: ResidualCache) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Token ids (n_seq, n_ctx), the mask of kept ones (n_seq * n_ctx,) and the index of each sampled shard."""
-    for index in cache.sampled:
-        shard = cache.shard(index)
-        yield shard.tokens.view(-1, cache.n_ctx), shard.kept, index
