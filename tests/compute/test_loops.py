@@ -91,14 +91,14 @@ def test_more_features_than_there_are_are_refused() -> None:
 def test_outliers_leave_few_candidates(outlier: float) -> None:
     values = np.random.default_rng(0).normal(size=512).astype(np.float32)
     values[7] = outlier
-    bound = loops.bound_of_largest(values, 32, np.finfo(np.float32).max)
+    bound = loops.bound_of_largest(values, 32, 4, np.finfo(np.float32).max)
     assert 32 <= (values >= bound).sum() <= 36
 
 
 def test_among_equals_the_bound_is_the_kth_largest() -> None:
     values = np.repeat(np.arange(8, dtype=np.float32), 64)
-    assert loops.bound_of_largest(values, 100, np.finfo(np.float32).max) == 6
-    assert loops.bound_of_largest(np.full(300, -np.inf, np.float32), 100, np.finfo(np.float32).max) == -np.inf
+    assert loops.bound_of_largest(values, 100, 0, np.finfo(np.float32).max) == 6
+    assert loops.bound_of_largest(np.full(300, -np.inf, np.float32), 100, 0, np.finfo(np.float32).max) == -np.inf
 
 
 def test_a_whole_row_of_nan_reaches_the_pre_activations() -> None:

@@ -4,6 +4,7 @@
 kernels.py runs these loops on a CPU, and PyTorch's operators elsewhere. Arrays are float32 or float64.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -71,8 +72,8 @@ def _count(values: Any, bound: Any) -> Any:
 
 
 @njit(**OPTIONS)
-def bound_of_largest(values: Any, k: int, largest_number: Any) -> Any:
-    """A number that k to 9/8 k of the values reach, found by bisection; no value is NaN.
+def bound_of_largest(values: Any, k: int, n_more: int, largest_number: Any) -> Any:
+    """A number that k to k + n_more of the values reach, found by bisection; no value is NaN.
 
     If equal values prevent that, it is the k-th largest value, which more may reach.
     """
@@ -94,14 +95,14 @@ def bound_of_largest(values: Any, k: int, largest_number: Any) -> Any:
         n = _count(values, middle)
         if n >= k:
             low = middle
-            if n <= k + k // 8:
+            if n <= k + n_more:
                 return low
         else:
             high = middle
 
 
 @njit(**OPTIONS)
-def _keep(values: Any, found: Any, n: int, bound: Any, n_equal: int) -> int:
+def keep_above(values: Any, found: Any, n: int, bound: Any, n_equal: int) -> int:
     """Move those of the first n values above the bound to the front, in order, and the first n_equal that equal it."""
     kept = 0
     for j in range(n):
@@ -116,22 +117,11 @@ def _keep(values: Any, found: Any, n: int, bound: Any, n_equal: int) -> int:
 @njit(**OPTIONS)
 def keep_largest(values: Any, found: Any, n: int, k: int, largest_number: Any) -> None:
     """Move the k largest of the first n values, and what was found of each, to the front; among equals the first."""
-    if n > 2 * k:
-        bound = bound_of_largest(values[:n], k, largest_number)
-        n = _keep(values, found, n, bound, n)
-    if n > 2 * k:  # many equal the bound, which is then the k-th largest
-        n_above = 0
-        for j in range(n):
-            n_above += values[j] > bound
-        n = _keep(values, found, n, bound, k - n_above)
-    while n > k:
-        smallest = 0
-        for j in range(1, n):
-            if values[j] <= values[smallest]:
-                smallest = j
-        n -= 1
-        for j in range(smallest, n):
-            values[j], found[j] = values[j + 1], found[j + 1]
+    bound = bound_of_largest(values[:n], k, 0, largest_number)
+    n_above = 0
+    for j in range(n):
+        n_above += values[j] > bound
+    keep_above(values, found, n, bound, k - n_above)
 
 
 @njit(**OPTIONS)
@@ -150,7 +140,7 @@ def _largest(first: int, last: int, products: Any, bias: Any, n_folds: int, larg
                         n += 1
             continue
         # k lanes reach the bound, so at least k elements do, and all of these are in those lanes.
-        bound = bound_of_largest(maxima, k, largest_number)
+        bound = bound_of_largest(maxima, k, k // 8, largest_number)
         n = 0
         for lane in range(len(maxima)):
             if maxima[lane] >= bound:
@@ -236,6 +226,12 @@ def over_rows(loop: Callable[..., None], n_rows: int, n_threads: int, *arguments
         loop(0, n_rows, *arguments)
         return
     edges = [part * n_rows // n_threads for part in range(n_threads + 1)]
-    with ThreadPoolExecutor(n_threads) as threads:
-        for part in [threads.submit(loop, *ends, *arguments) for ends in itertools.pairwise(edges)]:
-            part.result()
+    parts = [_threads(n_threads).submit(loop, *ends, *arguments) for ends in itertools.pairwise(edges)]
+    for part in parts:
+        part.result()
+
+
+@functools.cache
+def _threads(n_threads: int) -> ThreadPoolExecutor:
+    """Threads that wait for work: to start them for every loop takes longer than short loops do."""
+    return ThreadPoolExecutor(n_threads)
