@@ -85,7 +85,7 @@ def recorded(profile: str) -> dict[str, Any]:
     """
     record: dict[str, Any] = json.loads(RECORD.read_bytes()) if RECORD.is_file() else {}
     if profile not in record:
-        raise NotMeasuredError(f"{RECORD.relative_to(ROOT)} of the profile {profile}")
+        raise NotMeasuredError(f"{RECORD.name} of the profile {profile}")
     found: dict[str, Any] = record[profile]
     return found
 
@@ -210,7 +210,7 @@ def _claims_of_the_paper() -> pd.DataFrame:
 def _ours() -> Iterator[tuple[str, pd.DataFrame]]:
     """The rows of each claim of ours, from the first run that measured it."""
     found: dict[str, pd.DataFrame] = {}
-    for profile in ("beyond", "random"):
+    for profile in PROFILES:
         try:
             rows = claims_of(profile)
         except NotMeasuredError:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tsae.compute import narrow
+from tsae.compute import narrow, rounding
 from tsae.compute.kernels import SelectTopK, encode
 
 
@@ -80,20 +80,22 @@ def test_errors_of_rounding_are_within_their_bound_and_not_far_from_it(kind: str
     x, W, _ = unlike(kind, 400, 200, 2000)
     generator = np.random.default_rng(5)
     of_x, of_W = generator.uniform(-0.5, 0.5, (2, 200)).astype(np.float32)
-    columns = narrow._columns(x, W)
-    tokens = narrow._round(x, (1 / columns).numpy(), of_x, of_W, 1)
-    features = narrow._round(W, columns.numpy(), of_W, of_x, 1)
+    columns = rounding.columns_of(x, W)
+    tokens = rounding.rounded(x, (1 / columns).numpy(), of_x, of_W, 1)
+    features = rounding.rounded(W, columns.numpy(), of_W, of_x, 1)
     written = [
         torch.from_numpy(rows.scales[:, None].astype(float) * (rows.integers - dither))
         for rows, dither in ((tokens, of_x), (features, of_W))
     ]
     error = (written[0] @ written[1].T - x.double() @ W.double().T).abs().numpy()
-    radius = narrow.RADIUS * np.hypot(tokens.scales[:, None] * features.norms, tokens.norms[:, None] * features.scales)
+    radius = rounding.RADIUS * np.hypot(
+        tokens.scales[:, None] * features.norms, tokens.norms[:, None] * features.scales
+    )
     # Nine standard deviations: of 800 000 pairs none is beyond six.
     deviations = 9 * error / radius
     assert deviations.max() < 6
     assert math.sqrt((deviations**2).mean()) > 0.6
-    of_tokens, of_features = narrow._bounds(tokens, features)
+    of_tokens, of_features = rounding.bounds_of(tokens, features)
     bounds = of_tokens[:, :2] @ of_features + of_tokens[:, 2:]
     assert (bounds >= 0.9999 * radius).all()
     # A feature much shorter than others has a wide bound; its pre-activations are small.
