@@ -17,9 +17,9 @@ from tsae.residuals.shards import (
     check_kept,
     columns_in,
     fingerprint,
+    n_rows_of,
     n_shards,
     read_shard,
-    rows_of,
     shard_name,
     with_ids,
 )
@@ -111,7 +111,7 @@ def _read(cache: Mapping[str, Any], folder: Path, layer: str, split: str) -> Ite
         return read_shard(
             folder / split / f"layer{at}" / shard_name(i),
             cache["fingerprints"][split][str(at)],
-            rows_of(i, n_sequences, step, cache["n_ctx"]),
+            n_rows_of(i, n_sequences, step, cache["n_ctx"]),
             cache["d_model"],
             columns_in(split, i, at, layers, cache),
             remedy=f"delete {folder / 'parts'} and run again, which makes this shard again",

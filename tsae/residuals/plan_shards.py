@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from tsae.profile.inputs import COLUMN_BYTES
-from tsae.residuals.shards import SPLITS, columns_in, is_made_from, n_shards, read_shard, rows_of, shard_name
+from tsae.residuals.shards import SPLITS, columns_in, is_made_from, n_rows_of, n_shards, read_shard, shard_name
 from tsae.store import files
 
 
@@ -41,7 +41,7 @@ def plan_shards(folder: Path, ids: dict[str, Tensor], description: Mapping[str, 
         step = description["shard_sequences"]
         for index in range(n_shards(len(ids[split]), step)):
             paths = {layer: folder / split / f"layer{layer}" / shard_name(index) for layer in fingerprints}
-            n_rows = rows_of(index, len(ids[split]), step, description["n_ctx"])
+            n_rows = n_rows_of(index, len(ids[split]), step, description["n_ctx"])
             columns = {layer: columns_in(split, index, layer, fingerprints, description) for layer in fingerprints}
             missing = [
                 layer

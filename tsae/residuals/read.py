@@ -17,13 +17,16 @@ from tsae.residuals.shards import (
     check_kept,
     columns_in,
     holds_residuals,
+    n_rows_of,
     read_shard,
     residuals_of,
-    rows_of,
     with_ids,
 )
 from tsae.store import files
 from tsae.store.tensors import load_as
+
+# Tokens of whole sequences (n_seq, n_ctx) -> what stands for each of them, such as its row of a table.
+RowsOf = Callable[[Tensor], Tensor]
 
 
 class Shard(NamedTuple):
@@ -128,6 +131,10 @@ class ResidualCache:
             check_kept(columns["residuals"], columns["norms"], kept, self.layer)
         return Shard(**columns, kept=kept)
 
+    def table_rows(self, shard: Shard, rows_of: RowsOf) -> Tensor:
+        """What stands for each token of a shard (n,): `rows_of` of its whole sequences."""
+        return rows_of(shard.tokens.view(-1, self.n_ctx)).flatten()
+
     def kept(self, index: int) -> Tensor:
         """The mask `kept` of a shard (n,) bool, without its residuals."""
         return self._is_kept(self._read(index))
@@ -139,7 +146,7 @@ class ResidualCache:
             return read_shard(
                 path if layer == self.layer else path.parent.with_name(f"layer{layer}") / path.name,
                 self.fingerprints[layer],
-                rows_of(index, self.n_sequences, self.shard_sequences, self.n_ctx),
+                n_rows_of(index, self.n_sequences, self.shard_sequences, self.n_ctx),
                 self.d_model,
                 columns_in(self.split, index, layer, self.fingerprints, cache),
                 f"delete {self.index} and {self.index.parent / 'parts'} and run again, which makes this shard again",
@@ -182,7 +189,7 @@ class ResidualCache:
         expected = {"mean": ((self.d_model,), torch.float32), "token_counts": ((None,), torch.int64)}
         return load_as(self._statistics, expected)
 
-    def kept_rows(self, rows_of: Callable[[Tensor], Tensor] = lambda tokens: tokens) -> KeptRows:
+    def kept_rows(self, rows_of: RowsOf = lambda tokens: tokens) -> KeptRows:
         """All kept tokens of the split in memory, 4 * d_model bytes each: for small splits.
 
         Args:
@@ -193,7 +200,7 @@ class ResidualCache:
             shard = self.shard(index)
             rows = shard.kept.nonzero().squeeze(1)
             sequences = index * self.shard_sequences + rows // self.n_ctx
-            tokens = rows_of(shard.tokens.view(-1, self.n_ctx)).flatten()
+            tokens = self.table_rows(shard, rows_of)
             parts.append(KeptRows(shard.residuals[rows].float(), tokens[rows], sequences))
         return KeptRows(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 

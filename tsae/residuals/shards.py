@@ -28,7 +28,7 @@ def n_shards(n_sequences: int, shard_sequences: int) -> int:
     return -(-n_sequences // shard_sequences)
 
 
-def rows_of(index: int, n_sequences: int, shard_sequences: int, n_ctx: int) -> int:
+def n_rows_of(index: int, n_sequences: int, shard_sequences: int, n_ctx: int) -> int:
     """Tokens in a shard; the last one may be shorter."""
     return (min((index + 1) * shard_sequences, n_sequences) - index * shard_sequences) * n_ctx
 

@@ -60,7 +60,7 @@ def encode_kept(sae: SAE, cache: ResidualCache) -> Iterator[Encoded]:
     for index in range(len(cache.shards)):
         shard = cache.shard(index)
         first = index * cache.shard_sequences * cache.n_ctx
-        of_table = sae.rows_of(shard.tokens.view(-1, cache.n_ctx)).flatten()
+        of_table = cache.table_rows(shard, sae.rows_of)
         for rows in shard.kept.nonzero().flatten().split(ROWS):
             residuals = shard.residuals[rows].float()
             yield Encoded(first + rows, residuals, shard.tokens[rows], sae.active(residuals, of_table[rows]))

@@ -1,7 +1,7 @@
 """The stream of training batches, read from cached residuals."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from tsae.profile.training import Training
-from tsae.residuals.read import ResidualCache
+from tsae.residuals.read import ResidualCache, RowsOf
 from tsae.residuals.shards import evenly_spaced
 
 AHEAD = 2  # batches prepared in advance
-RowsOf = Callable[[Tensor], Tensor]
 
 
 class Batch(NamedTuple):
@@ -121,5 +120,5 @@ def _fetch(cache: ResidualCache, places: Tensor, rows_of: RowsOf, residuals: Ten
         shard = cache.shard(index)
         slots = (shards == index).nonzero().squeeze(1)
         residuals.index_copy_(0, slots, shard.residuals.index_select(0, rows[slots]))
-        of_table = rows_of(shard.tokens.view(-1, cache.n_ctx)).flatten().int()
+        of_table = cache.table_rows(shard, rows_of).int()
         tokens.index_copy_(0, slots, of_table.index_select(0, rows[slots]))

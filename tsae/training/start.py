@@ -112,7 +112,7 @@ def offset_at_start(sae: "SAE", cache: ResidualCache) -> Offset:
         for place in evenly_spaced(len(cache.sampled), OFFSET_SHARDS).tolist():
             shard = cache.shard(cache.sampled[place])
             x = shard.residuals[shard.kept].float() / cache.scale
-            rows = sae.rows_of(shard.tokens.view(-1, cache.n_ctx)).flatten()
+            rows = cache.table_rows(shard, sae.rows_of)
             yield sae.encoder_input(x.to(sae.device), rows[shard.kept].to(sae.device))
 
     with torch.no_grad():
