@@ -66,6 +66,17 @@ def test_the_difference_to_the_baseline_is_written_unless_it_may_be_zero(tmp_pat
     assert [said(ax) for ax in found] == [["\u221225%"], ["+25%"], []]
 
 
+def test_a_difference_is_on_the_right_of_marks_that_are_near_zero(tmp_path: Path) -> None:
+    rows = [
+        *sae(BASELINE, {"nmse": 0.4, "fvu": 0.4, "ce_added": 0.4}),
+        *sae(TOKENIZED, {"nmse": 0.3, "fvu": 0.05, "ce_added": 0.3}),
+    ]
+    found = draw("reconstruction_by_layer", tmp_path, {"headline": rows}, remainder=False)
+    texts = [next(text for text in ax.texts if text.get_text()) for ax in found]
+    assert [text.get_ha() for text in texts] == ["right", "left", "right"]
+    assert [round(text.xy[0], 2) for text in texts if isinstance(text, Annotation)] == [0.3, 0.4, 30]
+
+
 def test_the_smallest_table_no_worse_than_the_largest_baseline_is_pointed_at(tmp_path: Path) -> None:
     nmse = {("none", 2): 0.5, ("none", 16): 0.3, ("learned", 2): 0.35, ("learned", 4): 0.28, ("learned", 8): 0.2}
     metrics = {"dead_heldout": 0.1, "dead_training": 0.1}

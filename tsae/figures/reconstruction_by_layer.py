@@ -48,6 +48,7 @@ PANELS = {
     "ce_added": ("CE added (% of clean CE)", 100),
 }
 APART = 0.26  # families of a layer, in layers
+ROOM = 0.25  # that a number takes beside a mark, of the width of a panel
 JOIN: dict[str, Any] = {"color": "0.86", "lw": 3.5, "solid_capstyle": "round", "zorder": 0}
 
 
@@ -62,12 +63,13 @@ def draw(inputs: Inputs) -> Drawing:
     fig, axes = figure(len(PANELS), height=0.75 + 0.5 * len(layers), sharey=True)
     for ax, (metric, (label, scale)) in zip(axes, PANELS.items(), strict=True):
         baseline = over_seeds(pick(table, subjects[BASELINE], metric), "layer")
+        largest = pd.concat(pick(table, subject, metric)["value"] for subject in subjects.values()).max() * scale
         for place, (name, subject) in enumerate(subjects.items()):
             offset = APART * (place - (len(subjects) - 1) / 2)
             rows = pick(table, subject, metric)
             _draw_rows(ax, rows, layers, offset, scale, **style_of(name))
             if name != BASELINE:
-                _join(ax, rows, baseline, layers, offset, scale, name)
+                _join(ax, rows, baseline, layers, offset, scale, largest, name)
             if subject == inputs.roles.get("remainder"):
                 continue  # the authors have none
             theirs = released[released["table"].ne("none") == (name != BASELINE)]
@@ -91,17 +93,29 @@ def _draw_rows(ax: Axes, rows: pd.DataFrame, layers: list[int], offset: float, s
 
 
 def _join(
-    ax: Axes, rows: pd.DataFrame, baseline: pd.DataFrame, layers: list[int], offset: float, scale: float, name: str
+    ax: Axes,
+    rows: pd.DataFrame,
+    baseline: pd.DataFrame,
+    layers: list[int],
+    offset: float,
+    scale: float,
+    largest: float,
+    name: str,
 ) -> None:
-    """Join an SAE to the baseline of its layer, and write the difference in per cent, unless the baseline's may be zero."""
+    """Join an SAE to the baseline of its layer, and write the difference in per cent, unless the baseline's may be zero.
+
+    The number is on the left, or on the right where it would cross the axis at 0 of a panel whose `largest` number is this.
+    """
     pairs = over_seeds(rows, "layer").join(baseline.add_suffix("_baseline"), how="inner")
-    both = pairs[["value", "low", "value_baseline", "low_baseline"]]
-    for layer, value, low, other, lowest in both.itertuples():
+    both = pairs[["value", "low", "high", "value_baseline", "low_baseline"]]
+    for layer, value, low, high, other, lowest in both.itertuples():
         y = layers.index(layer) + offset
         ax.plot([value * scale, other * scale], [y, y], **JOIN)
         ax.plot(other * scale, y, marker="|", markersize=7, color=COLOURS[BASELINE])
         if other > 0 and not lowest <= 0:
             text = f"{100 * (value / other - 1):+.0f}%".replace("-", "\u2212")
-            left = np.nanmin([value, other, low]) * scale
-            style = {"ha": "right", "va": "center", "fontsize": "small", "color": readable(COLOURS[name])}
-            ax.annotate(text, (left, y), (-5, 0), textcoords="offset points", **style)
+            left, right = np.nanmin([value, other, low]) * scale, np.nanmax([value, other, high]) * scale
+            is_left = left > ROOM * largest
+            place, beside, side = (left, -5, "right") if is_left else (right, 5, "left")
+            style = {"ha": side, "va": "center", "fontsize": "small", "color": readable(COLOURS[name])}
+            ax.annotate(text, (place, y), (beside, 0), textcoords="offset points", **style)
